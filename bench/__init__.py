@@ -1,0 +1,1 @@
+"""Benchmarks and the stub platform they and the demo run against."""

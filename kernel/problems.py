@@ -1,0 +1,247 @@
+"""Every error the gateway can answer, as RFC 9457 problem documents.
+
+GatewayError                    anything that ends a request with a problem document
+ +-- ClientGone                 the client closed the connection (logged as 499, nothing can be sent)
+
+A `ProblemKind` is a row of the catalogue; calling it makes a `Problem`, one occurrence with its own detail and headers.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+CATALOGUE: dict[str, ProblemKind] = {}
+
+
+class ProblemKind:
+    """One row of the error catalogue.
+
+    `remedy` tells the caller what to do; it is the detail of an occurrence that gives none of its own.
+    """
+
+    __slots__ = ("code", "prefix", "remedy", "status", "title")
+
+    def __init__(self, code: str, status: int, title: str, remedy: str) -> None:
+        self.code = code
+        self.status = status
+        self.title = title
+        self.remedy = remedy
+        # The constant part of the document is encoded once; an occurrence appends its own members.
+        constant = {"type": f"/problems/{code}", "title": title, "status": status, "code": code}
+        self.prefix = msgspec.json.encode(constant)[:-1]
+        CATALOGUE[code] = self
+
+    def __call__(self, detail: str = "", headers: Headers = ()) -> Problem:
+        return Problem(self, detail or self.remedy, headers)
+
+    def __repr__(self) -> str:
+        return f"ProblemKind({self.code!r}, {self.status})"
+
+
+class Problem:
+    """One occurrence: `detail` says what happened here, `headers` go out with it (Retry-After, Allow, ...)."""
+
+    __slots__ = ("detail", "headers", "kind")
+
+    def __init__(self, kind: ProblemKind, detail: str, headers: Headers = ()) -> None:
+        self.kind = kind
+        self.detail = detail
+        self.headers = headers
+
+    def encode(self, instance: str, request_id: str) -> bytes:
+        """The `application/problem+json` document. `instance` is the request's path without its query."""
+        rest = msgspec.json.encode({"detail": self.detail, "instance": instance, "request_id": request_id})
+        return self.kind.prefix + b"," + rest[1:]
+
+    def __repr__(self) -> str:
+        return f"Problem({self.kind.code!r}, {self.detail!r})"
+
+
+class GatewayError(Exception):
+    """Ends the request with `problem`."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+class ClientGone(GatewayError):
+    """The client left before its response was complete; recorded as 499."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(CLIENT_GONE(detail))
+
+
+# --- the request itself -------------------------------------------------------------------------------------
+BAD_PATH = ProblemKind(
+    "bad-path",
+    400,
+    "Malformed path",
+    "Send a path without dot segments, empty segments, encoded slashes, backslashes or control bytes.",
+)
+BAD_REQUEST = ProblemKind("bad-request", 400, "Malformed request", "Correct the request and send it again.")
+BAD_METHOD = ProblemKind(
+    "bad-method", 400, "Unknown method", "Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
+)
+BAD_HOST = ProblemKind(
+    "bad-host", 400, "Host not served here", "Send exactly one Host header naming a host of this gateway."
+)
+BODY_TIMEOUT = ProblemKind("body-timeout", 408, "Request body too slow", "Send the body without long pauses.")
+BODY_TOO_LARGE = ProblemKind(
+    "body-too-large", 413, "Request body too large", "Send a smaller body, or in several requests."
+)
+HEADERS_TOO_LARGE = ProblemKind(
+    "headers-too-large",
+    431,
+    "Request headers too large",
+    "Send fewer or shorter headers and a shorter target.",
+)
+HTTPS_REQUIRED = ProblemKind("https-required", 403, "HTTPS required", "Use the https URL of this gateway.")
+ROUTE_UNKNOWN = ProblemKind("route-unknown", 404, "No such route", "See /docs for the routes served here.")
+METHOD_NOT_ALLOWED = ProblemKind(
+    "method-not-allowed", 405, "Method not allowed", "Use a method the Allow header lists."
+)
+CLIENT_GONE = ProblemKind(
+    "client-gone", 499, "Client closed the request", "The client left before the answer."
+)
+
+# --- tokens ----------------------------------------------------------------------------------------------------
+TOKEN_MISSING = ProblemKind(
+    "token-missing", 401, "Token missing", "Send 'Authorization: Bearer <token>'; log in to get one."
+)
+TOKEN_MALFORMED = ProblemKind(
+    "token-malformed", 401, "Token malformed", "Send the token exactly as it was issued."
+)
+TOKEN_TOO_LARGE = ProblemKind("token-too-large", 401, "Token too large", "Tokens may have at most 8 KiB.")
+TOKEN_ALGORITHM = ProblemKind(
+    "token-algorithm", 401, "Token algorithm refused", "Use a token signed with this gateway's algorithm."
+)
+TOKEN_KEY_UNKNOWN = ProblemKind(
+    "token-key-unknown",
+    401,
+    "Token key unknown",
+    "Log in again: the token was signed with a key not known here.",
+)
+TOKEN_SIGNATURE = ProblemKind(
+    "token-signature", 401, "Token signature invalid", "Log in again to get a new token."
+)
+TOKEN_EXPIRED = ProblemKind("token-expired", 401, "Token expired", "Refresh the token or log in again.")
+TOKEN_NOT_YET_VALID = ProblemKind(
+    "token-not-yet-valid", 401, "Token not yet valid", "Check the clocks: the token starts in the future."
+)
+TOKEN_ISSUER = ProblemKind(
+    "token-issuer", 401, "Token issuer refused", "Use a token of this platform's issuer."
+)
+TOKEN_AUDIENCE = ProblemKind(
+    "token-audience", 401, "Token audience refused", "Use a token made for this gateway."
+)
+TOKEN_TYPE = ProblemKind("token-type", 401, "Token type refused", "Send an access or a service token.")
+TOKEN_CLAIMS = ProblemKind(
+    "token-claims", 401, "Token claims invalid", "Log in again: a claim is missing or unusable."
+)
+TOKEN_CRITICAL_HEADER = ProblemKind(
+    "token-critical-header", 401, "Token header refused", "Tokens with 'crit' or 'b64' are not accepted."
+)
+TOKEN_REVOKED = ProblemKind("token-revoked", 401, "Token revoked", "Log in again.")
+TOKEN_STALE = ProblemKind(
+    "token-stale",
+    401,
+    "Token out of date",
+    "Refresh the token: the subscription changed after it was issued.",
+)
+AUTH_UNAVAILABLE = ProblemKind(
+    "auth-unavailable", 503, "Authentication unavailable", "Try again shortly: tokens cannot be verified now."
+)
+
+# --- who may do what ---------------------------------------------------------------------------------------------
+SERVICE_UNKNOWN = ProblemKind(
+    "service-unknown",
+    403,
+    "Service not registered",
+    "Only registered internal services may use service tokens.",
+)
+SERVICE_ONLY = ProblemKind(
+    "service-only", 403, "Service tokens only", "Call this route with a service token."
+)
+TENANT_INVALID = ProblemKind(
+    "tenant-invalid",
+    400,
+    "Tenant id malformed",
+    "Send one tenant id of letters, digits, '-' and '_', at most 64.",
+)
+TENANT_FORBIDDEN = ProblemKind(
+    "tenant-forbidden", 403, "No access to this tenant", "Ask an owner of the tenant for access."
+)
+TENANT_UNAVAILABLE = ProblemKind(
+    "tenant-unavailable",
+    503,
+    "Tenant access cannot be checked",
+    "Try again shortly: the tenant service is down.",
+)
+TENANT_READ_ONLY = ProblemKind(
+    "tenant-read-only", 403, "Tenant is read-only", "Reading and billing still work; contact the platform."
+)
+PLATFORM_READ_ONLY = ProblemKind(
+    "platform-read-only",
+    403,
+    "Platform is read-only",
+    "Writing is suspended for maintenance; try again later.",
+)
+SUBSCRIPTION_REQUIRED = ProblemKind(
+    "subscription-required", 402, "Subscription not active", "Reactivate the subscription in billing."
+)
+SUBSCRIPTION_EXPIRED = ProblemKind(
+    "subscription-expired", 402, "Subscription expired", "Renew the subscription in billing."
+)
+TIER_REQUIRED = ProblemKind(
+    "tier-required", 403, "Higher tier required", "Upgrade the subscription for this feature."
+)
+CRITICAL_DENIED = ProblemKind(
+    "critical-denied", 403, "Operation refused", "The tenant service does not allow this operation."
+)
+DEMO_SESSION_INVALID = ProblemKind(
+    "demo-session-invalid", 401, "Demo session unknown", "Start a new demo session."
+)
+DEMO_SESSION_EXPIRED = ProblemKind(
+    "demo-session-expired", 401, "Demo session over", "Start a new demo session."
+)
+DEMO_FORBIDDEN = ProblemKind(
+    "demo-forbidden",
+    403,
+    "Not in demo mode",
+    "Demo identities stay in their demo tenant; log in for real data.",
+)
+DEMO_UNAVAILABLE = ProblemKind(
+    "demo-unavailable", 503, "Demo sessions cannot be checked", "Try again shortly: the demo service is down."
+)
+
+# --- load and limits -----------------------------------------------------------------------------------------------
+RATE_LIMITED = ProblemKind("rate-limited", 429, "Too many requests", "Wait as long as Retry-After says.")
+RATE_LIMIT_UNAVAILABLE = ProblemKind(
+    "rate-limit-unavailable", 503, "Limits cannot be checked", "Try again shortly."
+)
+OVERLOADED = ProblemKind("overloaded", 503, "Gateway at capacity", "Wait as long as Retry-After says.")
+DRAINING = ProblemKind(
+    "draining", 503, "Gateway is shutting down", "Try again: another instance will answer."
+)
+
+# --- upstreams -------------------------------------------------------------------------------------------------------
+UPSTREAM_CONNECT = ProblemKind("upstream-connect", 502, "Service unreachable", "Try again shortly.")
+UPSTREAM_RESET = ProblemKind("upstream-reset", 502, "Service broke the connection", "Try again shortly.")
+UPSTREAM_PROTOCOL = ProblemKind(
+    "upstream-protocol",
+    502,
+    "Service sent a malformed response",
+    "Report the request id to the service's team.",
+)
+UPSTREAM_BUSY = ProblemKind("upstream-busy", 503, "Service at capacity", "Wait as long as Retry-After says.")
+UPSTREAM_OPEN = ProblemKind("upstream-open", 503, "Service failing", "Wait as long as Retry-After says.")
+UPSTREAM_CONNECT_TIMEOUT = ProblemKind(
+    "upstream-connect-timeout", 504, "Service did not accept in time", "Try again shortly."
+)
+UPSTREAM_TIMEOUT = ProblemKind(
+    "upstream-timeout", 504, "Service did not answer in time", "Try again shortly."
+)
+INTERNAL = ProblemKind("internal", 500, "Internal error", "Report the request id to the platform team.")
