@@ -1,0 +1,140 @@
+"""Which headers pass, which are the gateway's own, and how a request's header block is built.
+
+SECURITY: every name below is decided on its normalised spelling (lower case, '_' read as '-'), because servers behind the
+gateway may fold `X_User_Id` into the same variable as `X-User-ID`.
+
+RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 7239 (Forwarded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+# The context headers the services trust. Stripped from every client, then set from the verified identity only.
+TRUSTED = frozenset(
+    {
+        b"x-user-id",
+        b"x-user-email",
+        b"x-user-role",
+        b"x-user-type",
+        b"x-service-name",
+        b"x-tenant-id",
+        b"x-subscription-tier",
+        b"x-subscription-status",
+        b"x-is-demo",
+        b"x-demo-session-id",
+        b"x-demo-account-type",
+        b"x-tenant-access-type",
+        b"x-can-view-children",
+        b"x-parent-tenant-id",
+        b"x-forwarded-by",
+        b"x-request-id",
+    }
+)
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Rewritten by the gateway on every hop, so the client's own copy never passes.
+_REWRITTEN = frozenset(
+    {
+        b"content-length",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"http2-settings",
+        b"traceparent",
+        b"tracestate",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-original-url",
+        b"x-real-ip",
+        b"x-refresh-token",
+        b"x-rewrite-url",
+    }
+)
+
+FORWARD, DROP, CAPTURE, CAPTURE_FORWARD = 0, 1, 2, 3
+
+# Exact spellings (a '_' variant never counts) that a stage or the forwarder reads.
+_CAPTURED = frozenset(
+    {
+        b"authorization",
+        b"access-control-request-headers",
+        b"access-control-request-method",
+        b"connection",
+        b"content-length",
+        b"cookie",
+        b"forwarded",
+        b"host",
+        b"last-event-id",
+        b"origin",
+        b"traceparent",
+        b"tracestate",
+        b"transfer-encoding",
+        b"user-agent",
+        b"x-demo-session-id",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-refresh-token",
+        b"x-request-id",
+        b"x-tenant-id",
+    }
+)
+_MEMO_LIMIT = 1024
+
+
+class HeaderKinds(dict[bytes, int]):
+    """Header name (lower case, as ASGI gives it) -> what becomes of it; decided once, then one dict hit.
+
+    The memo is bounded: names beyond `_MEMO_LIMIT` are decided each time, so a flood of invented names costs no memory.
+    """
+
+    def __missing__(self, name: bytes) -> int:
+        normal = name.lower().replace(b"_", b"-")
+        drop = normal in TRUSTED or normal in HOP_BY_HOP or normal in _REWRITTEN
+        if name in _CAPTURED:
+            kind = CAPTURE if drop else CAPTURE_FORWARD
+        else:
+            kind = DROP if drop else FORWARD
+        if len(self) < _MEMO_LIMIT:
+            self[name] = kind
+        return kind
+
+
+def connection_options(value: bytes) -> frozenset[bytes]:
+    """The field names a `Connection` header lists (RFC 9110 section 7.6.1), lower case, without the two plain options."""
+    names = frozenset(option.strip().lower() for option in value.split(b","))
+    return names - {b"", b"close", b"keep-alive"}
+
+
+def encode_block(pairs: Iterable[tuple[bytes, str]]) -> bytes:
+    """Header lines of `pairs`, each `name: value CRLF`.
+
+    The values come from verified claims, which the identity layer has already restricted to printable text.
+
+    Raises:
+        ValueError: a value has a control character (header injection).
+    """
+    lines: list[bytes] = []
+    for name, value in pairs:
+        if not value.isprintable():
+            raise ValueError(f"{name.decode()}: a header value must be printable text")
+        lines.append(b"%b: %b\r\n" % (name, value.encode()))
+    return b"".join(lines)
