@@ -1,0 +1,81 @@
+# Needs Python >= 3.11, git and make. `make` alone lists the targets.
+# Everything installed is pinned by hash in requirements/*.lock, the build backend included.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+# Wheels only: a source archive would be built with a build backend that no hash pins.
+PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check install --no-warn-script-location
+LOCKED := $(PIP) --require-hashes --only-binary :all: -r
+UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+
+# A virtual environment does not survive being moved or losing its interpreter: it is made anew then.
+STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench lock clean FORCE
+.SUFFIXES:
+
+help: ## list the targets
+	@printf '\n  \033[1mBakery Gateway\033[0m\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\n  ARGS="..." adds arguments, PORT=9000 moves the demo, PYTHON=python3.12 chooses the interpreter.\n\n'
+
+install: $(VENV)/.stamp-runtime ## prepare .venv, so that .venv/bin/gateway runs
+	@echo "Ready: $(BIN)/gateway"
+
+demo: $(VENV)/.stamp-runtime ## run the whole product: store, stub platform, gateway
+	@exec $(BIN)/gateway demo $(ARGS)
+
+test: $(VENV)/.stamp-dev ## run every test
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.stamp-dev ## check style and types
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+
+format: $(VENV)/.stamp-dev ## rewrite the sources in the project's style
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(VENV)/.stamp-dev ## pin anew what requirements/*.in ask for (ARGS=--upgrade for the newest)
+	@$(UV) $(ARGS) requirements/build.in -o requirements/build.lock
+	@$(UV) $(ARGS) requirements/runtime.in -o requirements/runtime.lock
+	@$(UV) $(ARGS) requirements/dev.in -c requirements/runtime.lock -o requirements/dev.lock
+	@$(UV) $(ARGS) requirements/bench.in -c requirements/runtime.lock -o requirements/bench.lock
+
+clean: ## remove .venv, caches and build output
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+FORCE:
+
+$(VENV)/.stamp-venv: $(if $(STALE),FORCE)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, but $(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+	  echo "Name another interpreter, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@if test -e $@ || ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	  echo "Preparing $(VENV) (once)..." && $(PYTHON) -m venv --clear $(VENV); fi
+	@printf '%s' "$(CURDIR)" > $@
+
+$(VENV)/.stamp-runtime: requirements/runtime.lock requirements/build.lock pyproject.toml $(VENV)/.stamp-venv
+	@echo "Installing the pinned dependencies..."
+	@$(LOCKED) requirements/runtime.lock -r requirements/build.lock
+	@$(PIP) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	@touch $@
+
+$(VENV)/.stamp-dev: requirements/dev.lock $(VENV)/.stamp-runtime
+	@echo "Installing the pinned development tools..."
+	@$(LOCKED) requirements/dev.lock
+	@touch $@
+
+$(VENV)/.stamp-bench: requirements/bench.lock $(VENV)/.stamp-runtime
+	@echo "Installing the pinned benchmark peers..."
+	@$(LOCKED) requirements/bench.lock
+	@touch $@
