@@ -1,0 +1,229 @@
+"""Claims of access and service tokens as narrow typed Structs, and the `Identity` made of them.
+
+SECURITY: claims become header values, limiter keys and store keys downstream, so each has its alphabet and length here:
+a CR, LF or NUL that an issuer lets through (a user's own e-mail address, say) would split a header further on.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from kernel.identity.errors import TokenError
+from kernel.problems import TOKEN_CLAIMS, TOKEN_CRITICAL_HEADER, TOKEN_MALFORMED, TOKEN_TYPE, ProblemKind
+
+_Struct = TypeVar("_Struct")
+
+MAX_TENANTS = 512
+
+# `\Z`, not `$`: `$` also matches before a trailing line feed.
+Text = Annotated[str, Meta(max_length=256, pattern=r"\A(?:[!-~](?:[ -~]*[!-~])?)?\Z")]
+Id = Annotated[str, Meta(pattern=r"\A[!-~]{1,256}\Z")]
+TenantId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+# Addresses may be international (RFC 6532): any visible character, to be encoded as UTF-8 (never latin-1) in a header.
+Email = Annotated[str, Meta(max_length=256, pattern=r"\A[^\s\x00-\x1f\x7f-\x9f]*\Z")]
+
+
+class Header(Struct, frozen=True):
+    """JOSE header. Every other member (jku, x5u, jwk, x5c, ...) is ignored: keys come from configuration only."""
+
+    alg: str
+    typ: str | None = None
+    kid: Annotated[str, Meta(max_length=256, pattern=r"\A[ -~]*\Z")] | None = None
+    crit: Raw | UnsetType = UNSET
+    b64: Raw | UnsetType = UNSET
+
+
+class Subscription(Struct, frozen=True, omit_defaults=True):
+    """Part of an access token; `valid_until` is RFC 3339 (UTC without an offset) or Unix seconds."""
+
+    tier: Text | None = None
+    status: Text | None = None
+    valid_until: datetime | float | None = None
+
+
+class Access(Struct, frozen=True, omit_defaults=True):
+    """One entry of `tenant_access`."""
+
+    id: TenantId
+    role: Text | None = None
+    tier: Text | None = None
+    can_view_children: bool | None = None
+
+
+class Claims(Struct, frozen=True, omit_defaults=True):
+    """Payload of an access or service token. Numeric dates are Unix seconds and finite (JSON has no other)."""
+
+    exp: float
+    iat: float
+    iss: str
+    aud: str | Annotated[list[str], Meta(max_length=64)] | None = None
+    nbf: float | None = None
+    type: str | None = None
+    sub: Id | None = None
+    user_id: Id | None = None
+    email: Email | None = None
+    service: Text | None = None
+    role: Text | None = None
+    jti: Id | None = None
+    tenant_id: TenantId | None = None
+    tenant_role: Text | None = None
+    subscription: Subscription | None = None
+    tenant_access: Annotated[list[Access], Meta(max_length=MAX_TENANTS)] | None = None
+    is_demo: bool | None = None
+    demo_session_id: Id | None = None
+    demo_account_type: Text | None = None
+
+
+class Grant(Struct, frozen=True):
+    """What an entry of `tenant_access` gives in that tenant."""
+
+    role: str
+    tier: str
+    can_view_children: bool
+
+
+class Identity(Struct, kw_only=True, eq=False):
+    """A verified caller. Times are Unix seconds; an absent text claim is "".
+
+    `bucket` is the limiter's key. `blocks` is scratch space for header blocks encoded once per tenant. `trust` names
+    the key that vouched for `claims`; both go to the second-level cache.
+    """
+
+    kind: Literal["access", "service"]
+    user_id: str
+    email: str
+    role: str
+    tier: str
+    status: str
+    valid_until: float | None
+    tenant_id: str | None
+    tenant_access: dict[str, Grant]
+    service: str | None
+    is_demo: bool
+    demo_session_id: str | None
+    demo_account_type: str | None
+    exp: float
+    iat: float
+    jti: str | None
+    bucket: str
+    claims: Claims
+    trust: str
+    blocks: dict[Any, Any]
+
+    def __repr__(self) -> str:
+        return f"Identity({self.bucket!r})"
+
+
+_header_decoder = msgspec.json.Decoder(Header)
+_claims_decoder = msgspec.json.Decoder(Claims)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("duplicate member name")
+    return members
+
+
+_strict_json = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _decode(decoder: msgspec.json.Decoder[_Struct], raw: bytes, kind: ProblemKind, what: str) -> _Struct:
+    try:
+        value = decoder.decode(raw)
+        # SECURITY: of a member given twice, we might believe one and a service behind us the other (RFC 8725 2.4).
+        _strict_json.decode(raw.decode())
+    except msgspec.ValidationError as error:
+        raise TokenError(kind, f"The {what} is not acceptable: {error}.") from None
+    except (ValueError, RecursionError):
+        raise TokenError(kind, f"The {what} is not one JSON object with unique members.") from None
+    return value
+
+
+def decode_header(raw: bytes) -> Header:
+    """The JOSE header. Raises `TokenError`: TOKEN_MALFORMED, TOKEN_CRITICAL_HEADER, TOKEN_TYPE."""
+    header = _decode(_header_decoder, raw, TOKEN_MALFORMED, "token's header")
+    if header.crit is not UNSET or header.b64 is not UNSET:
+        raise TokenError(TOKEN_CRITICAL_HEADER)
+    if header.typ is not None and header.typ.lower().removeprefix("application/") not in ("jwt", "at+jwt"):
+        raise TokenError(TOKEN_TYPE, "The token's header does not say typ JWT.")
+    return header
+
+
+def decode_claims(raw: bytes) -> Claims:
+    """The payload, of types and alphabets as declared above. Raises `TokenError`: TOKEN_CLAIMS."""
+    return _decode(_claims_decoder, raw, TOKEN_CLAIMS, "token's payload")
+
+
+def _seconds(value: datetime | float | None) -> float | None:
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    return value
+
+
+def _grants(entries: list[Access]) -> dict[str, Grant]:
+    grants: dict[str, Grant] = {}
+    for entry in entries:
+        grant = Grant(entry.role or "", entry.tier or "", entry.can_view_children is True)
+        # Two different grants for one tenant: neither the higher nor the lower is a safe guess.
+        if grants.setdefault(entry.id, grant) != grant:
+            raise TokenError(TOKEN_CLAIMS, "The token grants one tenant twice, differently.")
+    return grants
+
+
+def service_identity(claims: Claims, service: str, trust: str) -> Identity:
+    """The caller of a service token. Its user and role follow from its name, whatever the token says of them."""
+    return Identity(
+        kind="service",
+        user_id=f"{service}-service",
+        email=f"{service}-service@internal",
+        role="admin",
+        tier="",
+        status="",
+        valid_until=None,
+        tenant_id=claims.tenant_id,
+        tenant_access={},
+        service=service,
+        is_demo=False,
+        demo_session_id=None,
+        demo_account_type=None,
+        exp=claims.exp,
+        iat=claims.iat,
+        jti=claims.jti,
+        bucket=f"service:{service}",
+        claims=claims,
+        trust=trust,
+        blocks={},
+    )
+
+
+def access_identity(claims: Claims, user_id: str, trust: str) -> Identity:
+    """The caller of an access token. Raises `TokenError`: TOKEN_CLAIMS for contradicting grants."""
+    subscription = claims.subscription
+    return Identity(
+        kind="access",
+        user_id=user_id,
+        email=claims.email or "",
+        role=claims.tenant_role or claims.role or "",
+        tier=(subscription.tier or "") if subscription else "",
+        status=(subscription.status or "") if subscription else "",
+        valid_until=_seconds(subscription.valid_until) if subscription else None,
+        tenant_id=claims.tenant_id,
+        tenant_access=_grants(claims.tenant_access) if claims.tenant_access else {},
+        service=None,
+        is_demo=claims.is_demo is True or claims.demo_session_id is not None,
+        demo_session_id=claims.demo_session_id,
+        demo_account_type=claims.demo_account_type,
+        exp=claims.exp,
+        iat=claims.iat,
+        jti=claims.jti,
+        bucket=f"user:{user_id}",
+        claims=claims,
+        trust=trust,
+        blocks={},
+    )

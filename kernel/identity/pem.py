@@ -1,0 +1,81 @@
+"""Public keys from PEM text or files, and the key pair of a development run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from kernel.identity.keys import Key, KeyConfigError, PublicKey, public_key
+
+# RFC 7468 section 2: text outside the encapsulation boundaries is explanatory; we read `kid: NAME` in it.
+_BLOCK = re.compile(
+    r"(?P<before>[^-]*)-----BEGIN (?P<label>[A-Z0-9 ]+)-----.*?-----END (?P=label)-----", re.DOTALL
+)
+_KID = re.compile(r"^\s*kid:\s*(\S+)\s*$", re.MULTILINE)
+_LABELS = ("PUBLIC KEY", "RSA PUBLIC KEY")
+_MAX_FILE_BYTES = 65536
+
+
+def load_public_keys(value: str, alg: str, base: Path | None = None) -> tuple[Key, ...]:
+    """The keys of a `JWT_PUBLIC_KEY` value, all for `alg`. Raises `KeyConfigError`.
+
+    The value is PEM text of one or more keys (line feeds may be written `\\n`), or files separated by commas, each
+    `[kid=]path` relative to `base`. In PEM text and files a line `kid: NAME` names the key that follows.
+    """
+    if "-----BEGIN" in value:
+        return _from_text(value.replace("\\n", "\n"), alg, None)
+    keys: list[Key] = []
+    for entry in value.split(","):
+        name, separator, path = entry.strip().rpartition("=")
+        keys.extend(_from_file((base or Path()) / path, alg, name if separator else None))
+    return tuple(keys)
+
+
+def _from_file(path: Path, alg: str, kid: str | None) -> tuple[Key, ...]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise KeyConfigError(f"neither PEM text nor a readable file: {error.strerror}") from None
+    if len(text) > _MAX_FILE_BYTES:
+        raise KeyConfigError(f"the file {path.name} is too large for a key")
+    return _from_text(text.decode("ascii", "replace"), alg, kid)
+
+
+def _from_text(text: str, alg: str, kid: str | None) -> tuple[Key, ...]:
+    keys: list[Key] = []
+    for block in _BLOCK.finditer(text):
+        if "PRIVATE" in block["label"]:
+            raise KeyConfigError("this is a private key: configure its public half only")
+        if block["label"] not in _LABELS:
+            raise KeyConfigError(f"a PEM block 'PUBLIC KEY' is needed, not {block['label']!r}")
+        named = _KID.search(block["before"])
+        pem = block[0][len(block["before"]) :]
+        try:
+            material = serialization.load_pem_public_key(pem.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise KeyConfigError("the PEM text cannot be decoded") from None
+        keys.append(public_key(alg, cast("PublicKey", material), kid=named[1] if named else kid))
+    if not keys:
+        raise KeyConfigError("no PEM block found")
+    return tuple(keys)
+
+
+def generate_pair(bits: int = 2048) -> tuple[str, str]:
+    """A new RSA pair as PEM text (private, public), for a development run."""
+    private = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    return (
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode(),
+        private.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode(),
+    )
