@@ -1,0 +1,43 @@
+"""Every Redis key of the gateway, spelled once.
+
+Keys that other programs set or read too (freshness, read-only, revocation) are a contract: never rename them. Braces do not
+appear in keys: `{id}` in the documentation is a placeholder, so in a cluster each key lies where its own hash puts it.
+"""
+
+from __future__ import annotations
+
+# Prefixes whose keys every worker follows with client tracking (see tracked.py).
+TENANT_PREFIX = "tenant:"
+REVOKED_PREFIX = "token:revoked:"
+PLATFORM_PREFIX = "platform:"
+TRACKED_PREFIXES = (TENANT_PREFIX, REVOKED_PREFIX, PLATFORM_PREFIX)
+
+# String, the reason: nobody may write anywhere while it exists.
+PLATFORM_READ_ONLY = "platform:read_only"
+# Sorted set: worker -> when it was last heard of, in microseconds of the store's clock.
+WORKERS = "gateway:workers"
+
+
+def tenant_read_only(tenant_id: str) -> str:
+    """String, the reason: nobody may write in this tenant while it exists."""
+    return f"tenant:{tenant_id}:read_only"
+
+
+def subscription_changed_at(tenant_id: str) -> str:
+    """String, Unix seconds or ISO 8601: tokens issued before are stale."""
+    return f"tenant:{tenant_id}:subscription_changed_at"
+
+
+def token_revoked(jti: str) -> str:
+    """String, any value: the token with this `jti` is refused."""
+    return f"token:revoked:{jti}"
+
+
+def auth_token(sha256_hex: str) -> str:
+    """String: the verified claims of the token with this SHA-256; the token itself is never stored."""
+    return f"auth:token:{sha256_hex}"
+
+
+def rate_limit(bucket: str, requests: int, window: float) -> str:
+    """Hash: one token bucket (see limiter.lua). The limit is in the name: a bucket under another limit is another bucket."""
+    return f"ratelimit:{bucket}:{requests}/{window:g}"
