@@ -1,0 +1,181 @@
+"""Every metric family the gateway exposes, as data: one row = name, type, labels, help, and how workers add up.
+
+A snapshot is plain data (`family name -> label values -> value`), so that it travels between workers as msgpack.
+A value is a number, or for a histogram the list `[sum, count of bucket 0, 1, ..., count above the last bound]`, not
+cumulative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+Value = float | list[float]
+Samples = dict[tuple[str, ...], Value]
+Snapshot = dict[str, Samples]
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+# How the values of several workers become one. OWN: the value of the worker that answers the scrape.
+SUM, MAX, MIN, OWN = "sum", "max", "min", "own"
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+# Powers of two: a size finds its bucket with int.bit_length().
+SIZE_POWERS = (6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26)
+SIZES = tuple(float(1 << power) for power in SIZE_POWERS)
+
+
+class Family(NamedTuple):
+    """One row. `bounds` are a histogram's upper bounds, without the infinite one."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    merge: str = SUM
+    bounds: tuple[float, ...] = ()
+
+
+_ROWS = (
+    # The brief's, letter for letter: dashboards depend on them.
+    Family(
+        "gateway_requests_total", COUNTER, "Requests by route template.", ("method", "path", "status_code")
+    ),
+    Family(
+        "gateway_request_duration_seconds",
+        HISTOGRAM,
+        "Seconds from a request's head to the end of its response.",
+        ("method", "path"),
+        bounds=SECONDS,
+    ),
+    Family("gateway_request_size_bytes", HISTOGRAM, "Bytes of request bodies.", bounds=SIZES),
+    Family("gateway_response_size_bytes", HISTOGRAM, "Bytes of response bodies.", bounds=SIZES),
+    Family("gateway_auth_attempts_total", COUNTER, "Tokens checked, by result.", ("status",)),
+    Family("gateway_auth_cache_hits_total", COUNTER, "Tokens whose verified identity was cached."),
+    Family("gateway_auth_cache_misses_total", COUNTER, "Tokens that had to be verified."),
+    Family("gateway_rate_limit_exceeded_total", COUNTER, "Requests refused with 429.", ("endpoint",)),
+    Family(
+        "gateway_service_health",
+        GAUGE,
+        "1 for the status the last probe of a service had, else 0.",
+        ("service_name", "status"),
+        OWN,
+    ),
+    # Requests the gateway could not serve.
+    Family("gateway_problems_total", COUNTER, "Problem documents by code.", ("code",)),
+    Family("gateway_shed_total", COUNTER, "Requests refused because the worker was at capacity."),
+    Family("gateway_requests_in_flight", GAUGE, "Requests being served now."),
+    Family(
+        "gateway_freshness_unreadable_total",
+        COUNTER,
+        "Values of subscription_changed_at that were neither Unix seconds nor ISO 8601.",
+    ),
+    # Upstreams.
+    Family(
+        "gateway_upstream_requests_total",
+        COUNTER,
+        "Requests sent to a service, by outcome (2xx ... 5xx, or the problem's code).",
+        ("service", "outcome"),
+    ),
+    Family(
+        "gateway_upstream_response_seconds",
+        HISTOGRAM,
+        "Seconds a service took to its response's head.",
+        ("service",),
+        bounds=SECONDS,
+    ),
+    Family("gateway_upstream_retries_total", COUNTER, "Requests sent to a service again.", ("service",)),
+    Family("gateway_pool_connections", GAUGE, "Connections to a service, by state.", ("service", "state")),
+    Family("gateway_pool_waiting", GAUGE, "Requests waiting for a connection to a service.", ("service",)),
+    Family(
+        "gateway_breaker_state",
+        GAUGE,
+        "Workers whose circuit breaker for a service is in this state.",
+        ("service", "state"),
+    ),
+    # Redis.
+    Family("gateway_redis_connected", GAUGE, "1 when every worker reaches Redis.", merge=MIN),
+    Family("gateway_redis_errors_total", COUNTER, "Redis commands that failed or timed out."),
+    Family(
+        "gateway_redis_command_duration_seconds",
+        HISTOGRAM,
+        "Seconds a Redis round trip took.",
+        bounds=SECONDS,
+    ),
+    # The workers themselves.
+    Family(
+        "gateway_event_loop_lag_seconds",
+        GAUGE,
+        "How late timers fire: moving average of the worst worker.",
+        merge=MAX,
+    ),
+    Family(
+        "gateway_event_loop_lag_max_seconds",
+        GAUGE,
+        "The latest a timer fired in the last minute, in any worker.",
+        merge=MAX,
+    ),
+    Family(
+        "gateway_log_lines_dropped_total", COUNTER, "Log lines lost because their sink was stuck.", ("log",)
+    ),
+    Family(
+        "gateway_metrics_source_errors_total",
+        COUNTER,
+        "Sources of metrics that failed at a scrape.",
+        ("source",),
+    ),
+    Family("gateway_workers", GAUGE, "Worker processes that answered or left a fresh snapshot."),
+    Family("gateway_build_info", GAUGE, "1, labelled with what runs.", ("version", "python"), OWN),
+    Family("process_cpu_seconds_total", COUNTER, "Processor seconds, all workers."),
+    Family("process_resident_memory_bytes", GAUGE, "Resident memory, all workers added up."),
+    Family("process_open_fds", GAUGE, "Open file descriptors, all workers."),
+    Family("process_max_fds", GAUGE, "File descriptors a worker may open.", merge=MIN),
+    Family("process_start_time_seconds", GAUGE, "Start of the oldest worker, Unix seconds.", merge=MIN),
+)
+
+FAMILIES = {row.name: row for row in _ROWS}
+
+
+def merge(snapshots: Iterable[Snapshot], *, retired: Iterable[Snapshot] = ()) -> Snapshot:
+    """Add up snapshots; the first one's values stand for families marked OWN.
+
+    `retired` are those of workers that are gone: only their counters and histograms still count.
+    """
+    result: Snapshot = {}
+    for snapshot in snapshots:
+        _add(result, snapshot, everything=True)
+    for snapshot in retired:
+        _add(result, snapshot, everything=False)
+    return result
+
+
+def lasting(snapshot: Snapshot) -> Snapshot:
+    """What of a snapshot outlives its worker: counters and histograms."""
+    return merge((), retired=(snapshot,))
+
+
+def _add(result: Snapshot, snapshot: Snapshot, *, everything: bool) -> None:
+    for name, samples in snapshot.items():
+        family = FAMILIES.get(name)
+        if family is None or (family.kind == GAUGE and not everything):
+            continue
+        into = result.setdefault(name, {})
+        for labels, value in samples.items():
+            if labels not in into:
+                into[labels] = value.copy() if isinstance(value, list) else value
+            else:
+                into[labels] = _combine(family.merge, into[labels], value)
+
+
+def _combine(how: str, ours: Value, theirs: Value) -> Value:
+    if isinstance(ours, list) or isinstance(theirs, list):
+        # Lists of another length come from another release in the same run directory: theirs cannot be added.
+        if isinstance(ours, list) and isinstance(theirs, list) and len(ours) == len(theirs):
+            return [a + b for a, b in zip(ours, theirs, strict=True)]
+        return ours
+    if how == SUM:
+        return ours + theirs
+    if how == MAX:
+        return max(ours, theirs)
+    if how == MIN:
+        return min(ours, theirs)
+    return ours
