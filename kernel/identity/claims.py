@@ -24,8 +24,8 @@ MAX_TENANTS = 512
 Text = Annotated[str, Meta(max_length=256, pattern=r"\A(?:[!-~](?:[ -~]*[!-~])?)?\Z")]
 Id = Annotated[str, Meta(pattern=r"\A[!-~]{1,256}\Z")]
 TenantId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
-# Addresses may be international (RFC 6532): any visible character, to be encoded as UTF-8 (never latin-1) in a header.
-Email = Annotated[str, Meta(max_length=256, pattern=r"\A[^\s\x00-\x1f\x7f-\x9f]*\Z")]
+# Addresses may be international (RFC 6532); as a header value they are UTF-8, never latin-1.
+Email = Annotated[str, Meta(max_length=256, pattern=r"\A[^ ]*\Z")]
 
 
 class Header(Struct, frozen=True):
@@ -77,6 +77,10 @@ class Claims(Struct, frozen=True, omit_defaults=True):
     is_demo: bool | None = None
     demo_session_id: Id | None = None
     demo_account_type: Text | None = None
+
+    def __post_init__(self) -> None:
+        if self.email is not None and not self.email.isprintable():
+            raise ValueError("`email` has characters that cannot be printed")
 
 
 class Grant(Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,7 +30,6 @@ ASYMMETRIC = frozenset(
 )
 SYMMETRIC = frozenset(("HS256", "HS384", "HS512"))
 
-_MIN_SECRET_BYTES = 16  # in dev; the configuration demands 32 in staging and prod
 _RSA_BITS = range(2048, 8193)  # a longer modulus makes each verification a burden
 _MAX_TRIED = 4  # signatures computed for one token that names no key
 
@@ -50,19 +50,21 @@ class Key:
     """One key bound to one algorithm.
 
     `kid` None matches tokens of any `kid` that no named key claims. `access` tells whether it may sign users' tokens,
-    `issuer` the only `iss` it may sign for (None: any configured one). `trust` identifies the key without revealing it.
+    `issuer` the only `iss` it may sign for (None: any configured one). `digest` (of a public key its RFC 7638
+    thumbprint) and `trust` (the same with the algorithm) identify the key without revealing it.
     """
 
-    __slots__ = ("_material", "_verify", "access", "algorithm", "issuer", "kid", "trust")
+    __slots__ = ("_material", "_verify", "access", "algorithm", "digest", "issuer", "kid", "trust")
 
     def __init__(
-        self, alg: str, material: Any, trust: str, *, kid: str | None, access: bool, issuer: str | None
+        self, alg: str, material: Any, digest: str, *, kid: str | None, access: bool, issuer: str | None
     ) -> None:
         self.algorithm = alg
         self.kid = kid
         self.access = access
         self.issuer = issuer
-        self.trust = trust
+        self.digest = digest
+        self.trust = f"{alg}:{digest}"
         self._material = material
         self._verify: Callable[[bytes, Any, bytes], bool] = algorithm(alg).verify
 
@@ -74,7 +76,7 @@ class Key:
             return False
 
     def __repr__(self) -> str:
-        return f"Key({self.algorithm}, kid={self.kid!r}, trust={self.trust!r})"
+        return f"Key({self.trust}, kid={self.kid!r})"
 
 
 def public_key(alg: str, material: PublicKey, *, kid: str | None = None, issuer: str | None = None) -> Key:
@@ -97,14 +99,14 @@ def secret_key(secret: str, alg: str = "HS256", *, access: bool = False) -> Key:
     if alg not in SYMMETRIC:
         raise KeyConfigError(f"algorithm {alg!r} takes no shared secret")
     raw = secret.encode()
-    if len(raw) < _MIN_SECRET_BYTES:
-        raise KeyConfigError(f"a secret of {len(raw)} bytes is refused: use 32 random bytes")
     try:
         material = algorithm(alg).prepare_key(raw)
     except InvalidKeyError:
-        raise KeyConfigError("a public key, certificate or JWK cannot be a shared secret") from None
-    trust = hmac.new(raw, b"bakery-gateway key id", hashlib.sha256).hexdigest()[:32]
-    return Key(alg, material, trust, kid=None, access=access, issuer=None)
+        raise KeyConfigError(
+            "an empty text, public key, certificate or JWK cannot be a shared secret"
+        ) from None
+    digest = hmac.new(raw, b"bakery-gateway key id", hashlib.sha256).hexdigest()[:32]
+    return Key(alg, material, digest, kid=None, access=access, issuer=None)
 
 
 def thumbprint(implementation: Algorithm, material: PublicKey) -> str:
@@ -112,13 +114,7 @@ def thumbprint(implementation: Algorithm, material: PublicKey) -> str:
     jwk = implementation.to_jwk(material, as_dict=True)
     required = {name: jwk[name] for name in sorted(("kty", "crv", "x", "y", "n", "e")) if name in jwk}
     digest = hashlib.sha256(msgspec.json.encode(required)).digest()
-    return _base64url(digest)
-
-
-def _base64url(raw: bytes) -> str:
-    from base64 import urlsafe_b64encode  # noqa: PLC0415
-
-    return urlsafe_b64encode(raw).rstrip(b"=").decode()
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def _family(material: object) -> str:
@@ -155,8 +151,8 @@ class KeySet:
         self._by_algorithm: dict[str, tuple[Key, ...]] = {}
         for key in everything:
             # A key is also known by its thumbprint, which many issuers use as `kid`.
-            for name in {key.kid, key.trust} - {None}:
-                slot = (key.algorithm, str(name))
+            for name in {key.kid or key.digest, key.digest}:
+                slot = (key.algorithm, name)
                 self._by_kid[slot] = (*self._by_kid.get(slot, ()), key)[:_MAX_TRIED]
             self._by_algorithm[key.algorithm] = (*self._by_algorithm.get(key.algorithm, ()), key)
         self.trusted: dict[str, Key] = {key.trust: key for key in everything}

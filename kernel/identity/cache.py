@@ -1,0 +1,86 @@
+"""What a worker remembers of tokens: who they prove, and for a second that they prove nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kernel.identity.claims import Identity
+from kernel.identity.errors import TokenError
+from kernel.problems import ProblemKind
+
+_REFUSAL_SECONDS = 1.0
+_REFUSALS = 256
+
+
+class IdentityCache:
+    """Bounded map of token -> identity in two generations: what is not used while one fills is dropped with it.
+
+    SECURITY: keyed by the whole token: two tokens that share a prefix, or all but the signature, are strangers.
+    """
+
+    __slots__ = ("_clock", "_generation", "_old", "_young")
+
+    def __init__(self, generation: int, clock: Callable[[], float]) -> None:
+        self._generation = generation
+        self._clock = clock
+        self._young: dict[bytes, Identity] = {}
+        self._old: dict[bytes, Identity] = {}
+
+    def get(self, token: bytes) -> Identity | None:
+        """The identity of a token verified before and not expired since."""
+        # PERF: 0.15 us, and 0.2 more to hash a token of 900 bytes that was never hashed.
+        identity = self._young.get(token)
+        if identity is None:
+            identity = self._old.pop(token, None)
+            if identity is None:
+                return None
+            self.put(token, identity)
+        if identity.exp <= self._clock():
+            self.discard(token)
+            return None
+        return identity
+
+    def put(self, token: bytes, identity: Identity) -> None:
+        if len(self._young) >= self._generation:
+            self._old = self._young
+            self._young = {}
+        self._young[token] = identity
+
+    def discard(self, token: bytes) -> None:
+        self._young.pop(token, None)
+        self._old.pop(token, None)
+
+    def clear(self) -> None:
+        self._young.clear()
+        self._old.clear()
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+
+class Refusals:
+    """Bounded memory of refused tokens, one second long: repeating a bad token costs no signature each time."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[float, ProblemKind, str, Identity | None]] = {}
+
+    def check(self, token: bytes, now: float) -> None:
+        """Raises the `TokenError` of a refusal less than a second old. `now` is Unix seconds."""
+        known = self._known.get(token)
+        if known is None:
+            return
+        until, kind, detail, expired = known
+        # A clock set back must not prolong a refusal.
+        if 0 < until - now <= _REFUSAL_SECONDS:
+            raise TokenError(kind, detail, expired_identity=expired)
+        del self._known[token]
+
+    def remember(self, token: bytes, error: TokenError, now: float) -> None:
+        if len(self._known) >= _REFUSALS:
+            self._known.clear()
+        self._known[token] = (now + _REFUSAL_SECONDS, error.kind, error.detail, error.expired_identity)
+
+    def clear(self) -> None:
+        self._known.clear()

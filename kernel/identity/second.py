@@ -1,0 +1,67 @@
+"""The second-level cache's format: what one worker verified, as bytes that another need not verify again.
+
+Stored are the claims we use and the key that vouched for them, never the token. On the way back everything but the
+signature is checked again, with the keys and the policy of that moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+from msgspec import Struct
+
+from kernel.identity.claims import Claims, Identity
+from kernel.identity.errors import TokenError
+from kernel.identity.tokens import Verifier
+
+ACCESS_SECONDS = 900
+SERVICE_SECONDS = 300
+REMOTE = "remote"  # the `trust` of what the auth service vouched for
+
+
+class Record(Struct, frozen=True):
+    v: int
+    trust: str
+    claims: Claims
+
+
+_VERSION = 1
+_decoder = msgspec.json.Decoder(Record)
+
+
+def fingerprint(token: bytes) -> str:
+    """SHA-256 of the whole token, hexadecimal: its name in the store."""
+    return hashlib.sha256(token).hexdigest()
+
+
+def lifetime(identity: Identity, now: float) -> int:
+    """Whole seconds the identity may be kept; 0 = not at all. `now` is Unix seconds."""
+    limit = SERVICE_SECONDS if identity.kind == "service" else ACCESS_SECONDS
+    return max(0, min(limit, int(identity.exp - now)))
+
+
+def encode(identity: Identity) -> bytes:
+    """The value to store for `identity`."""
+    return msgspec.json.encode(Record(_VERSION, identity.trust, identity.claims))
+
+
+def restore(raw: bytes, token: bytes, verifier: Verifier) -> Identity | None:
+    """The identity of a stored value, now also in the worker's own cache; None when it is malformed, of another
+    version, expired, or not what today's keys and policy would accept."""
+    try:
+        record = _decoder.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+    key = verifier.keys.trusted.get(record.trust)
+    # SECURITY: a key that is gone takes its tokens along; the auth service's word counts only while we would ask it.
+    if key is None and (record.trust != REMOTE or verifier.keys.verifies_users):
+        return None
+    if record.v != _VERSION:
+        return None
+    try:
+        identity = verifier.admit(record.claims, key, record.trust)
+    except TokenError:
+        return None
+    verifier.cache.put(token, identity)
+    return identity
