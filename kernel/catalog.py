@@ -1,0 +1,189 @@
+"""The catalogue: services and routes as data. A new service is one `Service`, a new endpoint one `RouteRow`.
+
+`gateway.toml` adds to it or changes it without code (see kernel/config/gateway_toml.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+READS = METHODS - WRITES
+# Lowest first: a route for one tier is open to all above it.
+TIERS = ("starter", "professional", "enterprise")
+
+LOGOUT = "logout"
+SUBSCRIPTION_CHANGED = "subscription-changed"
+
+
+class Limit(Struct, frozen=True):
+    """`requests` in each `window` seconds."""
+
+    requests: int
+    window: float
+
+
+class Service(Struct, frozen=True):
+    """A service behind the gateway.
+
+    `env` names the variable with its URLs; `prefixes` are its path segments below /api/v1/; `health` and `openapi` are paths
+    of the service itself. `tenant_scoped` services also answer below /api/v1/tenants/{tenant_id}/.
+    """
+
+    name: str
+    env: str
+    prefixes: tuple[str, ...]
+    health: str = "/health"
+    openapi: str = "/openapi.json"
+    tenant_scoped: bool = True
+
+
+class RouteRow(Struct, frozen=True, kw_only=True):
+    """One route as declared; `Route` is its compiled form."""
+
+    # "/a/b" literal segments, "{name}" one segment, a trailing "**" zero or more segments.
+    pattern: str
+    # None: every method of METHODS.
+    methods: frozenset[str] | None = None
+    # Key into the handlers' table.
+    handler: str = "proxy"
+    # The upstream of a proxied route.
+    service: str | None = None
+    # Needs no token.
+    public: bool = False
+    # In staging and prod only for ADMIN_ALLOW networks or service tokens.
+    admin: bool = False
+    # Only for service tokens.
+    service_only: bool = False
+    # The lowest tier that may use it.
+    min_tier: str | None = None
+    # A limit of its own, beside the client's.
+    limit: Limit | None = None
+    # Seconds until the response's first byte, when not REQUEST_TIMEOUT_SECONDS.
+    timeout: float | None = None
+    # Bytes, when not MAX_BODY_BYTES.
+    max_body: int | None = None
+    # Lets %2F through, for services that have it in their ids.
+    allow_encoded_slash: bool = False
+    websocket: bool = False
+    # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
+    always_writable: bool = False
+    # Asked of the tenant service each time; refused when it cannot say.
+    critical: bool = False
+    # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
+    effect: str | None = None
+
+
+def _service(name: str, *prefixes: str, tenant_scoped: bool = True) -> Service:
+    env = name.upper().replace("-", "_") + "_SERVICE_URL"
+    return Service(name, env, prefixes or (name,), tenant_scoped=tenant_scoped)
+
+
+SERVICES: tuple[Service, ...] = (
+    _service("auth", tenant_scoped=False),
+    _service("tenant", "tenants", "tenant", tenant_scoped=False),
+    _service("inventory"),
+    _service("production"),
+    _service("recipes"),
+    _service("suppliers"),
+    _service("orders"),
+    _service("sales"),
+    _service("procurement"),
+    _service("pos"),
+    _service("forecasting"),
+    _service("training"),
+    _service("ai-insights"),
+    _service("orchestrator"),
+    _service("notification", "notifications"),
+    _service("alert-processor", "alerts"),
+    _service("demo-session", "demo"),
+    _service("external"),
+    _service("distribution"),
+)
+
+# Who may hold a service token.
+INTERNAL_SERVICES: frozenset[str] = frozenset({"gateway", *(service.name for service in SERVICES)})
+
+
+def service_rows(service: Service) -> Iterator[RouteRow]:
+    """The routes every service has: its prefixes and, below a tenant, its prefixes and its own name."""
+    for prefix in service.prefixes:
+        yield RouteRow(pattern=f"/api/v1/{prefix}/**", service=service.name)
+    if service.tenant_scoped:
+        for segment in dict.fromkeys((*service.prefixes, service.name)):
+            yield RouteRow(pattern=f"/api/v1/tenants/{{tenant_id}}/{segment}/**", service=service.name)
+
+
+_OWN = (
+    RouteRow(pattern="/health", methods=frozenset({"GET"}), handler="health", public=True),
+    RouteRow(pattern="/health/live", methods=frozenset({"GET"}), handler="live", public=True),
+    RouteRow(pattern="/health/ready", methods=frozenset({"GET"}), handler="ready", public=True),
+    RouteRow(pattern="/api/v1/health", methods=frozenset({"GET"}), handler="services", public=True),
+    RouteRow(pattern="/metrics", methods=frozenset({"GET"}), handler="metrics", admin=True),
+)
+
+_AUTH = (
+    *(
+        RouteRow(
+            pattern=f"/api/v1/auth/{action}",
+            methods=frozenset({"POST"}),
+            service="auth",
+            public=True,
+            always_writable=True,
+        )
+        for action in ("login", "register", "refresh")
+    ),
+    RouteRow(
+        pattern="/api/v1/auth/logout",
+        methods=frozenset({"POST"}),
+        service="auth",
+        always_writable=True,
+        effect=LOGOUT,
+    ),
+    RouteRow(pattern="/api/v1/auth/**", service="auth", always_writable=True),
+)
+
+_DEMO = (
+    RouteRow(
+        pattern="/api/v1/demo/sessions", methods=frozenset({"POST"}), service="demo-session", public=True
+    ),
+    RouteRow(pattern="/api/v1/demo/sessions", methods=METHODS - {"POST"}, service="demo-session"),
+)
+
+_TENANT = (
+    RouteRow(pattern="/api/v1/tenants/**", service="tenant"),
+    RouteRow(
+        pattern="/api/v1/tenants/{tenant_id}", methods=frozenset({"DELETE"}), service="tenant", critical=True
+    ),
+    RouteRow(pattern="/api/v1/tenants/{tenant_id}", methods=METHODS - {"DELETE"}, service="tenant"),
+    RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", service="tenant"),
+    RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
+)
+
+
+def _billing() -> Iterator[RouteRow]:
+    """What a customer pays by. Invoices and payment means are `billing`; a write to a `subscription` changes entitlements."""
+    yield RouteRow(pattern="/api/v1/tenants/{tenant_id}/billing/**", service="tenant", always_writable=True)
+    for pattern in ("/api/v1/tenants/{tenant_id}/subscription/**", "/api/v1/subscriptions/**"):
+        yield RouteRow(pattern=pattern, methods=READS, service="tenant", always_writable=True)
+        yield RouteRow(
+            pattern=pattern,
+            methods=WRITES,
+            service="tenant",
+            always_writable=True,
+            critical=True,
+            effect=SUBSCRIPTION_CHANGED,
+        )
+
+
+ROUTES: tuple[RouteRow, ...] = (
+    *_OWN,
+    *_AUTH,
+    *_DEMO,
+    *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),
+    *_TENANT,
+    *_billing(),
+)
