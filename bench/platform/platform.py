@@ -1,0 +1,180 @@
+"""The 19 stub services together, each on a loopback port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+from msgspec import Struct
+
+from bench.platform.auth import Auth
+from bench.platform.collection import Collection
+from bench.platform.demo_sessions import DemoSessions
+from bench.platform.seeds import COLLECTIONS
+from bench.platform.service import Service
+from bench.platform.tenants import Tenants
+from bench.platform.tokens import Keys
+from bench.platform.tools import equip
+from bench.platform.training import Training
+from bench.platform.world import World
+
+# Name -> prefixes, where they differ from the name.
+SERVICES: dict[str, tuple[str, ...]] = {
+    "auth": ("auth",),
+    "tenant": ("tenants", "tenant"),
+    "inventory": ("inventory",),
+    "production": ("production",),
+    "recipes": ("recipes",),
+    "suppliers": ("suppliers",),
+    "orders": ("orders",),
+    "sales": ("sales",),
+    "procurement": ("procurement",),
+    "pos": ("pos",),
+    "forecasting": ("forecasting",),
+    "training": ("training",),
+    "ai-insights": ("ai-insights",),
+    "orchestrator": ("orchestrator",),
+    "notification": ("notifications",),
+    "alert-processor": ("alerts",),
+    "demo-session": ("demo",),
+    "external": ("external",),
+    "distribution": ("distribution",),
+}
+
+
+class Account(Struct):
+    """Someone who can log in."""
+
+    label: str
+    name: str
+    email: str
+    password: str
+    tenant_id: str
+    tenant: str
+    role: str
+    tier: str
+    status: str
+
+
+class Info(Struct):
+    """What a gateway, a test or a developer must know of a running platform.
+
+    `urls`: service -> URL. `environment`: the variables for the gateway. `tokens`: access tokens by account label, and
+    `service` (the orchestrator's service token). `tenants`: tenant ids by account label.
+    """
+
+    pid: int
+    urls: dict[str, str]
+    environment: dict[str, str]
+    tokens: dict[str, str]
+    tenants: dict[str, str]
+    accounts: list[Account]
+    jwks_url: str
+
+
+class Platform:
+    """All services; `start` opens their ports. The keys' private halves stay in here."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.keys = Keys()
+        self.services = {name: Service(name, *prefixes) for name, prefixes in SERVICES.items()}
+        self._collections: list[Collection] = []
+        self.auth = Auth(self.services["auth"], self.world, self.keys)
+        Tenants(self.services["tenant"], self.world, self.keys, self._forget)
+        DemoSessions(self.services["demo-session"], self.world, self.keys, self._forget)
+        jobs = Collection("jobs", (), lambda _: (), self._is_seeded)
+        Training(self.services["training"], jobs)
+        self._collections.append(jobs)
+        for service, suffix, name, required, seed in COLLECTIONS:
+            collection = Collection(name, required, seed, self._is_seeded)
+            collection.serve(self.services[service], suffix)
+            self._collections.append(collection)
+        for each in self.services.values():
+            equip(each)
+        self.urls: dict[str, str] = {}
+
+    async def start(self, host: str = "127.0.0.1") -> None:
+        """Opens every service's port."""
+        for name in self.services:
+            await self.start_service(name, host)
+
+    async def start_service(self, name: str, host: str = "127.0.0.1") -> None:
+        """Opens one service's port; one that was stopped comes back on the port it had."""
+        port = int(self.urls[name].rpartition(":")[2]) if name in self.urls else 0
+        port = await self.services[name].server.start(host, port)
+        self.urls[name] = f"http://{host}:{port}"
+
+    async def stop_service(self, name: str) -> None:
+        """Closes one service's port and connections, as if it had crashed."""
+        await self.services[name].server.stop()
+
+    async def stop(self) -> None:
+        """Closes everything."""
+        for name in self.services:
+            await self.stop_service(name)
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a gateway work with this platform."""
+        urls = {self.services[name].variable: url for name, url in self.urls.items()}
+        return {**urls, "JWT_PUBLIC_KEY": self.keys.public_pem, "JWT_SECRET_KEY": self.keys.secret}
+
+    def token(self, label: str) -> str:
+        """A fresh access token of one of the first accounts: "owner", "second_owner", "staff", ..."""
+        return self.auth.access_token(self.world.account(label))
+
+    def service_token(self, service: str = "orchestrator", tenant_id: str = "") -> str:
+        """A fresh service token."""
+        return self.keys.service_token(service, tenant_id)
+
+    def info(self) -> Info:
+        """Everything others must know, with fresh tokens."""
+        users = [user for user in self.world.users.values() if user.label]
+        accounts = []
+        for user in users:
+            tenant = self.world.tenant(user.tenant_id)
+            accounts.append(
+                Account(
+                    user.label,
+                    user.name,
+                    user.email,
+                    user.password,
+                    tenant.id,
+                    tenant.name,
+                    user.role,
+                    tenant.tier,
+                    tenant.status,
+                )
+            )
+        return Info(
+            pid=os.getpid(),
+            urls=dict(self.urls),
+            environment=self.environment(),
+            tokens={
+                **{user.label: self.token(user.label) for user in users},
+                "service": self.service_token(),
+            },
+            tenants={user.label: user.tenant_id for user in users},
+            accounts=accounts,
+            jwks_url=f"{self.urls['auth']}/.well-known/jwks.json",
+        )
+
+    def _is_seeded(self, tenant_id: str) -> bool:
+        return tenant_id in self.world.seeded
+
+    def _forget(self, tenant_id: str) -> None:
+        self.world.seeded.discard(tenant_id)
+        for collection in self._collections:
+            collection.drop(tenant_id)
+
+
+@contextlib.asynccontextmanager
+async def running_platform() -> AsyncIterator[Platform]:
+    """A platform in this process and loop, for tests."""
+    platform = Platform()
+    await platform.start()
+    try:
+        yield platform
+    finally:
+        await platform.stop()
