@@ -1,0 +1,26 @@
+"""The programs a run compares: one module each, all doing the same work as far as they can."""
+
+from __future__ import annotations
+
+from bench.peers.base import Check, Launch, Peer
+from bench.peers.direct import Direct
+from bench.peers.envoy import EnvoyJwt
+from bench.peers.gateway import Gateway
+from bench.peers.granian import GranianEmpty
+from bench.peers.haproxy import HaproxyCached, HaproxyJwt, HaproxyPlain
+from bench.peers.nginx import NginxPlain
+from bench.peers.stack import BriefStack
+
+PEERS: tuple[Peer, ...] = (
+    Gateway(),
+    HaproxyJwt(),
+    HaproxyCached(),
+    EnvoyJwt(),
+    BriefStack(),
+    GranianEmpty(),
+    HaproxyPlain(),
+    NginxPlain(),
+    Direct(),
+)
+
+__all__ = ["PEERS", "Check", "Launch", "Peer"]

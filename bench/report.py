@@ -1,0 +1,189 @@
+"""Figures into tables: medians over rounds, ratios paired within each round, targets judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from bench.load import Sample
+from bench.run import Row, Scenario
+
+REFERENCES = (
+    ("haproxy-jwt", "x HAProxy+JWT"),
+    ("stack", "x brief's stack"),
+    ("granian-empty", "x granian empty"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure the gateway must reach: its ratio to a peer, or a latency it may add at most."""
+
+    title: str
+    needed: float
+    reached: float | None  # None: that peer was not measured
+    at_most: bool = False
+
+    @property
+    def passed(self) -> bool | None:
+        if self.reached is None:
+            return None
+        return self.reached <= self.needed if self.at_most else self.reached >= self.needed
+
+    def line(self) -> str:
+        """One line: verdict, what, figures."""
+        verdict = {True: "pass", False: "FAIL", None: "----"}[self.passed]
+        reached = "not measured" if self.reached is None else f"{self.reached:.2f}"
+        return f"{verdict}  {self.title}: {reached} (needed {'<=' if self.at_most else '>='} {self.needed:g})"
+
+
+def ratio(over: Sequence[Sample], under: Sequence[Sample]) -> float | None:
+    """The median over rounds of the ratio within a round, so that a slow minute of the machine hits both sides."""
+    pairs = [a.rate / b.rate for a, b in zip(over, under, strict=False) if b.rate]
+    return median(pairs) if pairs else None
+
+
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """An aligned markdown table, first column to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in (head, *body)) for i in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = ["-" * width if i == 0 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([line(head), line(rule), *map(line, body)])
+
+
+def throughput_table(rows: Sequence[Row], scenario: Scenario) -> str:
+    """One row a peer: medians, spread, ratios to the references."""
+    by_name = {row.peer.name: row for row in rows}
+    references = [
+        (title, by_name[name].samples.get(scenario.name, []))
+        for name, title in REFERENCES
+        if name in by_name and not by_name[name].wrong
+    ]
+    head = [
+        "peer",
+        "version",
+        "requests/s",
+        "spread",
+        "CPU us/req",
+        "p50 ms",
+        "p99 ms",
+        *(title for title, _ in references),
+    ]
+    body = []
+    for row in rows:
+        samples = row.samples.get(scenario.name, [])
+        if row.wrong or not samples:
+            body.append([row.peer.title, row.version, "invalid", *([""] * (len(head) - 3))])
+            continue
+        cells = [row.peer.title, row.version, f"{_median(samples, lambda s: s.rate):,.0f}", _spread(samples)]
+        cpu = _median(samples, lambda s: s.cpu)
+        cells.append(f"{cpu:,.1f}" if cpu else "-")
+        cells += [
+            f"{_median(samples, lambda s: s.p50) / 1000:.2f}",
+            f"{_median(samples, lambda s: s.p99) / 1000:.2f}",
+        ]
+        for _, reference in references:
+            found = ratio(samples, reference)
+            cells.append("-" if found is None else f"{found:.2f}")
+        body.append(cells)
+    return markdown(head, body)
+
+
+def latency_table(rows: Sequence[Row]) -> str:
+    """One row a peer: latency at the constant rate, and what it adds to the direct call."""
+    measured = [row for row in rows if row.latencies]
+    direct = next((row for row in measured if row.peer.name == "direct"), None)
+    head = ["peer", "p50 us", "p90 us", "p99 us", "p99.9 us", "added p50 us", "added p99 us"]
+    body = []
+    for row in measured:
+        figures = [
+            median(getattr(found, name) for found in row.latencies) for name in ("p50", "p90", "p99", "p999")
+        ]
+        cells = [row.peer.title, *(f"{figure:,.0f}" for figure in figures)]
+        for name in ("p50", "p99"):
+            more = added(row, direct, name)
+            cells.append("-" if more is None or row is direct else f"{more:,.0f}")
+        body.append(cells)
+    return markdown(head, body)
+
+
+def added(row: Row | None, direct: Row | None, name: str) -> float | None:
+    """Microseconds that `row` adds to the direct call at a percentile, the median of the rounds' differences."""
+    if row is None or direct is None or row.wrong or direct.wrong:
+        return None
+    pairs = zip(row.latencies, direct.latencies, strict=False)
+    found = [getattr(a, name) - getattr(b, name) for a, b in pairs]
+    return median(found) if found else None
+
+
+def targets(rows: Sequence[Row], scenario: Scenario) -> list[Target]:
+    """The product's figures, judged by this run."""
+    by_name = {row.peer.name: row for row in rows if not row.wrong}
+    gateway = by_name.get("gateway")
+    own = gateway.samples.get(scenario.name, []) if gateway else []
+
+    def times(name: str) -> float | None:
+        return ratio(own, by_name[name].samples.get(scenario.name, [])) if name in by_name else None
+
+    def more(name: str) -> float | None:
+        microseconds = added(gateway, by_name.get("direct"), name)
+        return None if microseconds is None else microseconds / 1000
+
+    return [
+        Target("throughput against HAProxy with JWT", 1.5, times("haproxy-jwt")),
+        Target("throughput against Envoy with JWT", 1.0, times("envoy-jwt")),
+        Target("throughput against the brief's stack", 50, times("stack")),
+        Target("throughput against granian's empty answer", 0.55, times("granian-empty")),
+        Target("median latency added at 1,000 requests/s, ms", 1, more("p50"), at_most=True),
+        Target("99th percentile added at 1,000 requests/s, ms", 5, more("p99"), at_most=True),
+    ]
+
+
+def noise(rows: Sequence[Row]) -> float:
+    """The median share of a core's time that went to something outside the run."""
+    shares = [sample.noise for row in rows for samples in row.samples.values() for sample in samples]
+    return median(shares) if shares else 0.0
+
+
+def document(
+    host: dict[str, object], rows: Sequence[Row], scenarios: Sequence[Scenario], judged: Sequence[Target]
+) -> dict[str, Any]:
+    """Everything measured, for --json."""
+    return {
+        "host": host,
+        "noise": noise(rows),
+        "scenarios": {scenario.name: scenario.title for scenario in scenarios},
+        "peers": [
+            {
+                "name": row.peer.name,
+                "title": row.peer.title,
+                "version": row.version,
+                "does": row.peer.does,
+                "wrong": row.wrong,
+                "start_seconds": [round(seconds, 3) for seconds in row.start_seconds],
+                "throughput": {name: [s.as_dict() for s in samples] for name, samples in row.samples.items()},
+                "constant_rate": [asdict(latency) for latency in row.latencies],
+            }
+            for row in rows
+        ],
+        "targets": [{**asdict(target), "passed": target.passed} for target in judged],
+    }
+
+
+def _median(samples: Sequence[Sample], of: Callable[[Sample], float]) -> float:
+    return median(of(sample) for sample in samples)
+
+
+def _spread(samples: Sequence[Sample]) -> str:
+    middle = _median(samples, lambda s: s.rate) or 1.0
+    low, high = min(s.rate for s in samples) / middle - 1, max(s.rate for s in samples) / middle - 1
+    return f"{low:+.0%} {high:+.0%}"

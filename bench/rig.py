@@ -1,0 +1,125 @@
+"""What stands around a measured peer for one run: upstream, the echo behind it, store, keys, a directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+from bench.keys import Keys
+from bench.machine import Cores, cores, session_seconds
+from bench.process import Process, free_port
+from kernel.store.embedded import EmbeddedStore
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PATH = "/api/v1/inventory/items"
+ECHO = "/api/v1/inventory/echo"
+BODY = json.dumps(
+    {
+        "items": [
+            {"id": "flour-t65", "name": "Harina T65", "stock": 412.5, "unit": "kg", "reorder_at": 150},
+            {"id": "butter-82", "name": "Mantequilla 82 %", "stock": 38.0, "unit": "kg", "reorder_at": 40},
+            {"id": "yeast-fresh", "name": "Levadura fresca", "stock": 9.2, "unit": "kg", "reorder_at": 6},
+        ],
+        "total": 3,
+    },
+    separators=(",", ":"),
+)
+
+_NGINX = """
+daemon off; worker_processes 1; pid {directory}/upstream.pid; error_log {directory}/upstream-error.log crit;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; client_body_temp_path {directory}/upstream-body; proxy_temp_path {directory}/upstream-proxy;
+  fastcgi_temp_path {directory}/u-f; uwsgi_temp_path {directory}/u-u; scgi_temp_path {directory}/u-s;
+  keepalive_timeout 120s; keepalive_requests 1000000000; default_type application/json;
+  underscores_in_headers on; ignore_invalid_headers off;
+  server {{
+    listen 127.0.0.1:{port} backlog=4096 reuseport;
+    location / {{ return 200 '{body}'; }}
+    location = {echo} {{ proxy_pass http://127.0.0.1:{echo_port}; proxy_set_header Host $http_host; }}
+  }}
+}}
+"""
+
+
+class MissingTool(RuntimeError):
+    """A program that every run needs is not installed."""
+
+
+class Rig:
+    """nginx answering `BODY` from memory, an echo, an in-memory Valkey: all on the load core. A context manager."""
+
+    def __init__(self) -> None:
+        for tool in ("nginx", "wrk"):
+            if shutil.which(tool) is None:
+                raise MissingTool(f"{tool} is not installed: apt-get install {tool}")
+        self.cores: Cores = cores()
+        self.keys = Keys()
+        self.token = self.keys.token()
+        self.directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
+        self.upstream_port = free_port()
+        self._store = EmbeddedStore()
+        self._stack = ExitStack()
+        self._helpers: list[Process] = []
+        self._echo_port = free_port()
+
+    @property
+    def upstream(self) -> str:
+        """host:port of the upstream."""
+        return f"127.0.0.1:{self.upstream_port}"
+
+    @property
+    def store_url(self) -> str:
+        return self._store.url
+
+    def helper_seconds(self) -> float:
+        """CPU seconds so far of what belongs to the rig on the load core."""
+        sessions = [process.pid for process in self._helpers]
+        if self._store.pid is not None:
+            sessions.append(self._store.pid)
+        return sum(map(session_seconds, sessions))
+
+    def __enter__(self) -> Rig:
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self._stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {self.cores.load})  # inherited by every child; only the peers are moved
+        self._stack.enter_context(self._store)
+        config = self.directory / "upstream.conf"
+        config.write_text(
+            _NGINX.format(
+                directory=self.directory,
+                port=self.upstream_port,
+                echo=ECHO,
+                echo_port=self._echo_port,
+                body=BODY,
+            )
+        )
+        helpers = (
+            ("upstream", ["nginx", "-e", "stderr", "-c", str(config)], self.upstream_port),
+            ("echo", [sys.executable, "-m", "bench.echo", str(self._echo_port)], self._echo_port),
+        )
+        for name, command, port in helpers:
+            process = Process(
+                command, core=self.cores.load, log=self.directory / f"{name}.log", cwd=REPOSITORY
+            )
+            self._helpers.append(self._stack.enter_context(process))
+            process.wait_for_port(port)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
