@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kernel.telemetry.families import FAMILIES, SECONDS, SIZE_POWERS, Samples, Snapshot
+from kernel.telemetry.families import FAMILIES, SECONDS, SIZE_POWERS, Samples, Snapshot, Value
 from kernel.telemetry.process import process_samples
 
 UNMATCHED = "unmatched"
@@ -215,6 +215,11 @@ def _include(result: Snapshot, answer: Mapping[str, Any]) -> None:
         into = result.setdefault(name, {})
         if isinstance(value, Mapping):
             for key, item in value.items():
-                into[(key,) if isinstance(key, str) else key] = item
+                into[(key,) if isinstance(key, str) else key] = _own(item)
         else:
-            into[()] = value
+            into[()] = _own(value)
+
+
+def _own(value: Value) -> Value:
+    # A source may hand out the very list it counts in.
+    return value.copy() if isinstance(value, list) else value
