@@ -28,7 +28,8 @@ from bench.platform.tokens import ACCESS_SECONDS, REFRESH_SECONDS, Keys
 from bench.platform.world import User, World
 
 COOKIE = "refresh_token"
-_COOKIE_PATH = "/api/v1/auth"
+# Sent on every call, so that the gateway can refresh by itself.
+_COOKIE_PATH = "/api/v1"
 
 
 class Auth:

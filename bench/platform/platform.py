@@ -22,7 +22,7 @@ from bench.platform.world import World
 # Name -> prefixes, where they differ from the name.
 SERVICES: dict[str, tuple[str, ...]] = {
     "auth": ("auth",),
-    "tenant": ("tenants", "tenant"),
+    "tenant": ("tenants", "tenant", "subscriptions"),
     "inventory": ("inventory",),
     "production": ("production",),
     "recipes": ("recipes",),
@@ -80,17 +80,17 @@ class Platform:
         self.world = World()
         self.keys = Keys()
         self.services = {name: Service(name, *prefixes) for name, prefixes in SERVICES.items()}
-        self._collections: list[Collection] = []
+        self.collections: list[Collection] = []
         self.auth = Auth(self.services["auth"], self.world, self.keys)
         Tenants(self.services["tenant"], self.world, self.keys, self._forget)
         DemoSessions(self.services["demo-session"], self.world, self.keys, self._forget)
         jobs = Collection("jobs", (), lambda _: (), self._is_seeded)
         Training(self.services["training"], jobs)
-        self._collections.append(jobs)
+        self.collections.append(jobs)
         for service, suffix, name, required, seed in COLLECTIONS:
             collection = Collection(name, required, seed, self._is_seeded)
             collection.serve(self.services[service], suffix)
-            self._collections.append(collection)
+            self.collections.append(collection)
         for each in self.services.values():
             equip(each)
         self.urls: dict[str, str] = {}
@@ -165,7 +165,7 @@ class Platform:
 
     def _forget(self, tenant_id: str) -> None:
         self.world.seeded.discard(tenant_id)
-        for collection in self._collections:
+        for collection in self.collections:
             collection.drop(tenant_id)
 
 

@@ -41,7 +41,7 @@ class Service:
     """One of the platform's services, on a port of its own.
 
     Every path that starts with one of `prefixes` is served as `/api/v1/<prefix>...` and, for the tenant in the path,
-    as `/api/v1/tenants/{tenant_id}/<prefix>...`.
+    as `/api/v1/tenants/{tenant_id}/<prefix>...`; there by the service's own name too.
     """
 
     def __init__(self, name: str, *prefixes: str) -> None:
@@ -60,9 +60,9 @@ class Service:
         """Serves `methods` (such as "GET" or "PUT PATCH"; "" = any) at `suffix` under each prefix."""
         for prefix in self.prefixes:
             self.add_path(methods, f"/api/v1/{prefix}{suffix}", handler, summary, status)
-            self.add_path(
-                methods, f"/api/v1/tenants/{{tenant_id}}/{prefix}{suffix}", handler, summary, status
-            )
+        for segment in dict.fromkeys((*self.prefixes, self.name)):
+            pattern = f"/api/v1/tenants/{{tenant_id}}/{segment}{suffix}"
+            self.add_path(methods, pattern, handler, summary, status)
 
     def add_path(self, methods: str, pattern: str, handler: Handler, summary: str, status: int = 200) -> None:
         """Serves `pattern` as it is: `{name}` matches one segment, a trailing `**` any rest."""

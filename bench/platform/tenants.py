@@ -10,6 +10,7 @@
     GET    /api/v1/tenants/{id}/members             who works there
     GET    /api/v1/tenants/{id}/subscription        {"tier", "status", "valid_until"}
     PUT    /api/v1/tenants/{id}/subscription        {"tier"?, "status"?, "valid_until"?} -> the new one (or PATCH, POST)
+                                                    both also at /api/v1/subscriptions, for the caller's tenant
     GET    /api/v1/tenants/{id}/billing             plan, price and the next invoice
     GET    /api/v1/tenants/{id}/billing/invoices    invoices
     POST   /api/v1/tenants/{id}/billing/payments    {"months"?: 1..24}: pays, which makes the subscription active
@@ -53,8 +54,9 @@ class Tenants:
         service.add_path("GET", one + "/children", self._children, "List a group's outlets")
         service.add_path("GET", one + "/hierarchy", self._hierarchy, "Where a tenant stands")
         service.add_path("GET", one + "/members", self._members, "List who works there")
-        service.add_path("GET", one + "/subscription", self._subscription, "The subscription")
-        service.add_path("PUT POST PATCH", one + "/subscription", self._subscribe, "Change the subscription")
+        for path in (one + "/subscription", "/api/v1/subscriptions"):
+            service.add_path("GET", path, self._subscription, "The subscription")
+            service.add_path("PUT POST PATCH", path, self._subscribe, "Change the subscription")
         service.add_path("GET", one + "/billing", self._billing, "Plan, price and next invoice")
         service.add_path("GET", one + "/billing/invoices", self._invoices, "List invoices")
         service.add_path("POST", one + "/billing/payments", self._pay, "Pay and reactivate", 201)
