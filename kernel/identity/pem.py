@@ -40,8 +40,9 @@ def _from_file(path: Path, alg: str, kid: str | None) -> tuple[Key, ...]:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeyConfigError(f"neither PEM text nor a readable file: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise KeyConfigError(f"neither PEM text nor a readable file: {reason}") from None
     if len(text) > _MAX_FILE_BYTES:
         raise KeyConfigError(f"the file {path.name} is too large for a key")
     return _from_text(text.decode("ascii", "replace"), alg, kid)
