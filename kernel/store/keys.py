@@ -1,7 +1,8 @@
 """Every Redis key of the gateway, spelled once.
 
-Keys that other programs set or read too (freshness, read-only, revocation) are a contract: never rename them. Braces do not
-appear in keys: `{id}` in the documentation is a placeholder, so in a cluster each key lies where its own hash puts it.
+Keys that other programs set or read too (freshness, read-only, revocation) are a contract: never rename them. Braces
+do not appear in keys: `{id}` in the documentation is a placeholder, so in a cluster each key lies where its own hash
+puts it.
 """
 
 from __future__ import annotations
@@ -39,5 +40,5 @@ def auth_token(sha256_hex: str) -> str:
 
 
 def rate_limit(bucket: str, requests: int, window: float) -> str:
-    """Hash: one token bucket (see limiter.lua). The limit is in the name: a bucket under another limit is another bucket."""
+    """Hash: one token bucket (see lease.lua). The limit is in the name: under another limit it is another bucket."""
     return f"ratelimit:{bucket}:{requests}/{window:g}"

@@ -2,14 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.store.embedded import EmbeddedStore, find_binary
 
+# The fixtures: what conftest.py imports.
 __all__ = ["mortal_store", "redis_cli", "session_store", "store_server"]
+
+
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Let the loop run until `condition` holds; fail the test when it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        await asyncio.sleep(0.002)
+
+
+class RawServer:
+    """A server with a configuration of its own (cluster node, sentinel) on a loopback port."""
+
+    def __init__(self, directory: Path, config: str, *arguments: str) -> None:
+        self.port = 65535
+        while self.port > 55000:  # a cluster node listens on its port + 10000, too
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+        directory.mkdir()
+        file = directory / "server.conf"
+        file.write_text(f'port {self.port}\nbind 127.0.0.1\nsave ""\ndir {directory}\n{config}\n')
+        self.process = subprocess.Popen(
+            [find_binary(), file, *arguments], stdout=subprocess.DEVNULL, cwd=directory
+        )
+        self.client = redis.Redis(port=self.port, decode_responses=True)
+        deadline = time.monotonic() + 5
+        while True:
+            try:
+                self.client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.kill()
+                    raise
+                time.sleep(0.01)
+
+    def call(self, *args: str | int) -> Any:
+        """The raw reply of one command."""
+        pool = self.client.connection_pool
+        connection = pool.make_connection()
+        try:
+            connection.send_command(*args)  # type: ignore[no-untyped-call]
+            return connection.read_response()
+        finally:
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
 
 
 @pytest.fixture(scope="session")
