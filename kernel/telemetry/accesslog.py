@@ -124,9 +124,9 @@ class AccessLog:
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         gathered = len(self._records)
-        self.flush()
         delay = FLUSH_SECONDS if gathered <= _BATCH else max(_SOONEST, FLUSH_SECONDS * _BATCH / gathered)
         self._timer = loop.call_later(delay, self._tick, loop)
+        self.flush()
 
     def _lines(self, records: list[Record]) -> list[Line]:
         offset = time() - perf_counter()

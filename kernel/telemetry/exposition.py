@@ -12,12 +12,15 @@ from prometheus_client.exposition import choose_encoder
 
 from kernel.telemetry.families import COUNTER, FAMILIES, HISTOGRAM, Family, Samples, Snapshot
 
+_OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
 
 def expose(snapshot: Snapshot, accept: str) -> tuple[str, bytes]:
     """The content type and body for an Accept header (empty: text 0.0.4)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(SnapshotCollector(snapshot))
-    encoder, content_type = choose_encoder(accept)
+    # Not the client's own header: prometheus_client fails on a version that is no number, and promises any that is one.
+    encoder, content_type = choose_encoder(_OPENMETRICS if "application/openmetrics-text" in accept else "")
     return content_type, encoder(registry)
 
 

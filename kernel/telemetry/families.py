@@ -65,6 +65,11 @@ _ROWS = (
     Family("gateway_shed_total", COUNTER, "Requests refused because the worker was at capacity."),
     Family("gateway_requests_in_flight", GAUGE, "Requests being served now."),
     Family(
+        "gateway_unchecked_total",
+        COUNTER,
+        "Requests let through without a freshness or read-only check because Redis was out of reach.",
+    ),
+    Family(
         "gateway_freshness_unreadable_total",
         COUNTER,
         "Values of subscription_changed_at that were neither Unix seconds nor ISO 8601.",

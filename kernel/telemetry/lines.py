@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+import orjson
 
 from kernel.telemetry.redact import ascii_json, ascii_line
 
@@ -55,7 +56,7 @@ class JsonLines:
 
     def event(self, fields: Mapping[str, Any]) -> bytes:
         """Any other record."""
-        return ascii_json(self._encoder.encode(fields)) + b"\n"
+        return ascii_json(orjson.dumps(fields, default=str)) + b"\n"
 
 
 class PrettyLines:

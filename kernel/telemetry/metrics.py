@@ -120,7 +120,7 @@ class Metrics:
         self.auth_cache_misses = 0
         self.shed = 0
         self.in_flight = 0
-        self.freshness_unreadable = 0
+        self.unchecked = 0
         # By route template, and by problem code.
         self.rate_limited: defaultdict[str, int] = defaultdict(int)
         self.problems: defaultdict[str, int] = defaultdict(int)
@@ -167,7 +167,7 @@ class Metrics:
             "gateway_problems_total": {(k,): v for k, v in self.problems.items()},
             "gateway_shed_total": {(): self.shed},
             "gateway_requests_in_flight": {(): self.in_flight},
-            "gateway_freshness_unreadable_total": {(): self.freshness_unreadable},
+            "gateway_unchecked_total": {(): self.unchecked},
             "gateway_workers": {(): 1},
             "gateway_build_info": {(self._version, platform.python_version()): 1},
         }

@@ -13,12 +13,13 @@ from ipaddress import ip_address, ip_network
 
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
-    r"auth(?!_|or)|cookie|token|secret|passw|pwd|api.?key|private.?key|credential|ticket|session.?id|websocket.protocol",
+    r"authoriz|x-auth|cookie|token|secret|passw|pwd|api.?key|private.?key|credential|ticket|session.?id|websocket.protocol",
     re.IGNORECASE,
 )
 _JWT = re.compile(r"eyJ[A-Za-z0-9_=-]{4,}(?:\.[A-Za-z0-9_=-]*)*")
 _PAIR = re.compile(r"(?i)((?:token|ticket|secret|passw(?:or)?d|api_?key|signature)=)[^&;\s\"']+")
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}")
+# A word alone ("bearer token missing") is no token.
+_BEARER = re.compile(r"(?i)\b(bearer)[\s,]+(?=\S*[0-9._])[A-Za-z0-9._~+/=-]{4,}")
 _USERINFO = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 _UNSAFE = re.compile(r"[^\x20-\x7e\n]")

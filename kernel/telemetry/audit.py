@@ -1,0 +1,135 @@
+"""The audit trail: who was refused, and who used power. One JSON line an event.
+
+SECURITY: an attacker chooses how many events there are. Equal ones within a second become one line with a count, at
+most LINES_A_SECOND different ones of a kind are told apart, the rest only counted; files rotate by size. So failing
+logins can neither fill the disk nor crowd events of another kind out of the trail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from time import time
+from typing import Any
+
+from kernel.telemetry.lines import Encoder, JsonLines, stamp
+from kernel.telemetry.writer import Writer
+
+FLUSH_SECONDS = 1.0
+LINES_A_SECOND = 50
+
+# The kinds of events.
+AUTH_FAILURE = "auth-failure"
+DENIED = "denied"
+SERVICE_TOKEN = "service-token"  # noqa: S105  # a kind of event
+ADMIN = "admin"
+CRITICAL = "critical"
+
+_Key = tuple[str, str, str, str | None, str | None, str | None, str]
+
+
+class _Event:
+    __slots__ = ("count", "fields", "first", "last")
+
+    def __init__(self, now: float, fields: dict[str, Any]) -> None:
+        self.first = self.last = now
+        self.count = 1
+        self.fields = fields
+
+
+class Audit:
+    """Gathers events and writes them once a second.
+
+    `writer` is an `AuditFile`'s, or the log's own when no file is configured.
+    """
+
+    def __init__(self, writer: Writer, encoder: Encoder | None = None) -> None:
+        self._writer = writer
+        self._encoder = encoder or JsonLines()
+        self._events: dict[_Key, _Event] = {}
+        self._different: defaultdict[str, int] = defaultdict(int)
+        self._rest: dict[tuple[str, str], _Event] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Write from now on."""
+        self._timer = loop.call_later(FLUSH_SECONDS, self._tick, loop)
+
+    def event(
+        self,
+        kind: str,
+        *,
+        request_id: str = "",
+        client_ip: str = "",
+        user_id: str | None = None,
+        tenant_id: str | None = None,
+        service: str | None = None,
+        method: str = "",
+        route: str = "",
+        status: int = 0,
+        problem: str = "",
+    ) -> None:
+        """Something security-relevant happened; `service` is the caller's name from its service token.
+
+        PERF: 0.5 us for an event like one within the last second.
+        """
+        key = (kind, problem, client_ip, user_id, tenant_id, service, route)
+        known = self._events.get(key)
+        now = time()
+        if known is not None:
+            known.count += 1
+            known.last = now
+        elif self._different[kind] < LINES_A_SECOND:
+            self._different[kind] += 1
+            self._events[key] = _Event(
+                now,
+                {
+                    "kind": kind,
+                    "request_id": request_id,
+                    "client_ip": client_ip,
+                    "user_id": user_id,
+                    "tenant_id": tenant_id,
+                    "service_name": service,
+                    "method": method,
+                    "route": route,
+                    "status": status,
+                    "problem": problem,
+                },
+            )
+        else:
+            rest = self._rest.get((kind, problem))
+            if rest is None:
+                self._rest[kind, problem] = _Event(now, {"kind": kind, "problem": problem, "summed_up": True})
+            else:
+                rest.count += 1
+                rest.last = now
+
+    def flush(self) -> None:
+        """Queue what has gathered; returns at once."""
+        events = [*self._events.values(), *self._rest.values()]
+        if not events:
+            return
+        self._events.clear()
+        self._different.clear()
+        self._rest.clear()
+        self._writer.write(b"".join(self._line(event) for event in events), len(events))
+
+    def close(self) -> None:
+        """Queue everything; the writer's own close waits for the disk."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.flush()
+
+    def _line(self, event: _Event) -> bytes:
+        line = {"timestamp": stamp(event.first), "level": "warning", "event": "audit", **event.fields}
+        if event.count > 1:
+            line["count"] = event.count
+            line["last"] = stamp(event.last)
+        return self._encoder.event(
+            {name: value for name, value in line.items() if value not in (None, "", 0)}
+        )
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(FLUSH_SECONDS, self._tick, loop)
+        self.flush()
