@@ -29,8 +29,8 @@ class Limit(Struct, frozen=True):
 class Service(Struct, frozen=True):
     """A service behind the gateway.
 
-    `env` names the variable with its URLs; `prefixes` are its path segments below /api/v1/; `health` and `openapi` are paths
-    of the service itself. `tenant_scoped` services also answer below /api/v1/tenants/{tenant_id}/.
+    `env` names the variable with its URLs; `prefixes` are its path segments below /api/v1/; `health` and `openapi` are
+    paths of the service itself. `tenant_scoped` services also answer below /api/v1/tenants/{tenant_id}/.
     """
 
     name: str
@@ -117,19 +117,23 @@ def service_rows(service: Service) -> Iterator[RouteRow]:
             yield RouteRow(pattern=f"/api/v1/tenants/{{tenant_id}}/{segment}/**", service=service.name)
 
 
+_GET = frozenset({"GET"})
+_POST = frozenset({"POST"})
+_DELETE = frozenset({"DELETE"})
+
 _OWN = (
-    RouteRow(pattern="/health", methods=frozenset({"GET"}), handler="health", public=True),
-    RouteRow(pattern="/health/live", methods=frozenset({"GET"}), handler="live", public=True),
-    RouteRow(pattern="/health/ready", methods=frozenset({"GET"}), handler="ready", public=True),
-    RouteRow(pattern="/api/v1/health", methods=frozenset({"GET"}), handler="services", public=True),
-    RouteRow(pattern="/metrics", methods=frozenset({"GET"}), handler="metrics", admin=True),
+    RouteRow(pattern="/health", methods=_GET, handler="health", public=True),
+    RouteRow(pattern="/health/live", methods=_GET, handler="live", public=True),
+    RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True),
+    RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True),
+    RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
 )
 
 _AUTH = (
     *(
         RouteRow(
             pattern=f"/api/v1/auth/{action}",
-            methods=frozenset({"POST"}),
+            methods=_POST,
             service="auth",
             public=True,
             always_writable=True,
@@ -138,7 +142,7 @@ _AUTH = (
     ),
     RouteRow(
         pattern="/api/v1/auth/logout",
-        methods=frozenset({"POST"}),
+        methods=_POST,
         service="auth",
         always_writable=True,
         effect=LOGOUT,
@@ -147,25 +151,26 @@ _AUTH = (
 )
 
 _DEMO = (
-    RouteRow(
-        pattern="/api/v1/demo/sessions", methods=frozenset({"POST"}), service="demo-session", public=True
-    ),
-    RouteRow(pattern="/api/v1/demo/sessions", methods=METHODS - {"POST"}, service="demo-session"),
+    RouteRow(pattern="/api/v1/demo/sessions", methods=_POST, service="demo-session", public=True),
+    RouteRow(pattern="/api/v1/demo/sessions", methods=METHODS - _POST, service="demo-session"),
 )
 
 _TENANT = (
     RouteRow(pattern="/api/v1/tenants/**", service="tenant"),
+    # SECURITY: all of the subtree, since "/tenants/x" and "/tenants/x/" may delete the same tenant.
     RouteRow(
-        pattern="/api/v1/tenants/{tenant_id}", methods=frozenset({"DELETE"}), service="tenant", critical=True
+        pattern="/api/v1/tenants/{tenant_id}/**",
+        methods=_DELETE,
+        service="tenant",
+        critical=True,
     ),
-    RouteRow(pattern="/api/v1/tenants/{tenant_id}", methods=METHODS - {"DELETE"}, service="tenant"),
-    RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", service="tenant"),
+    RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", methods=METHODS - _DELETE, service="tenant"),
     RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
 )
 
 
 def _billing() -> Iterator[RouteRow]:
-    """What a customer pays by. Invoices and payment means are `billing`; a write to a `subscription` changes entitlements."""
+    """Where customers pay: `billing` has invoices and means of payment; a write to `subscription` changes rights."""
     yield RouteRow(pattern="/api/v1/tenants/{tenant_id}/billing/**", service="tenant", always_writable=True)
     for pattern in ("/api/v1/tenants/{tenant_id}/subscription/**", "/api/v1/subscriptions/**"):
         yield RouteRow(pattern=pattern, methods=READS, service="tenant", always_writable=True)

@@ -1,0 +1,210 @@
+"""gateway.toml: services, routes and limits that are added or changed without code.
+
+    [services.loyalty]                       a new service at /api/v1/loyalty/**, or changes to a known one
+    url = "http://loyalty:8000"
+    min_tier = "professional"                holds for all its routes
+
+    [[routes]]                               a new route, or changes to those with this pattern (and these methods)
+    pattern = "/api/v1/auth/login"
+    limit = {requests = 10, window = 60}
+
+    [limits.tiers.enterprise]                a tenant's requests, by its tier or its id
+    requests = 6000
+    window = 60
+
+Services come first and routes after them, each in the file's order. What a table does not say stays as it was.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows
+from kernel.config.errors import ConfigError
+from kernel.config.rewrite import change, contradiction, narrow
+from kernel.config.settings import Settings
+from kernel.config.tables import ROUTE, SERVICE, decode, decode_limit, unknown
+from kernel.config.urls import REPLICAS
+from kernel.config.values import size
+
+_SECTIONS = ("services", "routes", "limits")
+_LIMITED = ("tiers", "tenants")
+_SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
+_SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAX_BODY = size(0, 1024**4)
+
+
+def apply(settings: Settings, path: Path, errors: list[ConfigError]) -> Settings:
+    """`settings` with what the file at `path` adds and changes; what is wrong with it goes to `errors`."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        errors.append(
+            ConfigError("GATEWAY_CONFIG", f"{path} cannot be read: {error.strerror}", "gateway.toml")
+        )
+        return settings
+    except ValueError as error:  # TOML or UTF-8
+        errors.append(ConfigError(path.name, f"is not TOML: {error}"))
+        return settings
+    return _Reader(settings, path.name, errors).read(document)
+
+
+class _Reader:
+    """Holds what has been read so far; each method reads one kind of table."""
+
+    def __init__(self, settings: Settings, file: str, errors: list[ConfigError]) -> None:
+        self._settings = settings
+        self._file = file
+        self._errors = errors
+        self._catalog = {service.name: service for service in settings.service_catalog}
+        self._urls = dict(settings.services)
+        self._rows = list(settings.routes)
+
+    def read(self, document: dict[str, Any]) -> Settings:
+        self._known(document, _SECTIONS, "")
+        for name, table in self._tables(document, "services"):
+            self._service(name, table)
+        routes = document.get("routes", [])
+        if not isinstance(routes, list):
+            self._error("routes", "is not a list of tables", "[[routes]]")
+            routes = []
+        for position, table in enumerate(routes, 1):
+            self._route(f"[[routes]] #{position}", table)
+        limits = dict(self._tables(document, "limits"))
+        self._known(limits, _LIMITED, "[limits] ")
+        tiers = self._limits(limits, "tiers", lambda name: "" if name in TIERS else unknown(name, TIERS))
+        tenants = self._limits(
+            limits, "tenants", lambda name: "" if _TENANT.fullmatch(name) else "is not a tenant id"
+        )
+        return replace(
+            self._settings,
+            services=self._urls,
+            service_catalog=tuple(self._catalog.values()),
+            routes=tuple(self._rows),
+            tier_limits=tiers,
+            tenant_limits=tenants,
+        )
+
+    def _error(self, where: str, problem: str, example: str = "") -> None:
+        self._errors.append(ConfigError(f"{self._file} {where}", problem, example))
+
+    def _known(self, table: dict[str, Any], names: Collection[str], where: str) -> None:
+        for name in table:
+            if name not in names:
+                self._error(f"{where}{name}", unknown(name, names))
+
+    def _tables(self, parent: dict[str, Any], name: str) -> Iterable[tuple[str, Any]]:
+        tables = parent.get(name, {})
+        if isinstance(tables, dict):
+            return tables.items()
+        self._error(name, "is not a table", f"[{name}.NAME]")
+        return ()
+
+    def _service(self, name: str, table: object) -> None:
+        where = f"[services.{name}]"
+        if not _SERVICE_NAME.fullmatch(name):
+            self._error(
+                where, "a service's name has lower-case letters, digits and single '-'", "[services.loyalty]"
+            )
+            return
+        values = decode(table, SERVICE, f"{self._file} {where}", self._errors)
+        self._url(name, values.pop("url", None), where)
+        known = self._catalog.get(name)
+        prefixes = tuple(values.pop("prefixes", () if known else (name,)))
+        own = {field: values.pop(field) for field in _SERVICE_FIELDS if field in values}
+        if known is None:
+            env = name.upper().replace("-", "_") + "_SERVICE_URL"
+            service = Service(name, env, prefixes, **own)
+        else:
+            service = replace(known, prefixes=tuple(dict.fromkeys((*known.prefixes, *prefixes))), **own)
+        self._catalog[name] = service
+        self._claim(service, where)
+        methods = values.pop("methods", None)
+        if methods is not None:
+            self._rows = narrow(self._rows, name, frozenset(methods))
+        changes = self._policy(values, where)
+        self._replace([replace(row, **changes) if row.service == name else row for row in self._rows], where)
+
+    def _url(self, service: str, value: str | list[str] | None, where: str) -> None:
+        if value is None:
+            return
+        try:
+            self._urls[service] = REPLICAS.parse(value if isinstance(value, str) else ",".join(value))
+        except ValueError as error:
+            self._error(f"{where} url", str(error), f'url = "http://{service}:8000"')
+
+    def _claim(self, service: Service, where: str) -> None:
+        """Give `service` the rows its prefixes imply; a pattern that another service has is an error."""
+        owners = {row.pattern: row.service for row in self._rows}
+        for row in service_rows(service):
+            owner = owners.get(row.pattern)
+            if owner is None:
+                self._rows.append(row)
+            elif owner != service.name:
+                self._error(where, f"{row.pattern} belongs to the service {owner}: move it with [[routes]]")
+
+    def _route(self, where: str, table: object) -> None:
+        errors = len(self._errors)
+        values = decode(table, ROUTE, f"{self._file} {where}", self._errors)
+        pattern = values.pop("pattern", None)
+        if pattern is None:
+            if len(self._errors) == errors:
+                self._error(f"{where} pattern", "is needed", 'pattern = "/api/v1/loyalty/**"')
+            return
+        where = f"{where} ({pattern})"
+        service = values.get("service")
+        if service is not None and service not in self._catalog:
+            self._error(f"{where} service", unknown(service, self._catalog))
+            return
+        listed = values.pop("methods", None)
+        methods = None if listed is None else frozenset(listed)
+        if methods is not None and "HEAD" in methods and "GET" not in methods:
+            self._error(f"{where} methods", "HEAD goes with GET", 'methods = ["GET"]')
+            return
+        changes = self._policy(values, where)
+        if len(self._errors) > errors:
+            return
+        try:
+            self._replace(change(self._rows, pattern, methods, changes), where)
+        except ValueError as error:
+            self._error(where, str(error), 'service = "loyalty"')
+
+    def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
+        """The fields of a row among `values`, in the row's own types."""
+        if "limit" in values:
+            values["limit"] = values["limit"].limit()
+        if "max_body" in values:
+            try:
+                values["max_body"] = _MAX_BODY.parse(str(values["max_body"]))
+            except ValueError as error:
+                self._error(f"{where} max_body", str(error), 'max_body = "50MiB"')
+                del values["max_body"]
+        return values
+
+    def _replace(self, rows: list[RouteRow], where: str) -> None:
+        problems = {contradiction(row): None for row in rows if row not in self._rows}
+        for problem in problems:
+            if problem:
+                self._error(where, problem)
+        if not any(problems):
+            self._rows = rows
+
+    def _limits(self, limits: dict[str, Any], kind: str, flaw: Callable[[str], str]) -> dict[str, Limit]:
+        found: dict[str, Limit] = {}
+        for name, table in self._tables(limits, kind):
+            where = f"[limits.{kind}.{name}]"
+            problem = flaw(name)
+            if problem:
+                self._error(where, problem)
+                continue
+            limit = decode_limit(table, f"{self._file} {where}", self._errors)
+            if limit is not None:
+                found[name] = limit
+        return found

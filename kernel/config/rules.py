@@ -1,0 +1,100 @@
+"""What must hold between variables. Each rule yields errors; `given` names the variables that are set, sound or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from kernel.config.errors import ConfigError
+from kernel.config.settings import Settings
+
+# SECURITY: printed in the platform's documentation, hence known to everyone.
+PUBLISHED_SECRETS = frozenset({"usMHw9kQCQoyrc7wPmMi3bClr0lTY9wvzZmcTbADvL0="})
+_MIN_SECRET_BYTES = {"dev": 16, "staging": 32, "prod": 32}
+_NEW_SECRET = "the output of: openssl rand -base64 48"  # noqa: S105
+
+Rule = Callable[[Settings, frozenset[str]], Iterator[ConfigError]]
+
+
+def secret_is_secret(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    secret = settings.jwt_secret_key
+    if secret is None:
+        return
+    least = _MIN_SECRET_BYTES[settings.environment]
+    if secret in PUBLISHED_SECRETS:
+        problem = (
+            "this is the default secret that the platform's documentation publishes: anyone can sign with it"
+        )
+        yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
+    elif (length := len(secret.encode())) < least:
+        problem = f"has {length} bytes; in {settings.environment} it needs at least {least}"
+        yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
+
+
+def store_is_named(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    if settings.environment != "dev" and not given & {"REDIS_HOST", "REDIS_URL"}:
+        yield ConfigError("REDIS_HOST", f"is needed in {settings.environment} (or REDIS_URL)", "redis")
+
+
+def keys_are_given(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    if settings.environment != "dev" and not given & {"JWT_PUBLIC_KEY", "JWT_JWKS_URL"}:
+        problem = f"is needed in {settings.environment} (or JWT_JWKS_URL): no token could be verified"
+        yield ConfigError("JWT_PUBLIC_KEY", problem, "/run/keys/jwt_public.pem")
+
+
+def credentials_need_origins(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    # SECURITY: any page could then act as the user who is logged in.
+    if "*" in settings.cors_origins and settings.cors_allow_credentials:
+        problem = "'*' does not go with credentials: name the origins, or set CORS_ALLOW_CREDENTIALS=false"
+        yield ConfigError("CORS_ORIGINS", problem, "https://app.example.com")
+
+
+def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    pair = {"TLS_CERT_FILE": settings.tls_cert_file, "TLS_KEY_FILE": settings.tls_key_file}
+    for name, path in pair.items():
+        other = next(each for each in pair if each != name)
+        if path is None and pair[other] is not None:
+            yield ConfigError(
+                name, f"is needed beside {other}", "/run/tls/" + ("tls.crt", "tls.key")["KEY" in name]
+            )
+        if path is None:
+            continue
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            yield ConfigError(name, f"the file cannot be read: {error.strerror}")
+
+
+RULES: tuple[Rule, ...] = (
+    secret_is_secret,
+    store_is_named,
+    keys_are_given,
+    credentials_need_origins,
+    tls_needs_both,
+)
+
+
+def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    """What works but is seldom meant."""
+    parts = sorted(given & {"REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"})
+    if "REDIS_URL" in given:
+        for name in sorted(given & {"REDIS_HOST"}) + parts:
+            yield ConfigError(name, "is not used: REDIS_URL overrides it")
+    elif "REDIS_HOST" not in given:
+        for name in parts:
+            yield ConfigError(name, "is not used without REDIS_HOST: an embedded store is started")
+    if settings.environment == "dev":
+        return
+    if settings.jwt_secret_key is None:
+        yield ConfigError("JWT_SECRET_KEY", "is not set: service tokens are refused", _NEW_SECRET)
+    if settings.environment == "prod" and not settings.https_only:
+        yield ConfigError("HTTPS_ONLY", "is false in prod: tokens may travel unencrypted")
+    if settings.https_only and not given & {"TRUSTED_PROXIES", "TLS_CERT_FILE"}:
+        problem = "is not set, so no proxy can say that a request came over HTTPS: all are redirected"
+        yield ConfigError("TRUSTED_PROXIES", problem, "10.0.0.0/8")
+    for name, networks in (
+        ("TRUSTED_PROXIES", settings.trusted_proxies),
+        ("ADMIN_ALLOW", settings.admin_allow),
+    ):
+        if any(network.prefixlen == 0 for network in networks):
+            yield ConfigError(name, "is the whole internet")

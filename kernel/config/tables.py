@@ -1,0 +1,140 @@
+"""The tables of gateway.toml: the type and text of each field, and how a table becomes values, or all its errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from kernel.catalog import Limit
+from kernel.config.errors import ConfigError
+from kernel.config.strays import did_you_mean
+
+# Field names are short: one wrong letter weighs more than in a variable's name.
+_NEAR = 0.6
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+_Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+_Tier = Literal["starter", "professional", "enterprise"]
+_Effect = Literal["logout", "subscription-changed"]
+_Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
+_Segment = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
+
+
+class LimitTable(Struct, forbid_unknown_fields=True):
+    """`{requests = 30, window = 60}`."""
+
+    requests: Annotated[int, Meta(ge=1, le=10**9)]
+    window: Annotated[float, Meta(ge=1, le=86400)]
+
+    def limit(self) -> Limit:
+        return Limit(self.requests, self.window)
+
+
+class Field(Struct, frozen=True):
+    """One field: what msgspec accepts for it, and its row of the reference."""
+
+    type: Any
+    about: str
+    example: str
+
+
+POLICY: Mapping[str, Field] = {
+    "methods": Field(
+        Annotated[list[_Method], Meta(min_length=1)], "The methods; all by default.", '["GET", "POST"]'
+    ),
+    "public": Field(bool, "Needs no token.", "true"),
+    "service_only": Field(bool, "Only for service tokens.", "true"),
+    "min_tier": Field(_Tier, "The lowest tier that may use it.", '"professional"'),
+    "limit": Field(
+        LimitTable, "A rate limit of its own, beside the client's.", "{requests = 30, window = 60}"
+    ),
+    "timeout": Field(
+        Annotated[float, Meta(gt=0, le=3600)], "Seconds until the response's first byte.", "120"
+    ),
+    "max_body": Field(int | str, "Largest request body.", '"50MiB"'),
+    "allow_encoded_slash": Field(bool, "Lets `%2F` through in paths.", "true"),
+}
+SERVICE: Mapping[str, Field] = {
+    "url": Field(
+        str | list[str],
+        "Its URL, or those of its replicas; the variable `NAME_SERVICE_URL` overrides it.",
+        '"http://loyalty:8000"',
+    ),
+    "prefixes": Field(list[_Segment], "Path segments below `/api/v1/`; its name by default.", '["loyalty"]'),
+    "health": Field(_Path, "Path of its health check.", '"/health"'),
+    "openapi": Field(_Path, "Path of its OpenAPI document.", '"/openapi.json"'),
+    "tenant_scoped": Field(bool, "Also answers below `/api/v1/tenants/{tenant_id}/`.", "false"),
+    **POLICY,
+}
+ROUTE: Mapping[str, Field] = {
+    "pattern": Field(
+        str, "`{name}` is one segment, a trailing `**` any number of them.", '"/api/v1/loyalty/export/**"'
+    ),
+    "service": Field(str, "Which service answers.", '"loyalty"'),
+    "always_writable": Field(bool, "Works without an active subscription and in read-only mode.", "true"),
+    "critical": Field(bool, "Asked of the tenant service each time; refused when it cannot say.", "true"),
+    "effect": Field(_Effect, "What a 2xx answer makes the gateway do.", '"subscription-changed"'),
+    **POLICY,
+}
+
+
+def decode(
+    table: object, fields: Mapping[str, Field], where: str, errors: list[ConfigError]
+) -> dict[str, Any]:
+    """The sound values of `table`; an error, placed below `where`, for every other field."""
+    if not isinstance(table, dict):
+        errors.append(ConfigError(where, "is not a table"))
+        return {}
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        field = fields.get(name)
+        if field is None:
+            errors.append(ConfigError(f"{where} {name}", unknown(name, fields)))
+            continue
+        try:
+            values[name] = msgspec.convert(value, field.type)
+        except msgspec.ValidationError as error:
+            problem, place = _explain(str(error), field.type)
+            errors.append(ConfigError(f"{where} {name}{place}", problem, f"{name} = {field.example}"))
+    return values
+
+
+def decode_limit(table: object, where: str, errors: list[ConfigError]) -> Limit | None:
+    """The limit that `table` is, or an error."""
+    try:
+        limit = msgspec.convert(table, LimitTable)
+    except msgspec.ValidationError as error:
+        problem, place = _explain(str(error), LimitTable)
+        errors.append(ConfigError(f"{where} {place[1:]}".strip(), problem, "requests = 600, window = 60"))
+        return None
+    return limit.limit()
+
+
+def unknown(name: str, known: Collection[str]) -> str:
+    """The problem of a name that is none of `known`."""
+    near = did_you_mean(name, known, _NEAR)
+    return (
+        f"is unknown; did you mean {near}?" if near else f"is unknown; there are {', '.join(sorted(known))}"
+    )
+
+
+def _explain(problem: str, kind: Any) -> tuple[str, str]:
+    """msgspec's message in our words, and the place inside the value."""
+    place = ""
+    found = _PLACE.search(problem)
+    if found:
+        problem = problem[: found.start()]
+        place = found[1] if found[1].startswith("[") else f".{found[1]}"
+    if problem.startswith("Invalid enum value "):
+        named = problem.removeprefix("Invalid enum value ")
+        problem = f"{named} is not one of {', '.join(_options(kind))}"
+    return problem[0].lower() + problem[1:], place
+
+
+def _options(kind: Any) -> tuple[str, ...]:
+    """The names that a (list of) `Literal` allows."""
+    arguments = get_args(kind)
+    return arguments if arguments and isinstance(arguments[0], str) else _options(arguments[0])
