@@ -46,15 +46,14 @@ def _metric(family: Family, samples: Samples) -> Metric:
     bounds = (*(repr(bound) for bound in family.bounds), "+Inf")
     for values, value in sorted(samples.items()):
         labels = dict(zip(family.labels, values, strict=True))
-        if family.kind == HISTOGRAM:
-            assert isinstance(value, list)
-            seen = 0.0
-            for bound, count in zip(bounds, value[1:], strict=True):
-                seen += count
-                metric.add_sample(base + "_bucket", {**labels, "le": bound}, seen)
-            metric.add_sample(base + "_count", labels, seen)
-            metric.add_sample(base + "_sum", labels, value[0])
-        else:
-            assert not isinstance(value, list)
+        if not isinstance(value, list):
             metric.add_sample(family.name if family.kind == COUNTER else base, labels, value)
+            continue
+        seen = 0.0
+        for bound, count in zip(bounds, value[1:], strict=True):
+            seen += count
+            if family.kind == HISTOGRAM:
+                metric.add_sample(base + "_bucket", {**labels, "le": bound}, seen)
+        metric.add_sample(base + "_count", labels, seen)
+        metric.add_sample(base + "_sum", labels, value[0])
     return metric

@@ -1,8 +1,8 @@
 """Every metric family the gateway exposes, as data: one row = name, type, labels, help, and how workers add up.
 
 A snapshot is plain data (`family name -> label values -> value`), so that it travels between workers as msgpack.
-A value is a number, or for a histogram the list `[sum, count of bucket 0, 1, ..., count above the last bound]`, not
-cumulative.
+A value is a number, for a histogram the list `[sum, count of bucket 0, 1, ..., count above the last bound]` (not
+cumulative), for a summary `[sum, count]`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Value = float | list[float]
 Samples = dict[tuple[str, ...], Value]
 Snapshot = dict[str, Samples]
 
-COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+COUNTER, GAUGE, HISTOGRAM, SUMMARY = "counter", "gauge", "histogram", "summary"
 # How the values of several workers become one. OWN: the value of the worker that answers the scrape.
 SUM, MAX, MIN, OWN = "sum", "max", "min", "own"
 
@@ -100,12 +100,8 @@ _ROWS = (
     # Redis.
     Family("gateway_redis_connected", GAUGE, "1 when every worker reaches Redis.", merge=MIN),
     Family("gateway_redis_errors_total", COUNTER, "Redis commands that failed or timed out."),
-    Family(
-        "gateway_redis_command_duration_seconds",
-        HISTOGRAM,
-        "Seconds a Redis round trip took.",
-        bounds=SECONDS,
-    ),
+    Family("gateway_redis_reconnects_total", COUNTER, "Connections to Redis made anew after a loss."),
+    Family("gateway_redis_command_duration_seconds", SUMMARY, "Seconds Redis commands took."),
     # The workers themselves.
     Family(
         "gateway_event_loop_lag_seconds",

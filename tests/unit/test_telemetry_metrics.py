@@ -128,6 +128,7 @@ def test_sources_are_read_at_each_snapshot() -> None:
         lambda: {
             "gateway_pool_waiting": waiting,
             "gateway_redis_connected": 1,
+            "gateway_redis_command_duration_seconds": [0.5, 10],
             "gateway_pool_connections": {("sales", "idle"): 4.0},
         },
     )
@@ -135,6 +136,8 @@ def test_sources_are_read_at_each_snapshot() -> None:
     read = metrics.snapshot()
     assert value(read, "gateway_pool_waiting", service="sales") == 7
     assert value(read, "gateway_redis_connected") == 1
+    assert value(read, "gateway_redis_command_duration_seconds_sum") == 0.5
+    assert value(read, "gateway_redis_command_duration_seconds_count") == 10
     assert value(read, "gateway_pool_connections", service="sales", state="idle") == 4
 
 
