@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from kernel.telemetry.bus import Bus
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.scrape import Scraper
-from kernel.telemetry.snapshots import SnapshotFiles
+from kernel.telemetry.snapshots import SnapshotFiles, Stored, encode
 
 WORKER = """
 import asyncio, sys
@@ -209,6 +209,18 @@ async def test_a_crash_while_retiring_a_worker_counts_it_once(scraper: Scraper, 
     file.write_bytes(left)
     assert await read(scraper) == 1
     assert not file.exists()
+
+
+def test_a_worker_that_answered_and_was_retired_before_the_sum_counts_once(tmp_path: Path) -> None:
+    metrics = Metrics()
+    metrics.route("/a").observe("GET", 200, 0.01, 1, 1)
+    answered = Stored("77-1", metrics.snapshot())
+    files = SnapshotFiles(tmp_path)
+    files.write(77, encode(answered))
+    with files.locked():
+        files.retire([77])
+    total = files.total(Stored("1-1", Metrics().snapshot()), [answered], [])
+    assert total["gateway_requests_total"] == {("GET", "/a", "200"): 1}
 
 
 async def test_an_unreadable_snapshot_is_left_out(scraper: Scraper, tmp_path: Path) -> None:

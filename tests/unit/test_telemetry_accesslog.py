@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -153,6 +154,8 @@ def test_timestamps_are_the_end_of_each_request_not_of_the_flush() -> None:
     texts = written(record(ended=now - 90), record(ended=now)).splitlines()
     first, second = (json.loads(text)["timestamp"] for text in texts)
     assert first[:16] != second[:16]
+    age = datetime.now(UTC) - datetime.fromisoformat(second)
+    assert abs(age.total_seconds()) < 30
 
 
 @pytest.mark.parametrize("field", ["path", "user_agent"])

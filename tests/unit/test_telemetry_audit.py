@@ -133,6 +133,19 @@ def test_files_are_private_rotated_by_size_and_bounded(tmp_path: Path) -> None:
         assert (tmp_path / name).stat().st_size <= 1000 + len(line)
 
 
+def test_a_file_that_another_worker_has_just_rotated_is_not_rotated_again(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    ours, theirs = AuditFile(path, max_bytes=10), AuditFile(path, max_bytes=10)
+    theirs(b"long enough to rotate\n")
+    theirs(b"short\n")
+    # We saw the long file, and get the lock only now.
+    ours._rotate()
+    assert path.read_bytes() == b"short\n"
+    assert not (tmp_path / "audit.log.2").exists()
+    ours.close()
+    theirs.close()
+
+
 def test_a_file_moved_away_or_deleted_is_made_anew(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = AuditFile(path)

@@ -53,7 +53,7 @@ def test_an_exception_carries_its_stack_without_local_variables(sink: Sink) -> N
     log = Log(sink.writer)
 
     def fail() -> None:
-        password = "hunter2"  # noqa: F841
+        body = "hunter2"  # noqa: F841
         raise ValueError("bad redis://user:hunter2@host/0")
 
     try:
@@ -156,14 +156,18 @@ def _stdlib() -> Iterator[None]:
 def test_what_libraries_log_comes_out_as_lines_too(sink: Sink, capfd: pytest.CaptureFixture[str]) -> None:
     logging.config.dictConfig(server_logging())
     Log(sink.writer).take_over_stdlib()
-    logging.getLogger("_granian").info("Started worker-%d", 1)
+    logging.getLogger("_granian").info("Started worker-%d token=%s", 1, "s3cret")
     logging.getLogger("_granian").debug("too quiet")
     try:
         raise ValueError("token=s3cret")
     except ValueError:
         logging.getLogger("asyncio").exception("Task failed\n{}")
     first, second = sink.lines()
-    assert (first["event"], first["logger"], first["level"]) == ("Started worker-1", "_granian", "info")
+    assert (first["event"], first["logger"], first["level"]) == (
+        "Started worker-1 token=[redacted]",
+        "_granian",
+        "info",
+    )
     assert second["exception"][0]["exc_value"] == "token=[redacted]"
     assert capfd.readouterr().out == ""
 
