@@ -71,7 +71,7 @@ class Audit:
     ) -> None:
         """Something security-relevant happened; `service` is the caller's name from its service token.
 
-        PERF: 0.5 us for an event like one within the last second.
+        PERF: 0.3 us for an event like one within the last second.
         """
         key = (kind, problem, client_ip, user_id, tenant_id, service, route)
         known = self._events.get(key)
