@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from kernel.catalog import Service
 from kernel.config import dotenv, gateway_toml
 from kernel.config.errors import ConfigError, ConfigErrors
-from kernel.config.rules import RULES, warnings
+from kernel.config.rules import RULES, Rule, warnings
 from kernel.config.settings import Settings, default_services
 from kernel.config.strays import strays
 from kernel.config.urls import REPLICAS
@@ -32,23 +32,35 @@ def load(environ: Mapping[str, str], env_file: Path | None = None) -> Settings:
     return load_with_warnings(environ, env_file).settings
 
 
-def load_with_warnings(environ: Mapping[str, str], env_file: Path | None = None) -> Loaded:
-    """Like `load`. Raises `ConfigErrors`."""
+def load_with_warnings(
+    environ: Mapping[str, str], env_file: Path | None = None, more: Iterable[Rule] = ()
+) -> Loaded:
+    """Like `load`; `more` are rules of the caller's, collected with the others. Raises `ConfigErrors`."""
     errors: list[ConfigError] = []
     merged = dict(_read_env_file(env_file, errors))
     merged.update(environ)
     # Compose files and Kubernetes manifests write NAME= for a variable that is not to be set.
     given = {name: value.strip() for name, value in merged.items() if value.strip()}
+    # Kubernetes sets REDIS_PORT=tcp://... in every pod beside a service called "redis": that is not ours.
+    if given.get("REDIS_PORT", "").startswith("tcp://"):
+        del given["REDIS_PORT"]
     settings = Settings(**_values(given, errors))
     settings = replace(settings, **_derived(settings, given))
     settings = _with_services(settings, given, errors)
     names = frozenset(given)
-    for rule in RULES:
+    for rule in (*RULES, *more):
         errors.extend(rule(settings, names))
     found = (*warnings(settings, names), *strays(names, settings.service_catalog))
     if errors:
-        raise ConfigErrors(errors, found)
+        raise ConfigErrors(sorted(errors, key=_position), found)
     return Loaded(settings, found)
+
+
+def _position(error: ConfigError) -> int:
+    """Where an error stands: .env first, then the variables as in the reference, then service URLs and gateway.toml."""
+    if error.variable.startswith(".env"):
+        return -1
+    return next((i for i, each in enumerate(VARIABLES) if each.name == error.variable), len(VARIABLES))
 
 
 def _read_env_file(path: Path | None, errors: list[ConfigError]) -> Mapping[str, str]:
@@ -73,10 +85,7 @@ def _values(given: Mapping[str, str], errors: list[ConfigError]) -> dict[str, An
         try:
             values[variable.attribute] = variable.kind.parse(raw)
         except ValueError as error:
-            problem = str(error)
-            if variable.name == "REDIS_PORT" and raw.startswith("tcp://"):
-                problem += "; Kubernetes sets this for a service 'redis': use enableServiceLinks: false"
-            errors.append(ConfigError(variable.name, problem, variable.example))
+            errors.append(ConfigError(variable.name, str(error), variable.example))
     return values
 
 
@@ -95,7 +104,7 @@ def _derived(settings: Settings, given: Mapping[str, str]) -> dict[str, Any]:
 def _with_services(settings: Settings, given: Mapping[str, str], errors: list[ConfigError]) -> Settings:
     """Add gateway.toml's services, routes and limits, then the URLs of the environment, which override."""
     if settings.gateway_config is not None:
-        settings = gateway_toml.apply(settings, Path(settings.gateway_config), errors)
+        settings = gateway_toml.apply(settings, settings.gateway_config, errors)
     services = default_services(settings.service_catalog) | settings.services
     for service, urls in _service_urls(settings.service_catalog, given, errors):
         services[service] = urls

@@ -80,7 +80,7 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
     if "REDIS_URL" in given:
         for name in sorted(given & {"REDIS_HOST"}) + parts:
             yield ConfigError(name, "is not used: REDIS_URL overrides it")
-    elif "REDIS_HOST" not in given:
+    elif "REDIS_HOST" not in given and settings.environment == "dev":
         for name in parts:
             yield ConfigError(name, "is not used without REDIS_HOST: an embedded store is started")
     if settings.environment == "dev":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, field
@@ -14,7 +15,7 @@ from kernel.addresses import Network
 from kernel.catalog import ROUTES, SERVICES, Limit, RouteRow, Service
 from kernel.config import values
 from kernel.config.urls import ADDRESS, HOST, HOST_PATTERN, KEY_SOURCE, ORIGIN, STORE_URL, KeySource
-from kernel.config.values import FLAG, NETWORK, TEXT, Kind, choice, integer, listed, number, size
+from kernel.config.values import FLAG, NETWORK, PATH, TEXT, Kind, choice, integer, listed, number, size
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
@@ -75,15 +76,15 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, _seconds("Time that requests in flight have to end after SIGTERM.", "30", low=0)
     ] = 30.0
     tls_cert_file: Annotated[
-        str | None,
-        _var(TEXT, "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`.", "/run/tls/tls.crt"),
+        Path | None,
+        _var(PATH, "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`.", "/run/tls/tls.crt"),
     ] = None
     tls_key_file: Annotated[
-        str | None, _var(TEXT, "PEM private key (PKCS#8) of `TLS_CERT_FILE`.", "/run/tls/tls.key")
+        Path | None, _var(PATH, "PEM private key (PKCS#8) of `TLS_CERT_FILE`.", "/run/tls/tls.key")
     ] = None
     gateway_config: Annotated[
-        str | None,
-        _var(TEXT, "A gateway.toml that adds or changes services, routes and limits.", "gateway.toml"),
+        Path | None,
+        _var(PATH, "A gateway.toml that adds or changes services, routes and limits.", "gateway.toml"),
     ] = None
 
     log_level: Annotated[
@@ -102,7 +103,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         False
     )
     audit_log_file: Annotated[
-        str | None, _var(TEXT, "Where security events go as JSON lines.", "/var/log/gateway/audit.jsonl")
+        Path | None, _var(PATH, "Where security events go as JSON lines.", "/var/log/gateway/audit.jsonl")
     ] = None
 
     redis_host: Annotated[

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -36,6 +37,7 @@ def quote(value: str) -> str:
 
 
 TEXT = Kind("text", str)
+PATH = Kind("path of a file", Path)
 
 
 def listed(item: Kind[T]) -> Kind[tuple[T, ...]]:

@@ -1,0 +1,82 @@
+"""The command `gateway`. One module a command: `add(parser)` declares its arguments, `run(args)` returns the exit code.
+
+What a command needs is imported when it runs: `--help` answers in a blink.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kernel import __version__
+from kernel.cli.output import Formatter
+
+_EPILOG = """\
+configuration:
+  From environment variables, then from the file .env in the current directory, then defaults. GATEWAY_CONFIG names an
+  optional gateway.toml with more services, routes and limits. `gateway check --reference` lists every variable.
+
+examples:
+  gateway demo                              try the whole product on this machine
+  ENVIRONMENT=prod gateway check --probe    before a deployment
+  gateway run                               serve
+"""
+
+
+class Command(NamedTuple):
+    """`module` has the command; `help` is its line in the overview."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "run": Command("kernel.cli.run", "serve until SIGINT or SIGTERM"),
+    "demo": Command("kernel.cli.demo", "store, stub platform and gateway on this machine"),
+    "check": Command("kernel.cli.check", "validate the configuration, all errors at once"),
+    "routes": Command("kernel.cli.routes", "print the route table"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that `argv` (without the program's name) says. Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        # It has arguments and a help of its own.
+        from kernel.cli.demo import demo  # noqa: PLC0415
+
+        return demo(arguments[1:])
+    parser = _parser(arguments[0] if arguments else "")
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        code: int = importlib.import_module(COMMANDS[args.command].module).run(args)
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `gateway routes | head`: nobody reads any more, and the flush at exit would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser(wanted: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gateway",
+        description="The API gateway of the bakery platform.",
+        epilog=_EPILOG,
+        formatter_class=Formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"bakery-gateway {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, formatter_class=Formatter)
+        if name == wanted:
+            importlib.import_module(command.module).add(sub)
+    return parser

@@ -1,0 +1,106 @@
+"""`gateway check`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from kernel.catalog import SERVICES
+from kernel.cli.output import Style, plural, print_errors, summary, table
+from kernel.cli.settings import obtain
+from kernel.config import Settings
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+Validate the whole configuration without serving: every variable, .env and gateway.toml, the keys and the route table.
+All errors are reported at once, each with its variable, what is wrong and an example. Exits 0 when the gateway would
+start, 1 when it would not; warnings (a misspelt variable, say) do not change that."""
+    parser.epilog = """\
+examples:
+  gateway check
+  ENVIRONMENT=prod REDIS_HOST=redis gateway check --probe
+  gateway check --reference > configuration.md
+"""
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="also reach Redis, the JWKS and every service; 1 if any cannot be",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=3.0, metavar="SECONDS", help="for a probe (default: 3)"
+    )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="print every variable and gateway.toml field as Markdown instead",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.reference:
+        from kernel.config.reference import reference  # noqa: PLC0415
+
+        sys.stdout.write(reference())
+        return 0
+    loaded = obtain()
+    if loaded is None:
+        return 1
+    style = Style(sys.stdout)
+    note = summary((), loaded.warnings)
+    doubts = f", with {style('33', note)}" if note else ""
+    sys.stdout.write(f"gateway: {style('1;32', 'the configuration is valid')}{doubts}\n\n")
+    print_errors((), loaded.warnings, sys.stdout)
+    if loaded.warnings:
+        sys.stdout.write("\n")
+    rows = facts(loaded.settings)
+    sys.stdout.write("\n".join(f"  {line}" for line in table(rows, ("2", ""), style)) + "\n")
+    if not args.probe:
+        return 0
+    from kernel.cli.probe import probe  # noqa: PLC0415
+
+    return probe(loaded.settings, args.timeout)
+
+
+def facts(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What the gateway would do, in a few lines. No secrets."""
+    scheme = "https" if settings.tls_cert_file else "http"
+    workers = plural(settings.workers, "worker")
+    yield "environment", settings.environment
+    yield "listens on", f"{scheme}://{_bracketed(settings.host)}:{settings.port}, {workers}"
+    yield "store", _store(settings)
+    yield "user tokens", _keys(settings)
+    service_tokens = "HS256, JWT_SECRET_KEY" if settings.jwt_secret_key else "a secret made for this run"
+    if not settings.jwt_secret_key and settings.environment != "dev":
+        service_tokens = "refused: JWT_SECRET_KEY is not set"
+    yield "service tokens", service_tokens
+    limit = f"{settings.rate_limit_requests} requests per {settings.rate_limit_window_seconds:g} s and client"
+    yield "rate limit", f"{limit}, {settings.rate_limit_fail_mode} without the store"
+    added = len(settings.service_catalog) - len(SERVICES)
+    origin = f", {added} of them from gateway.toml" if added else ""
+    yield "routes", f"{len(settings.routes)} to {plural(len(settings.services), 'service')}{origin}"
+    yield "origins", ", ".join(settings.cors_origins) or "none: pages of other origins cannot call"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _store(settings: Settings) -> str:
+    if settings.redis_url is None:
+        return "embedded Valkey, started with the gateway"
+    from kernel.store.address import parse  # noqa: PLC0415
+
+    return str(parse(settings.redis_url))
+
+
+def _keys(settings: Settings) -> str:
+    from kernel.identity.pem import load_public_keys  # noqa: PLC0415
+
+    parts: list[str] = []
+    if settings.jwt_public_key:
+        keys = load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
+        parts.append(f"{settings.jwt_algorithm}, {plural(len(keys), 'public key')}")
+    parts += [f"key set {source.url}" for source in settings.jwt_jwks_url]
+    return "; ".join(parts) or f"{settings.jwt_algorithm}, a key pair made for this run"

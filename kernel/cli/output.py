@@ -1,0 +1,90 @@
+"""What the commands print: styles, tables, wrapped text. Colours only for a terminal, and not with NO_COLOR."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import TextIO
+
+from kernel.config import ConfigError
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and examples."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=22, width=width())
+
+
+class Style:
+    """Dresses text for `stream`."""
+
+    def __init__(self, stream: TextIO) -> None:
+        dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+        self._colour = stream.isatty() and not dumb
+        unicode = (stream.encoding or "").lower().replace("-", "") == "utf8"
+        self.good, self.bad, self.doubtful = ("✓", "✗", "!") if unicode else ("+", "x", "!")
+
+    def __call__(self, code: str, text: str) -> str:
+        """`text` with the SGR `code`, such as "1" (bold), "2" (faint), "31" (red)."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self._colour and text else text
+
+
+def width() -> int:
+    """Columns to fill: the terminal's, within reason."""
+    return max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+Row = Sequence[str]
+
+
+def table(rows: Iterable[Row], codes: Row | Callable[[Row], Row], style: Style) -> list[str]:
+    """Aligned lines. `codes` dress the cells of a row, in each column the same or by the row."""
+    listed = list(rows)
+    widths = [max(map(len, column)) for column in zip(*listed, strict=True)]
+    lines: list[str] = []
+    for row in listed:
+        dressed = codes(row) if callable(codes) else codes
+        cells = [
+            style(code, cell) + " " * (size - len(cell))
+            for cell, code, size in zip(row, dressed, widths, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def print_errors(
+    errors: Sequence[ConfigError], warnings: Sequence[ConfigError], stream: TextIO | None = None
+) -> None:
+    """Every error and warning: a mark, the variable, the problem and an example below it."""
+    out = stream or sys.stderr
+    style = Style(out)
+    for found, mark, code in ((errors, style.bad, "31"), (warnings, style.doubtful, "33")):
+        for error in found:
+            out.write(f"  {style(code, mark)} {style('1', error.variable)}\n")
+            for line in textwrap.wrap(
+                error.problem, width() - 6, break_long_words=False, break_on_hyphens=False
+            ):
+                out.write(f"      {line}\n")
+            if error.example:
+                out.write(f"      {style('2', 'for example:')} {style('36', _assignment(error))}\n")
+
+
+def _assignment(error: ConfigError) -> str:
+    """The example as it would be written: `NAME=value`, unless it is a line already."""
+    ready = "=" in error.example.split("://")[0] or error.example.startswith(("[", "the output"))
+    return error.example if ready or not error.variable.isupper() else f"{error.variable}={error.example}"
+
+
+def summary(errors: Sequence[ConfigError], warnings: Sequence[ConfigError]) -> str:
+    """`3 errors, 1 warning`."""
+    parts = [plural(len(found), noun) for found, noun in ((errors, "error"), (warnings, "warning")) if found]
+    return ", ".join(parts)

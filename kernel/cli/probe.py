@@ -1,0 +1,143 @@
+"""`gateway check --probe`: is everything that the gateway depends on there? All asked at once."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from kernel.cli.output import Row, Style, plural, table
+from kernel.config import Settings
+
+_THREADS = 64
+
+
+class Failed(Exception):
+    """A probe that did not succeed; the message says why in a few words."""
+
+
+class Target(NamedTuple):
+    """Something to reach: `ask` returns what it found, or raises `Failed` or OSError."""
+
+    name: str
+    address: str
+    ask: Callable[[], str]
+
+
+def probe(settings: Settings, timeout: float) -> int:
+    """Probe everything and print a table. Returns 1 when anything cannot be reached or is not well."""
+    targets = tuple(_targets(settings, timeout))
+    with ThreadPoolExecutor(min(_THREADS, len(targets))) as pool:
+        results = tuple(pool.map(_try, targets))
+    style = Style(sys.stdout)
+    rows = [(style.good if sound else style.bad, *cells) for sound, cells in results]
+
+    def codes(row: Row) -> Row:
+        return ("32", "1", "2", "", "2") if row[0] == style.good else ("31", "1", "2", "31", "2")
+
+    failed = sum(not sound for sound, _ in results)
+    verdict = (
+        f"{failed} of {plural(len(results), 'probe')} failed" if failed else f"all {len(results)} answer"
+    )
+    lines = "\n".join(f"  {line}" for line in table(rows, codes, style))
+    sys.stdout.write(f"\n{lines}\n\ngateway: {style('1;31' if failed else '1;32', verdict)}\n")
+    return 1 if failed else 0
+
+
+def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
+    store = settings.redis_url
+    if store is not None:
+        from kernel.store.address import parse  # noqa: PLC0415
+
+        yield Target("store", str(parse(store)), lambda: asyncio.run(_ask_store(store, timeout)))
+    for source in settings.jwt_jwks_url:
+        yield Target("key set", source.url, lambda url=source.url: _get(url, "", timeout))  # type: ignore[misc]
+    for service in settings.service_catalog:
+        for url in settings.services[service.name]:
+            yield Target(
+                service.name,
+                url,
+                lambda url=url, path=service.health: _get(url, path, timeout),  # type: ignore[misc]
+            )
+
+
+def _try(target: Target) -> tuple[bool, Row]:
+    started = perf_counter()
+    try:
+        sound, found = True, target.ask()
+    except Failed as error:
+        sound, found = False, str(error)
+    except TimeoutError:
+        sound, found = False, "no answer in time"
+    except socket.gaierror:
+        sound, found = False, "the host name is not known"
+    except ssl.SSLCertVerificationError as error:
+        sound, found = False, f"the certificate is refused: {error.verify_message}"
+    except OSError as error:
+        sound, found = False, (error.strerror or str(error)).lower()
+    return sound, (target.name, target.address, found, f"{(perf_counter() - started) * 1000:.0f} ms")
+
+
+async def _ask_store(url: str, seconds: float) -> str:
+    from kernel.store.errors import StoreError  # noqa: PLC0415
+    from kernel.store.redis import Store  # noqa: PLC0415
+
+    store = Store(url, timeout=seconds)
+    try:
+        await store.start()
+        info = await store.execute("INFO", "server")
+    except StoreError as error:
+        raise Failed(str(error).lower() or "no answer") from error
+    finally:
+        await store.close()
+    fields = dict(line.split(":", 1) for line in info.decode().split("\r\n") if ":" in line)
+    if "valkey_version" in fields:
+        return f"Valkey {fields['valkey_version']}"
+    return f"Redis {fields.get('redis_version', 'of an unknown version')}"
+
+
+def _get(url: str, path: str, timeout: float) -> str:
+    """GET `path` of the service at `url` (or `url` itself); its status when that is 2xx."""
+    parts = urlsplit(url)
+    connection = _connection(parts.scheme, parts.hostname or "localhost", parts.port, parts.path, timeout)
+    target = path or parts.path or "/"
+    if not path and parts.query:
+        target = f"{target}?{parts.query}"
+    try:
+        connection.request("GET", target, headers={"User-Agent": "bakery-gateway-check"})
+        status = connection.getresponse().status
+    except http.client.HTTPException as error:
+        raise Failed(f"no HTTP answer ({type(error).__name__})") from error
+    finally:
+        connection.close()
+    if not 200 <= status < 300:
+        raise Failed(f"GET {target} is {status}")
+    return f"GET {target} is {status}"
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _connection(
+    scheme: str, host: str, port: int | None, path: str, timeout: float
+) -> http.client.HTTPConnection:
+    if scheme == "unix":
+        return _UnixConnection(path, timeout)
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout)
+    return http.client.HTTPConnection(host, port, timeout=timeout)

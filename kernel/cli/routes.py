@@ -1,0 +1,97 @@
+"""`gateway routes`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import msgspec
+
+from kernel.catalog import METHODS, RouteRow
+from kernel.cli.output import Style, plural, table
+from kernel.cli.settings import obtain
+from kernel.config.values import size_text
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+Print the route table with what gateway.toml adds and changes: methods, pattern, who answers, who may call, and
+what else holds for the route. A literal segment beats a {parameter}, which beats a trailing **, in any order."""
+    parser.epilog = """\
+examples:
+  gateway routes
+  gateway routes | grep public
+  gateway routes --json | jq '.[] | select(.critical)'
+"""
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON array of all routes with all their fields"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    loaded = obtain()
+    if loaded is None:
+        return 1
+    rows = sorted(loaded.settings.routes, key=_key)
+    if args.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode() + "\n")
+        return 0
+    style = Style(sys.stdout)
+    head = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
+    lines = table([head, *map(cells, rows)], ("36", "", "32", "33", "2"), style)
+    sys.stdout.write("\n".join([style("1", lines[0]), *lines[1:]]) + "\n\n")
+    services = {row.service for row in rows if row.service}
+    sys.stdout.write(f"{plural(len(rows), 'route')} to {plural(len(services), 'service')}\n")
+    return 0
+
+
+def _key(row: RouteRow) -> tuple[str, str]:
+    return row.pattern, methods(row)
+
+
+def cells(row: RouteRow) -> tuple[str, str, str, str, str]:
+    """A row of the table."""
+    return methods(row), row.pattern, row.service or "gateway", callers(row), ", ".join(extras(row))
+
+
+def methods(row: RouteRow) -> str:
+    """`any`, or the methods; all but a few are told by what is missing."""
+    if row.methods is None or row.methods == METHODS:
+        return "any"
+    order = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    missing = [method for method in order if method not in row.methods]
+    if len(missing) <= 2:
+        return f"any but {' '.join(missing)}"
+    return " ".join(method for method in order if method in row.methods)
+
+
+def callers(row: RouteRow) -> str:
+    """Who may call."""
+    if row.public:
+        return "public"
+    if row.admin:
+        return "admin"
+    return "service token" if row.service_only else "token"
+
+
+def extras(row: RouteRow) -> Iterator[str]:
+    """What else holds for a route, in words."""
+    if row.min_tier:
+        yield f"{row.min_tier} tier"
+    if row.limit:
+        yield f"{row.limit.requests} per {row.limit.window:g} s"
+    if row.timeout:
+        yield f"timeout {row.timeout:g} s"
+    if row.max_body is not None:
+        yield f"body {size_text(row.max_body)}"
+    if row.allow_encoded_slash:
+        yield "%2F allowed"
+    if row.websocket:
+        yield "websocket"
+    if row.critical:
+        yield "critical"
+    if row.effect:
+        yield row.effect
+    if row.always_writable:
+        yield "always writable"

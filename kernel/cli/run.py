@@ -1,0 +1,34 @@
+"""`gateway run`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from kernel.cli.output import print_errors
+from kernel.cli.settings import obtain
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+Serve until SIGINT or SIGTERM; then stop accepting, end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0.
+
+With ENVIRONMENT=dev (the default) a missing REDIS_HOST starts an embedded store and a missing JWT_PUBLIC_KEY makes a
+key pair for this run; staging and prod refuse to start without them. Exits 1 when the configuration is not valid."""
+    parser.epilog = """\
+examples:
+  gateway run
+  PORT=9000 AUTH_SERVICE_URL=http://localhost:8001 gateway run
+  ENVIRONMENT=prod REDIS_HOST=redis JWT_PUBLIC_KEY=/run/keys/jwt_public.pem WORKERS=auto gateway run
+"""
+
+
+def run(args: argparse.Namespace) -> int:
+    loaded = obtain()
+    if loaded is None:
+        return 1
+    from kernel import server  # noqa: PLC0415
+
+    print_errors((), loaded.warnings)
+    sys.stderr.flush()
+    return server.run(loaded.settings)

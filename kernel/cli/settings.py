@@ -1,0 +1,79 @@
+"""The settings a command works with: loaded from where the gateway runs, and tried out as a worker would use them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from kernel.catalog import METHODS
+from kernel.cli.output import Style, print_errors, summary
+from kernel.config import ConfigError, ConfigErrors, Loaded, Settings, load_with_warnings
+
+ENV_FILE = Path(".env")
+
+
+def obtain() -> Loaded | None:
+    """The configuration; None after its errors have been printed."""
+    try:
+        return load_with_warnings(os.environ, ENV_FILE, (usable_keys, usable_store, usable_routes))
+    except ConfigErrors as error:
+        style = Style(sys.stderr)
+        head = f"gateway: {style('1;31', summary(error.errors, error.warnings))} in the configuration"
+        sys.stderr.write(f"{head}\n\n")
+        print_errors(error.errors, error.warnings)
+        sys.stderr.write("\n")
+        return None
+
+
+# These rules need organs that the configuration may not know.
+
+
+def usable_keys(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    """JWT_PUBLIC_KEY and JWT_SECRET_KEY are keys."""
+    from kernel.identity.keys import KeyConfigError, secret_key  # noqa: PLC0415
+    from kernel.identity.pem import load_public_keys  # noqa: PLC0415
+
+    if settings.jwt_public_key is not None:
+        try:
+            load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
+        except KeyConfigError as error:
+            yield ConfigError("JWT_PUBLIC_KEY", str(error), "/run/keys/jwt_public.pem")
+    if settings.jwt_secret_key is not None and len(settings.jwt_secret_key.encode()) >= 32:
+        try:
+            secret_key(settings.jwt_secret_key)
+        except KeyConfigError as error:
+            yield ConfigError("JWT_SECRET_KEY", str(error), "the output of: openssl rand -base64 48")
+
+
+def usable_store(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    """REDIS_URL is an address the store understands; without one, there is a server to embed."""
+    if settings.redis_url is None:
+        from kernel.store.embedded import EmbeddedStoreError, find_binary  # noqa: PLC0415
+
+        if settings.environment == "dev":
+            try:
+                find_binary()
+            except EmbeddedStoreError as error:
+                yield ConfigError("REDIS_HOST", str(error), "localhost")
+        return
+    from kernel.store.address import AddressError, parse  # noqa: PLC0415
+
+    try:
+        parse(settings.redis_url)
+    except AddressError as error:
+        yield ConfigError("REDIS_URL", str(error), "rediss://:a-password@redis:6379/0")
+
+
+def usable_routes(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    """No two routes claim the same method and pattern."""
+    from kernel.trie import RouteConflictError, Trie  # noqa: PLC0415
+
+    trie: Trie[None] = Trie()
+    where = settings.gateway_config.name if settings.gateway_config else "routes"
+    for row in settings.routes:
+        try:
+            trie.add(METHODS if row.methods is None else row.methods, row.pattern, None)
+        except RouteConflictError as error:
+            yield ConfigError(where, str(error))
