@@ -85,7 +85,6 @@ def public_key(alg: str, material: PublicKey, *, kid: str | None = None, issuer:
         raise KeyConfigError(f"algorithm {alg!r} takes no public key")
     implementation = algorithm(alg)
     try:
-        implementation.check_crypto_key_type(material)
         prepared = implementation.prepare_key(material)
     except (InvalidKeyError, TypeError, ValueError):
         raise KeyConfigError(f"a {_family(material)} key does not fit algorithm {alg}") from None

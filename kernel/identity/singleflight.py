@@ -38,7 +38,7 @@ class SingleFlight(Generic[K, V]):
     def _finish(self, key: K, task: asyncio.Task[V]) -> None:
         self._running.pop(key, None)
         if not task.cancelled():
-            task.exception()  # retrieved, so that asyncio does not report it when every caller has left
+            task.exception()  # retrieved, or asyncio reports it when every caller has left
 
     async def close(self) -> None:
         """Cancel what runs and wait for it to end."""

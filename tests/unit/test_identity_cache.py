@@ -34,6 +34,15 @@ def test_token_in_use_survives_any_number_of_others() -> None:
     for index in range(1000):
         cache.put(b"token-%d" % index, someone())
         assert cache.get(b"mine") is not None
+        assert len(cache) <= 16
+
+
+def test_token_found_in_the_older_generation_moves_to_the_younger() -> None:
+    cache = IdentityCache(1, lambda: 0.0)
+    cache.put(b"a", someone())
+    cache.put(b"b", someone())
+    cache.get(b"a")
+    assert len(cache) == 2
 
 
 def test_expiry_holds_in_both_generations() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ def refused(payload: bytes) -> str:
 
 
 CONTROL = [
+    "ab\n",
     "a\nb",
     "a\rb",
     "a\r\nx-user-role: admin",
@@ -192,6 +194,18 @@ def test_contradicting_grants_for_one_tenant_are_refused() -> None:
 )
 def test_valid_until_is_read_as_seconds(given: Any, seconds: float | None) -> None:
     assert identity(subscription={"valid_until": given}).valid_until == seconds
+
+
+def test_valid_until_without_an_offset_is_utc_wherever_the_gateway_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert identity(subscription={"valid_until": "2025-12-31T23:59:59"}).valid_until == 1767225599.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_claims_left_out_or_null_are_absent() -> None:

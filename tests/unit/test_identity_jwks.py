@@ -306,8 +306,11 @@ async def test_keys_bound_to_an_issuer_do_not_sign_for_the_other() -> None:
     assert error.value.kind is TOKEN_ISSUER
 
 
-async def test_source_opens_no_way_to_symmetric_algorithms() -> None:
+async def test_source_makes_a_fetch_worthwhile_for_public_key_algorithms_only() -> None:
     _, verifier = build(Address(b""))
+    with pytest.raises(TokenError) as unknown:
+        verifier.keys.candidates("ES256", "x")
+    assert unknown.value.kind is TOKEN_KEY_UNKNOWN
     for alg in ("HS512", "none"):
         with pytest.raises(TokenError) as error:
             verifier.keys.candidates(alg, "x")

@@ -189,6 +189,28 @@ async def test_text_that_is_no_refresh_token_costs_no_call(verifier: Verifier, t
     assert auth.calls == 0
 
 
+async def test_service_token_is_not_refreshed(verifier: Verifier) -> None:
+    auth = Auth()
+    with pytest.raises(TokenError) as error:
+        verifier.verify(service_token(exp=1))
+    session = error.value.expired_identity
+    assert session is not None
+    with pytest.raises(TokenError):
+        await Refresher(verifier, auth).refresh(session, "refresh-1")
+    assert auth.calls == 0
+
+
+async def test_shared_result_is_not_used_past_its_own_exp(verifier: Verifier, clock: Clock) -> None:
+    auth = Auth(exp=clock.now + 5)
+    refresher = Refresher(verifier, auth)
+    session = expired(verifier)
+    await refresher.refresh(session, "refresh-1")
+    clock.now += 5
+    with pytest.raises(TokenError):
+        await refresher.refresh(session, "refresh-1")
+    assert auth.calls == 2
+
+
 async def test_new_refresh_token_is_optional(verifier: Verifier) -> None:
     auth = Auth()
     auth.answer = issued(access_token=access_token().decode(), token_type="bearer")

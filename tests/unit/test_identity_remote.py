@@ -84,9 +84,11 @@ async def test_refusal_is_a_refusal_for_a_second(answer: Answer) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [Answer(500, b""), Answer(503, b""), Answer(429, b""), Answer(302, b""), Answer(200, b""), Answer(200, b"<html>"),
-     Answer(200, b"{}"), Answer(200, b'{"valid":"true"}'), Answer(200, b'{"valid":1}'), Answer(200, b"[" * 5000),
-     OSError("refused"), TimeoutError(), ValueError("any library's own")],
+    [
+        Answer(500, GOOD.body), Answer(503, b""), Answer(429, b""), Answer(302, b""), Answer(200, b""),
+        Answer(200, b"<html>"), Answer(200, b"{}"), Answer(200, b'{"valid":"true"}'), Answer(200, b'{"valid":1}'),
+        Answer(200, b"[" * 5000), OSError("refused"), TimeoutError(), ValueError("any library's own"),
+    ],
 )  # fmt: skip
 async def test_unreachable_or_incomprehensible_service_is_503_and_not_remembered(
     answer: Answer | Exception,

@@ -104,9 +104,12 @@ def changed(**changes: Any) -> bytes:
 
 @pytest.mark.parametrize(
     "value",
-    [b"", b"null", b"[]", b"{}", b"{", b"\xff", b"[" * 100_000, changed(v=2), changed(v="1"), changed(trust=None),
-     changed(trust="x"), changed(claims={"user_id": "a\nb"}), changed(claims={"user_id": 1}),
-     changed(claims={"exp": "9"}), changed(claims={"type": "service"}), changed(claims={"type": "refresh"}), changed(claims={"tenant_id": "../x"})],
+    [
+        b"", b"null", b"[]", b"{}", b"{", b"\xff", b"[" * 100_000, changed(v=2), changed(v="1"), changed(trust=None),
+        changed(trust="x"), changed(claims={"user_id": "a\nb"}), changed(claims={"user_id": 1}),
+        changed(claims={"exp": "9"}), changed(claims={"type": "service"}), changed(claims={"type": "refresh"}),
+        changed(claims={"tenant_id": "../x"}),
+    ],
 )  # fmt: skip
 def test_malformed_value_is_ignored(value: bytes) -> None:
     verifier = build()

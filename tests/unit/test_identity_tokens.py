@@ -374,7 +374,8 @@ def test_token_of_8_kib_passes_and_one_byte_more_does_not(verifier: Verifier) ->
     assert len(token) in (8191, 8192)
     assert verifier.verify(token).user_id == "user-1"
     assert refused(verifier, access_token(padding="x" * 5900)) is TOKEN_TOO_LARGE
-    assert refused(verifier, b"a" * 10_000_000) is TOKEN_TOO_LARGE
+    assert refused(verifier, b"a" * 8192) is TOKEN_MALFORMED
+    assert refused(verifier, b"a" * 8193) is TOKEN_TOO_LARGE
 
 
 # --- claims ------------------------------------------------------------------------------------------------------
