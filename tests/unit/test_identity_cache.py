@@ -38,11 +38,11 @@ def test_token_in_use_survives_any_number_of_others() -> None:
 
 
 def test_token_found_in_the_older_generation_moves_to_the_younger() -> None:
-    cache = IdentityCache(1, lambda: 0.0)
-    cache.put(b"a", someone())
-    cache.put(b"b", someone())
-    cache.get(b"a")
-    assert len(cache) == 2
+    cache = IdentityCache(2, lambda: 0.0)
+    for token in (b"a", b"b", b"c"):
+        cache.put(token, someone())
+    assert cache.get(b"a") is not None
+    assert len(cache) == 3
 
 
 def test_expiry_holds_in_both_generations() -> None:
