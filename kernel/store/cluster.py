@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from time import monotonic
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
@@ -55,7 +56,7 @@ class ClusterLink:
             raise
 
     def submit(self, command: Command) -> None:
-        command.sent = self._loop.time()
+        command.sent = monotonic()
         self._running[command] = self._loop.create_task(self._send(command))
 
     async def close(self) -> list[Command]:
@@ -78,7 +79,7 @@ class ClusterLink:
                 if command.source is None:
                     raise
                 reply = await execute(*command.in_full().args)
-            self._landed(self._loop.time() - command.sent)
+            self._landed(monotonic() - command.sent)
             command.answer(reply)
         except (ClusterError, ReadOnlyError) as error:
             self._break(error)

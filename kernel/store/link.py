@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from time import monotonic
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
@@ -120,7 +121,7 @@ class Link:
                 await wake.wait()
                 wake.clear()
                 batch, self._queue = self._queue, []
-                now = self._loop.time()
+                now = monotonic()
                 for command in batch:
                     command.sent = now
                 pending.extend(batch)
@@ -143,7 +144,7 @@ class Link:
                     self._refuse(pending.popleft(), error)
                 else:
                     command = pending.popleft()
-                    self._landed(self._loop.time() - command.sent)
+                    self._landed(monotonic() - command.sent)
                     command.answer(reply)
         except (RedisError, OSError) as error:
             self._break(error)
@@ -160,7 +161,7 @@ class Link:
         if not self._pending or self._broken:
             return
         oldest = self._pending[0]
-        left = oldest.sent + self._timeout - self._loop.time()
+        left = oldest.sent + self._timeout - monotonic()
         if left > 0:
             self._timer = self._loop.call_later(left, self._check)
         elif oldest is self._suspect:

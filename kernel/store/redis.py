@@ -54,7 +54,7 @@ class Store:
         self._parked: list[Command] | None = None
         self._opener: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[bool], None]] = []
         self._closed = False
         self._commands = 0
         self._seconds = 0.0
@@ -90,10 +90,10 @@ class Store:
         """The reply of a Lua script; otherwise as `execute`."""
         return self._submit(("EVALSHA", script.sha, len(keys), *keys, *args), script.source)
 
-    def on_connect(self, listener: Callable[[], None]) -> None:
+    def on_connect(self, listener: Callable[[bool], None]) -> None:
         """Call `listener` after every (re)connection: the store may have lost its data, or be another one.
 
-        Commands that it submits go out before any that were waiting.
+        Its argument tells whether commands failed meanwhile. Commands that it submits go out before any that waited.
         """
         self._listeners.append(listener)
 
@@ -162,7 +162,7 @@ class Store:
         self._reconnects += 1
         parked, self._parked = self._parked, None
         for listener in self._listeners:
-            listener()
+            listener(parked is None)
         for command in parked or ():
             carrier.submit(command)
         return True

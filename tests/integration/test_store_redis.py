@@ -99,8 +99,8 @@ async def test_a_dead_server_fails_commands_at_once_and_recovery_is_noticed(
     mortal_store: EmbeddedStore,
 ) -> None:
     store = await connected(mortal_store.url, probe=0.02)
-    arrivals: list[int] = []
-    store.on_connect(lambda: arrivals.append(1))
+    arrivals: list[bool] = []
+    store.on_connect(arrivals.append)
     mortal_store.kill()
     await until(lambda: not store.connected)
     for _ in range(1000):
@@ -109,7 +109,7 @@ async def test_a_dead_server_fails_commands_at_once_and_recovery_is_noticed(
     mortal_store.start()
     await until(lambda: store.connected)
     assert await store.execute("PING") == b"PONG"
-    assert arrivals == [1]
+    assert arrivals == [True]
     figures = store.snapshot()
     assert figures["reconnects"] == 1
     assert figures["errors"] >= 1
@@ -160,6 +160,8 @@ async def test_a_killed_connection_is_replaced_without_a_failed_command(
     store_server: EmbeddedStore, redis_cli: redis.Redis
 ) -> None:
     store = await connected(store_server.url)
+    arrivals: list[bool] = []
+    store.on_connect(arrivals.append)
     stop = asyncio.Event()
     done = 0
 
@@ -184,6 +186,7 @@ async def test_a_killed_connection_is_replaced_without_a_failed_command(
     stop.set()
     await asyncio.gather(*tasks)
     assert store.connected
+    assert arrivals == [False] * 3
     await store.close()
 
 

@@ -1,0 +1,323 @@
+"""Limiter: token buckets shared by all workers and instances, at the price of a dict hit.
+
+A worker takes a *lease* of several tokens from the bucket in the store (see lease.lua, and the proof there that no
+more is ever admitted than by one bucket) and spends it without asking again. It asks for about a second's worth at
+the client's pace, and renews in the background, so that steady traffic never waits. A lease that lies idle for a
+second is returned, except for a few tokens of a client far from its limit.
+
+Without the store (`fail_open`), what is left of a lease is spent; then each worker has a bucket of its own: the limit
+divided by the live workers last seen, beginning with what was last known to be left. So workers that together saw a
+client admit what the shared bucket would have; one that had never seen it adds its own share at most. Back with the
+store, every worker first tells it of each bucket that is not full, and the store keeps the lowest figure: also a
+store that has lost its data gives no client a second helping. Meanwhile, for `_SETTLE` seconds, the workers still use
+their own buckets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.resources import files
+from time import monotonic
+from typing import Any
+
+from kernel.catalog import Limit
+from kernel.store.bucket import Bucket, Verdict
+from kernel.store.errors import StoreDown, StoreRefused
+from kernel.store.fleet import Fleet
+from kernel.store.redis import Script, Store
+
+__all__ = ["Limiter", "Verdict"]
+
+LEASE = Script(files("kernel.store").joinpath("lease.lua").read_text())
+
+_LEASE_SECONDS = 10.0
+# The worker's end of a lease comes before the store's even when its clock is a little slow.
+_LEASE_SPENDABLE = 0.99 * _LEASE_SECONDS
+_RENEW_BEFORE = 2.0
+_IDLE = 1.0
+_TICK = 0.1
+_BEAT = 1.0
+# Longer than any worker takes to notice that the store is back.
+_SETTLE = 0.6
+_MAX_BUCKETS = 32_768
+_BATCH = 64
+
+
+class Limiter:
+    """The buckets of one worker. Make it in the loop that will use it, `start` it, and `close` it before its store.
+
+    `fail_open`: without the store enforce alone (else raise StoreDown). `fleet`: the number of workers to assume
+    until the store has said how many live. `clock` and `lease` are for tests.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        fail_open: bool = True,
+        fleet: int = 1,
+        max_buckets: int = _MAX_BUCKETS,
+        clock: Callable[[], float] = monotonic,
+        lease: Script = LEASE,
+    ) -> None:
+        self._store = store
+        self._fleet = Fleet(store, fleet, clock)
+        self._fail_open = fail_open
+        self._max_buckets = max_buckets
+        self._clock = clock
+        self._lease = lease
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+        # Buckets with a lease, in the order in which they are to be looked after.
+        self._held: deque[Bucket] = deque()
+        self._generations = itertools.count(1)
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._next_beat = 0.0
+        self._epoch = 0
+        self._alone_until = 0.0
+        self._reseeding: asyncio.Task[None] | None = None
+        self._trips = 0
+        self._waits = 0
+        self._alone = 0
+        store.on_connect(self._reconnected)
+
+    async def start(self) -> None:
+        """Make this worker known to the others and begin to look after leases. Does not need the store to be up."""
+        await self._fleet.beat()
+        self._tick()
+
+    async def close(self) -> None:
+        """Return every lease and leave the fleet, if the store answers; no more `take` after this."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._reseeding is not None:
+            self._reseeding.cancel()
+        await self._report(list(self._held), self._give_back)
+        await self._fleet.leave()
+
+    def take(self, key: str, limit: Limit) -> Verdict | Awaitable[Verdict]:
+        """One token for `key` under `limit` (at least one request a window): the verdict, or an awaitable of it.
+
+        The awaitable raises StoreDown when the store is out of reach and the limiter does not fail open. A key goes
+        with one limit; under another it is another bucket.
+        """
+        bucket = self._buckets.get(key)
+        if bucket is None or bucket.limit is not limit:
+            bucket = self._bucket(key, limit)
+        now = self._clock()
+        left = bucket.left
+        if left > 0 and now < bucket.until:
+            # PERF: 0.45 us; no store, no await.
+            left -= 1
+            bucket.left = left
+            bucket.seen = now
+            if left <= bucket.low and bucket.flight is None:
+                self._fly(bucket, now)
+            remaining = left + bucket.rest
+            return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
+        return self._settle(bucket, now) or self._wait(bucket)
+
+    def snapshot(self) -> dict[str, int]:
+        """Figures for metrics: live workers, local buckets, and how often so far a call went to the store, a request
+        waited for one, and a request was judged by this worker alone."""
+        return {
+            "workers": self._fleet.size,
+            "buckets": len(self._buckets),
+            "trips": self._trips,
+            "waits": self._waits,
+            "alone": self._alone,
+        }
+
+    # --- a request ---------------------------------------------------------------------------------------------
+
+    def _settle(self, bucket: Bucket, now: float) -> Verdict | None:
+        """The verdict on a bucket without a lease, if it can be had without the store."""
+        bucket.seen = now
+        if now < bucket.blocked and bucket.level is None:
+            return bucket.refuse(now)
+        if self._fail_open and (not self._store.connected or now < self._alone_until):
+            self._alone += 1
+            return bucket.take_alone(now, self._fleet.size)
+        return None
+
+    async def _wait(self, bucket: Bucket) -> Verdict:
+        self._waits += 1
+        while True:
+            bucket.waiting += 1
+            try:
+                if bucket.flight is None:
+                    self._fly(bucket, self._clock())
+                flight = bucket.flight
+                if flight is not None:
+                    await asyncio.shield(flight)  # others wait for it, too
+            finally:
+                bucket.waiting -= 1
+            now = self._clock()
+            if bucket.left > 0 and now < bucket.until:
+                bucket.left -= 1
+                bucket.seen = now
+                remaining = bucket.left + bucket.rest
+                return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
+            verdict = self._settle(bucket, now)
+            if verdict is not None:
+                return verdict
+            if not self._fail_open and (not self._store.connected or now < self._alone_until):
+                raise StoreDown("the limits cannot be checked")
+
+    # --- leases ------------------------------------------------------------------------------------------------
+
+    def _fly(self, bucket: Bucket, now: float, *, renew: bool = True) -> None:
+        """Report to the store and, to `renew`, ask for tokens. `bucket.flight` is done when the reply has been taken
+        in; it stays None when the store is down."""
+        if now >= bucket.until:
+            bucket.begin(next(self._generations))
+        fleet = self._fleet.size
+        wanted = max(bucket.wanted(now, fleet), 0) if renew else 0
+        guess = int(bucket.estimate(now, fleet))
+        bucket.low = -1
+        args = (
+            bucket.capacity,
+            bucket.window,
+            self._fleet.me,
+            bucket.generation,
+            bucket.granted - bucket.returned - bucket.left,
+            bucket.returned,
+            wanted,
+            fleet,
+            int(_LEASE_SECONDS * 1e6),
+            guess,
+            # What was admitted without the store, or what a store has forgotten, is made known by this.
+            -1 if bucket.epoch == self._epoch and bucket.level is None else guess,
+        )
+        try:
+            reply = self._store.run(self._lease, (bucket.key,), args)
+        except StoreDown:
+            return
+        self._trips += 1
+        bucket.flight = self._loop.create_future()
+        reply.add_done_callback(partial(self._landed, bucket, now, self._epoch))
+
+    def _landed(self, bucket: Bucket, sent: float, epoch: int, reply: asyncio.Future[Any]) -> None:
+        flight, bucket.flight = bucket.flight, None
+        assert flight is not None
+        flight.set_result(None)
+        try:
+            granted, rest, wait = reply.result()
+        except StoreRefused:
+            # Out of memory, say: as good as down, but nobody will announce its return.
+            self._alone_until = max(self._alone_until, self._clock() + _IDLE)
+            return
+        except (StoreDown, asyncio.CancelledError):
+            return
+        now = self._clock()
+        bucket.land(granted, rest, wait / 1e6, now, sent + _LEASE_SPENDABLE)
+        bucket.epoch = epoch
+        if now >= self._alone_until:
+            bucket.level = None
+        if bucket.left and not bucket.queued:
+            self._look_after(bucket, now)
+
+    def _look_after(self, bucket: Bucket, now: float) -> None:
+        bucket.queued = True
+        bucket.due = now + _IDLE
+        self._held.append(bucket)
+
+    def _give_back(self, bucket: Bucket, now: float) -> None:
+        if bucket.left and now < bucket.until and bucket.flight is None:
+            bucket.returned += bucket.left
+            bucket.left = 0
+            self._fly(bucket, now, renew=False)
+
+    def _bucket(self, key: str, limit: Limit) -> Bucket:
+        now = self._clock()
+        known = self._buckets.get(key)
+        if known is not None:
+            if known.limit == limit:
+                known.limit = limit
+                return known
+            self._give_back(known, now)
+        elif len(self._buckets) >= self._max_buckets:
+            self._evict(now)
+        bucket = self._buckets[key] = Bucket(key, limit, now, self._epoch)
+        return bucket
+
+    def _evict(self, now: float) -> None:
+        """Make room for a new bucket: drop one of the oldest that no request is using."""
+        for _ in range(8):
+            key, bucket = self._buckets.popitem(last=False)
+            if bucket.flight is None and not bucket.waiting and now - bucket.seen >= _IDLE:
+                break
+            self._buckets[key] = bucket
+        else:
+            key, bucket = self._buckets.popitem(last=False)
+            if bucket.flight is not None or bucket.waiting:
+                self._buckets[key] = bucket
+                return
+        self._give_back(bucket, now)
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(_TICK, self._tick)
+        now = self._clock()
+        self.sweep(now)
+        if now >= self._next_beat:
+            self._next_beat = now + _BEAT
+            self._loop.create_task(self._fleet.beat())
+
+    def sweep(self, now: float) -> None:
+        """Renew or return the leases that are due, and forget a few idle buckets."""
+        held = self._held
+        while held and held[0].due <= now:
+            bucket = held.popleft()
+            bucket.queued = False
+            if bucket.left == 0 or now >= bucket.until:
+                continue
+            if bucket.flight is None:
+                ending = bucket.until - now < _RENEW_BEFORE
+                if now - bucket.seen < _IDLE:
+                    if ending:
+                        self._fly(bucket, now)
+                elif ending or not bucket.far or bucket.left > bucket.keep(self._fleet.size):
+                    self._give_back(bucket, now)
+                    continue
+            self._look_after(bucket, now)
+        for _ in range(min(len(self._buckets), 16)):
+            key, bucket = self._buckets.popitem(last=False)
+            idle = now - bucket.seen
+            if bucket.queued or bucket.flight is not None or idle < max(bucket.limit.window, _LEASE_SECONDS):
+                self._buckets[key] = bucket
+
+    def _reconnected(self, after_outage: bool) -> None:
+        """The store may have lost its data: tell it what this worker knows of each bucket that is not full."""
+        self._epoch += 1
+        now = self._clock()
+        self._fleet.doubt()
+        self._next_beat = now
+        if after_outage and self._fail_open:
+            self._alone_until = now + _SETTLE
+        if self._reseeding is not None:
+            self._reseeding.cancel()
+        self._reseeding = self._loop.create_task(self._report(list(self._buckets.values()), self._retell))
+
+    def _retell(self, bucket: Bucket, now: float) -> None:
+        if bucket.flight is None and bucket.estimate(now, self._fleet.size) < bucket.capacity - 1:
+            self._fly(bucket, now, renew=False)
+
+    async def _report(self, buckets: list[Bucket], tell: Callable[[Bucket, float], None]) -> None:
+        """`tell` the store of the buckets, a few at a time: the loop has requests to serve."""
+        for start in range(0, len(buckets), _BATCH):
+            batch = buckets[start : start + _BATCH]
+            await _landings(batch)
+            now = self._clock()
+            for bucket in batch:
+                tell(bucket, now)
+            await _landings(batch)
+
+
+async def _landings(buckets: list[Bucket]) -> None:
+    await asyncio.gather(*(bucket.flight for bucket in buckets if bucket.flight is not None))
