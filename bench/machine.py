@@ -38,19 +38,18 @@ def busy_seconds(core: int) -> float:
 
 
 def session_seconds(session: int) -> float:
-    """CPU seconds (user + system) of every live process of a session: a peer and all its workers."""
-    ticks = 0
+    """CPU seconds of every live process of a session, a peer and all its workers, to the nanosecond (schedstat)."""
+    total = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             # The command name may hold spaces and brackets: only what follows the last ')' is split.
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                total += sum(int(task.read_text().split()[0]) for task in entry.glob("task/*/schedstat"))
         except OSError:
             continue  # it ended between the listing and the reading
-        if int(fields[3]) == session:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICK
+    return total / 1e9
 
 
 def describe(used: Cores) -> dict[str, object]:

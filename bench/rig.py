@@ -53,21 +53,28 @@ class MissingTool(RuntimeError):
 
 
 class Rig:
-    """nginx answering `BODY` from memory, an echo, an in-memory Valkey: all on the load core. A context manager."""
+    """nginx answering `BODY` from memory, an echo, a Valkey: all on the load core. A context manager.
 
-    def __init__(self) -> None:
-        for tool in ("nginx", "wrk"):
-            if shutil.which(tool) is None:
-                raise MissingTool(f"{tool} is not installed: apt-get install {tool}")
+    With `upstream_port` the caller brings its own upstream, and neither nginx nor wrk is needed.
+
+    Raises:
+        MissingTool: wrk or nginx is not installed.
+    """
+
+    def __init__(self, *, upstream_port: int | None = None) -> None:
+        self._own_upstream = upstream_port is None
+        if self._own_upstream:
+            for tool in ("nginx", "wrk"):
+                if shutil.which(tool) is None:
+                    raise MissingTool(f"{tool} is not installed: apt-get install {tool}")
         self.cores: Cores = cores()
         self.keys = Keys()
         self.token = self.keys.token()
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-        self.upstream_port = free_port()
+        self.upstream_port = upstream_port or free_port()
         self._store = EmbeddedStore()
         self._stack = ExitStack()
         self._helpers: list[Process] = []
-        self._echo_port = free_port()
 
     @property
     def upstream(self) -> str:
@@ -98,19 +105,20 @@ class Rig:
         self._stack.callback(os.sched_setaffinity, 0, os.sched_getaffinity(0))
         os.sched_setaffinity(0, {self.cores.load})  # inherited by every child; only the peers are moved
         self._stack.enter_context(self._store)
+        if self._own_upstream:
+            self._start_upstream()
+
+    def _start_upstream(self) -> None:
+        echo_port = free_port()
         config = self.directory / "upstream.conf"
         config.write_text(
             _NGINX.format(
-                directory=self.directory,
-                port=self.upstream_port,
-                echo=ECHO,
-                echo_port=self._echo_port,
-                body=BODY,
+                directory=self.directory, port=self.upstream_port, echo=ECHO, echo_port=echo_port, body=BODY
             )
         )
         helpers = (
             ("upstream", ["nginx", "-e", "stderr", "-c", str(config)], self.upstream_port),
-            ("echo", [sys.executable, "-m", "bench.echo", str(self._echo_port)], self._echo_port),
+            ("echo", [sys.executable, "-m", "bench.echo", str(echo_port)], echo_port),
         )
         for name, command, port in helpers:
             process = Process(

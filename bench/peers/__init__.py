@@ -6,7 +6,7 @@ from bench.peers.base import Check, Launch, Peer
 from bench.peers.direct import Direct
 from bench.peers.envoy import EnvoyJwt
 from bench.peers.gateway import Gateway
-from bench.peers.granian import GranianEmpty
+from bench.peers.granian import BareProxy, GranianEmpty
 from bench.peers.haproxy import HaproxyCached, HaproxyJwt, HaproxyPlain
 from bench.peers.nginx import NginxPlain
 from bench.peers.stack import BriefStack
@@ -18,6 +18,7 @@ PEERS: tuple[Peer, ...] = (
     EnvoyJwt(),
     BriefStack(),
     GranianEmpty(),
+    BareProxy(),
     HaproxyPlain(),
     NginxPlain(),
     Direct(),

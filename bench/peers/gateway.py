@@ -27,7 +27,7 @@ class Gateway(Peer):
         except importlib.metadata.PackageNotFoundError:
             return "source tree"
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         env = {
             "HOST": "127.0.0.1",
             "PORT": str(port),

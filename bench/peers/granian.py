@@ -1,4 +1,4 @@
-"""The floor under any ASGI gateway here: granian answering every request with an empty 200."""
+"""granian under two tiny applications: the floor under any ASGI gateway here, and the least a proxy can do on it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from bench.peers.base import UNLIMITED, Check, Launch, Peer
 from bench.rig import REPOSITORY, Rig
 
 
-class GranianEmpty(Peer):
-    name = "granian-empty"
-    title = "granian, empty answer"
-    does = "the gateway's own server with an application that only answers 200 with no body; proxies nothing"
-    checks = Check.ANSWERS
+def granian(application: str, port: int) -> list[str]:
+    """granian with the settings the gateway uses: one worker, uvloop, asyncio tasks, no log of its own."""
+    options = (
+        "--interface asgi --http auto --loop uvloop --task-impl asyncio --workers 1 --no-access-log "
+        f"--backlog 4096 --backpressure 16384 --host 127.0.0.1 --port {port}"
+    )
+    return [sys.executable, "-m", "granian", *options.split(), application]
+
+
+class _Granian(Peer):
     install = "pip install --require-hashes -r requirements/bench.lock"
 
     def available(self) -> bool:
@@ -24,10 +29,23 @@ class GranianEmpty(Peer):
     def version(self) -> str:
         return importlib.metadata.version("granian")
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
-        options = (
-            "--interface asgi --http 1 --loop uvloop --task-impl asyncio --workers 1 --no-access-log "
-            f"--backlog 4096 --backpressure 16384 --host 127.0.0.1 --port {port}"
-        )
-        command = [sys.executable, "-m", "granian", *options.split(), "bench.peers.empty_app:app"]
-        return Launch(command, cwd=REPOSITORY)
+
+class GranianEmpty(_Granian):
+    name = "granian-empty"
+    title = "granian, empty answer"
+    does = "the gateway's own server with an application that only answers 200 with no body; proxies nothing"
+    checks = Check.ANSWERS
+
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
+        return Launch(granian("bench.peers.empty_app:app", port), cwd=REPOSITORY)
+
+
+class BareProxy(_Granian):
+    name = "bare"
+    title = "bare ASGI proxy"
+    does = "granian and 60 lines of Python that pass requests on: no policy, no log, no error handling"
+    checks = Check.ANSWERS | Check.PROXIES
+
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
+        env = {"BARE_UPSTREAM": rig.upstream}
+        return Launch(granian("bench.peers.bare_app:app", port), env=env, cwd=REPOSITORY)

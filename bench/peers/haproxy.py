@@ -43,7 +43,7 @@ class HaproxyPlain(_Haproxy):
     does = "no policy, no log"
     checks = Check.ANSWERS | Check.PROXIES
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         config = fill(
             "haproxy-plain.cfg.in", directory / "haproxy.cfg", {"PORT": port, "UPSTREAM": rig.upstream}
         )
@@ -58,7 +58,7 @@ class HaproxyJwt(_Haproxy):
     verify: ClassVar[str] = _VERIFY
     table: ClassVar[str] = ""
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         key = directory / "public.pem"
         key.write_text(rig.keys.public_pem)
         config = fill(

@@ -22,7 +22,7 @@ class NginxPlain(Peer):
     def version(self) -> str:
         return first_line("nginx", "-v").rpartition("/")[2]
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         config = fill(
             "nginx.conf.in",
             directory / "nginx.conf",

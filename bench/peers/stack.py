@@ -25,7 +25,7 @@ class BriefStack(Peer):
     def version(self) -> str:
         return f"FastAPI {importlib.metadata.version('fastapi')}, httpx {importlib.metadata.version('httpx')}"
 
-    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch | None:
+    def launch(self, rig: Rig, directory: Path, port: int, *, limit: int = UNLIMITED) -> Launch:
         env = {
             "STACK_UPSTREAM": f"http://{rig.upstream}",
             "STACK_REDIS": rig.store_url,
