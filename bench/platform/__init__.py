@@ -4,10 +4,5 @@ It stands in for the real ones in `gateway demo`, in tests and on a developer's 
 Each service has a loopback port of its own, keeps what it is sent in memory, trusts the identity headers that the
 gateway injects, and offers the helpers of `bench.platform.tools` (echo, slow, status, bytes, stream).
 
-In a test: `async with running_platform() as platform`, or `platform_process()` for one in a process of its own.
+In a test: `running_platform()` of `bench.platform.platform`, or `platform_process()` of `bench.platform.process`.
 """
-
-from bench.platform.platform import Account, Info, Platform, running_platform
-from bench.platform.process import platform_process
-
-__all__ = ["Account", "Info", "Platform", "platform_process", "running_platform"]

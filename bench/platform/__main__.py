@@ -13,7 +13,8 @@ import msgspec
 import uvloop
 
 from bench.files import write_private
-from bench.platform.platform import Info, Platform
+from bench.platform.info import Info
+from bench.platform.platform import Platform
 
 
 def main() -> None:

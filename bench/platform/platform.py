@@ -6,11 +6,10 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-from msgspec import Struct
-
 from bench.platform.auth import Auth
 from bench.platform.collection import Collection
 from bench.platform.demo_sessions import DemoSessions
+from bench.platform.info import Account, Info
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import Service
 from bench.platform.tenants import Tenants
@@ -41,36 +40,6 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "external": ("external",),
     "distribution": ("distribution",),
 }
-
-
-class Account(Struct):
-    """Someone who can log in."""
-
-    label: str
-    name: str
-    email: str
-    password: str
-    tenant_id: str
-    tenant: str
-    role: str
-    tier: str
-    status: str
-
-
-class Info(Struct):
-    """What a gateway, a test or a developer must know of a running platform.
-
-    `urls`: service -> URL. `environment`: the variables for the gateway. `tokens`: access tokens by account label, and
-    `service` (the orchestrator's service token). `tenants`: tenant ids by account label.
-    """
-
-    pid: int
-    urls: dict[str, str]
-    environment: dict[str, str]
-    tokens: dict[str, str]
-    tenants: dict[str, str]
-    accounts: list[Account]
-    jwks_url: str
 
 
 class Platform:
@@ -137,6 +106,7 @@ class Platform:
             accounts.append(
                 Account(
                     user.label,
+                    user.id,
                     user.name,
                     user.email,
                     user.password,

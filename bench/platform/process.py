@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bench import processes
-from bench.platform.platform import Info
+from bench.platform.info import Info
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "bench.platform", "--info", "-")

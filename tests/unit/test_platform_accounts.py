@@ -11,7 +11,8 @@ import httpx
 import jwt
 import pytest
 
-from bench.platform import Info, platform_process
+from bench.platform.info import Info
+from bench.platform.process import platform_process
 from bench.platform.world import PASSWORD
 
 

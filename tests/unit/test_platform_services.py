@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from bench.platform import Info, Platform, platform_process
+from bench.platform.info import Info
+from bench.platform.platform import Platform
+from bench.platform.process import platform_process
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import METHODS
 from kernel import catalog

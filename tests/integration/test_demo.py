@@ -1,0 +1,206 @@
+"""`gateway demo` as a newcomer meets it: one command, a command to paste, and nothing left afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from kernel.catalog import SERVICES
+from tests.support.gateway import free_port
+
+SECONDS = 20.0
+
+
+@dataclass
+class DemoProcess:
+    """A running demo, leader of a process group as on a terminal. `info` is what it wrote."""
+
+    process: subprocess.Popen[bytes]
+    directory: Path
+    info_file: Path
+    output: Path
+
+    @property
+    def info(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.info_file.read_text())
+        return document
+
+    def printed(self) -> str:
+        return self.output.read_text()
+
+    def descendants(self) -> set[int]:
+        """The process ids of everything it has started."""
+        parents = {}
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+        found = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return found - {self.process.pid}
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def demo(directory: Path, *arguments: str) -> Iterator[DemoProcess]:
+    info_file, output = directory / "info.json", directory / "output"
+    temporary = directory / "tmp"
+    temporary.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "PORT"} | {"TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "kernel", "demo", "--port", "0", "--info", str(info_file), *arguments]
+    with output.open("wb") as sink:
+        process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, process_group=0)
+    running = DemoProcess(process, temporary, info_file, output)
+    try:
+        wait_for(lambda: info_file.exists() or process.poll() is not None, "the demo is not ready")
+        assert process.poll() is None, running.printed()
+        yield running
+    finally:
+        process.terminate()
+        process.wait(SECONDS)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoProcess]:
+    with demo(tmp_path_factory.mktemp("demo")) as running:
+        yield running
+    assert running.process.returncode == 0
+
+
+@pytest.fixture
+def http(shared: DemoProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=shared.info["url"], trust_env=False) as client:
+        yield client
+
+
+def pasted(text: str, path: str) -> tuple[str, dict[str, str], str | None]:
+    """The URL, headers and body of the banner's curl command for `path`."""
+    (line,) = [line for line in text.splitlines() if line.strip().startswith("curl ") and path in line]
+    words = shlex.split(line)
+    headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+    body = words[words.index("-d") + 1] if "-d" in words else None
+    return next(word for word in words if word.startswith("http")), headers, body
+
+
+def test_printed_curl_answers_with_real_data(shared: DemoProcess) -> None:
+    wait_for(lambda: "Ctrl-C" in shared.printed(), "no banner")
+    url, headers, _ = pasted(shared.printed(), "/inventory/items")
+    answer = httpx.get(url, headers=headers, trust_env=False)
+    assert answer.status_code == 200
+    assert answer.json()["total"] > len(answer.json()["items"]) == 3
+
+
+def test_printed_login_gives_a_token_that_opens_the_gateway(shared: DemoProcess, http: httpx.Client) -> None:
+    wait_for(lambda: "Ctrl-C" in shared.printed(), "no banner")
+    url, headers, body = pasted(shared.printed(), "/auth/login")
+    answer = httpx.post(url, headers=headers, content=body, trust_env=False)
+    token = answer.json()["access_token"]
+    me = http.get("/api/v1/auth/me", headers={"authorization": f"Bearer {token}"})
+    assert me.json()["tenant_id"] == shared.info["tenants"]["owner"]
+
+
+def test_info_names_everything_a_script_needs(shared: DemoProcess) -> None:
+    info = shared.info
+    assert {"url", "redis", "tokens", "tenants", "pid"} <= set(info)
+    assert {"owner", "second_owner", "service"} <= set(info["tokens"])
+    assert info["tenants"]["owner"] != info["tenants"]["second_owner"]
+    assert info["pid"] == shared.process.pid
+    assert stat.S_IMODE(shared.info_file.stat().st_mode) == 0o600
+    with redis.Redis.from_url(info["redis"]) as store:
+        assert store.ping()
+
+
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+@pytest.mark.parametrize("who", ["owner", "second_owner", "service"])
+def test_tokens_open_every_service(who: str, service: Any, shared: DemoProcess, http: httpx.Client) -> None:
+    headers = {"authorization": f"Bearer {shared.info['tokens'][who]}"}
+    seen = http.get(f"/api/v1/{service.prefixes[0]}/echo", headers=headers)
+    assert seen.status_code == 200
+    assert seen.json()["service"] == service.name
+
+
+def test_tenants_are_kept_apart(shared: DemoProcess, http: httpx.Client) -> None:
+    headers = {"authorization": f"Bearer {shared.info['tokens']['owner']}"}
+    own, other = shared.info["tenants"]["owner"], shared.info["tenants"]["second_owner"]
+    assert http.get(f"/api/v1/tenants/{own}/inventory/items", headers=headers).status_code == 200
+    assert http.get(f"/api/v1/tenants/{other}/inventory/items", headers=headers).status_code == 403
+
+
+def test_requests_are_shown_below_the_banner(shared: DemoProcess, http: httpx.Client) -> None:
+    http.get("/api/v1/pos/terminals", headers={"authorization": f"Bearer {shared.info['tokens']['owner']}"})
+    line = re.compile(r"200 GET +/api/v1/pos/terminals .* ms +pos Lucía")
+    wait_for(lambda: bool(line.search(shared.printed())), "the request is not shown")
+
+
+def test_taken_port_is_said_with_the_remedy(shared: DemoProcess) -> None:
+    port = httpx.URL(shared.info["url"]).port
+    command = [sys.executable, "-m", "kernel", "demo", "--port", str(port)]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert second.returncode == 1
+    assert f":{port}" in second.stderr
+    assert "--port" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    port = free_port()
+    with demo(tmp_path, "--port", str(port)) as running:
+        assert running.info["url"].endswith(f":{port}")
+        started = running.descendants()
+        assert len(started) >= 3
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(SECONDS) == 0
+    assert [pid for pid in started if alive(pid)] == []
+    assert list(running.directory.iterdir()) == []
+    assert not running.info_file.exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/health/live", trust_env=False)
+
+
+def test_killed_demo_leaves_no_process(tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        started = running.descendants()
+        running.process.kill()
+        running.process.wait(SECONDS)
+        wait_for(lambda: not any(alive(pid) for pid in started), "a process outlived the demo")
+
+
+def test_child_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        started = running.descendants()
+        (platform,) = [
+            pid for pid in started if b"bench.platform" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(platform, signal.SIGKILL)
+        assert running.process.wait(SECONDS) == 1
+    assert "the stub platform ended by signal 9" in running.printed()
+    assert [pid for pid in started if alive(pid)] == []
