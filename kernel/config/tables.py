@@ -16,9 +16,9 @@ from kernel.config.strays import did_you_mean
 # Field names are short: one wrong letter weighs more than in a variable's name.
 _NEAR = 0.6
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
-_Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
-_Tier = Literal["starter", "professional", "enterprise"]
-_Effect = Literal["logout", "subscription-changed"]
+Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
+Tier = Literal["starter", "professional", "enterprise"]
+Effect = Literal["logout", "subscription-changed"]
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 _Segment = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
 
@@ -43,11 +43,11 @@ class Field(Struct, frozen=True):
 
 POLICY: Mapping[str, Field] = {
     "methods": Field(
-        Annotated[list[_Method], Meta(min_length=1)], "The methods; all by default.", '["GET", "POST"]'
+        Annotated[list[Method], Meta(min_length=1)], "The methods; all by default.", '["GET", "POST"]'
     ),
     "public": Field(bool, "Needs no token.", "true"),
     "service_only": Field(bool, "Only for service tokens.", "true"),
-    "min_tier": Field(_Tier, "The lowest tier that may use it.", '"professional"'),
+    "min_tier": Field(Tier, "The lowest tier that may use it.", '"professional"'),
     "limit": Field(
         LimitTable, "A rate limit of its own, beside the client's.", "{requests = 30, window = 60}"
     ),
@@ -76,7 +76,7 @@ ROUTE: Mapping[str, Field] = {
     "service": Field(str, "Which service answers.", '"loyalty"'),
     "always_writable": Field(bool, "Works without an active subscription and in read-only mode.", "true"),
     "critical": Field(bool, "Asked of the tenant service each time; refused when it cannot say.", "true"),
-    "effect": Field(_Effect, "What a 2xx answer makes the gateway do.", '"subscription-changed"'),
+    "effect": Field(Effect, "What a 2xx answer makes the gateway do.", '"subscription-changed"'),
     **POLICY,
 }
 
