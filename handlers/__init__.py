@@ -1,1 +1,21 @@
-"""One file an endpoint."""
+"""One file an endpoint. `FACTORIES` maps the handler names of the catalogue to the factories that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from handlers import health, metrics, proxy
+from kernel.catalog import RouteRow
+from kernel.route import Handler
+from kernel.state import State
+
+Factory = Callable[[State, RouteRow], Handler]
+
+FACTORIES: dict[str, Factory] = {
+    "proxy": proxy.make,
+    "health": lambda state, row: health.make(state.health.overall),
+    "services": lambda state, row: health.make(state.health.services),
+    "live": lambda state, row: health.make(state.health.live),
+    "ready": lambda state, row: health.make(state.health.ready),
+    "metrics": lambda state, row: metrics.make(state.scraper),
+}

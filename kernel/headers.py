@@ -1,7 +1,7 @@
 """Which headers pass, which are the gateway's own, and how a request's header block is built.
 
-SECURITY: every name below is decided on its normalised spelling (lower case, '_' read as '-'), because servers behind the
-gateway may fold `X_User_Id` into the same variable as `X-User-ID`.
+SECURITY: every name below is decided on its normalised spelling (lower case, "_" read as "-"), because servers behind
+the gateway may fold `X_User_Id` into the same variable as `X-User-ID`.
 
 RFC 9110 section 7.6.1 (hop-by-hop fields), RFC 7239 (Forwarded).
 """
@@ -119,7 +119,7 @@ class HeaderKinds(dict[bytes, int]):
 
 
 def connection_options(value: bytes) -> frozenset[bytes]:
-    """The field names a `Connection` header lists (RFC 9110 section 7.6.1), lower case, without the two plain options."""
+    """The field names a `Connection` header lists (RFC 9110 section 7.6.1), lower case, less the two plain options."""
     names = frozenset(option.strip().lower() for option in value.split(b","))
     return names - {b"", b"close", b"keep-alive"}
 

@@ -82,9 +82,6 @@ BAD_PATH = ProblemKind(
     "Send a path without dot segments, empty segments, encoded slashes, backslashes or control bytes.",
 )
 BAD_REQUEST = ProblemKind("bad-request", 400, "Malformed request", "Correct the request and send it again.")
-BAD_METHOD = ProblemKind(
-    "bad-method", 400, "Unknown method", "Use GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."
-)
 BAD_HOST = ProblemKind(
     "bad-host", 400, "Host not served here", "Send exactly one Host header naming a host of this gateway."
 )
@@ -98,6 +95,7 @@ HEADERS_TOO_LARGE = ProblemKind(
     "Request headers too large",
     "Send fewer or shorter headers and a shorter target.",
 )
+HTTPS_REDIRECT = ProblemKind("https-redirect", 308, "HTTPS required", "Follow the Location header.")
 HTTPS_REQUIRED = ProblemKind("https-required", 403, "HTTPS required", "Use the https URL of this gateway.")
 ROUTE_UNKNOWN = ProblemKind("route-unknown", 404, "No such route", "See /docs for the routes served here.")
 METHOD_NOT_ALLOWED = ProblemKind(

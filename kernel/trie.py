@@ -1,9 +1,9 @@
 """Prefix trie over the segments of the raw path.
 
-Patterns: `/a/b` literal segments, `{name}` exactly one non-empty segment, a trailing `**` the rest (zero or more segments).
-At every segment a literal beats a parameter beats a catch-all, whatever the order of insertion; a dead end goes back to the
-deepest alternative. The pattern is chosen first, then the method: a known path with a wrong method is a miss with the
-methods it has. Nothing is decoded: the bytes that match are the bytes that are forwarded.
+Patterns: `/a/b` literal segments, `{name}` one non-empty segment, a trailing `**` the rest (zero or more segments).
+At every segment a literal beats a parameter beats a catch-all, whatever the order of insertion; a dead end goes back to
+the deepest alternative. The pattern is chosen first, then the method: a known path with a wrong method is a miss with
+the methods it has. Nothing is decoded: the bytes that match are the bytes that are forwarded.
 """
 
 from __future__ import annotations

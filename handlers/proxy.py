@@ -1,0 +1,58 @@
+"""Proxy: hands a request that every policy admitted to its service."""
+
+from __future__ import annotations
+
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange
+from kernel.headers import connection_options
+from kernel.route import Handler
+from kernel.state import State
+from kernel.upstream.forward import forward
+
+
+def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """`lines` less the fields that the client's `Connection` names (RFC 9110 section 7.6.1)."""
+    return [line for line in lines if line.partition(b":")[0] not in names]
+
+
+def make(state: State, row: RouteRow) -> Handler:
+    """The handler of a proxied row."""
+    assert row.service is not None
+    upstream = state.upstreams[row.service]
+    service = row.service
+    tracer = state.tracer
+    timeout = row.timeout or state.settings.request_timeout_seconds
+
+    async def proxy(x: Exchange) -> None:
+        captured = x.captured
+        x.service = service
+        given = captured.get(b"traceparent")
+        trace = tracer.child(given) if given is not None else None
+        if trace is None:
+            trace = tracer.start(x.request_id)
+        elif b"tracestate" in captured:
+            trace += b"\r\ntracestate: " + captured[b"tracestate"]
+        x.trace = trace
+        lines = x.lines
+        if b"connection" in captured:
+            named = connection_options(captured[b"connection"])
+            if named:
+                lines = _without(lines, named)
+        client = x.client_ip
+        if x.peer_trusted and b"x-forwarded-for" in captured:
+            client = f"{captured[b'x-forwarded-for'].decode('latin-1')}, {x.scope['client'][0]}"
+        lines.append(
+            b"x-request-id: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
+            b"x-forwarded-by: bakery-gateway\r\ntraceparent: %b\r\n%b"
+            % (
+                x.request_id.encode(),
+                client.encode("latin-1"),
+                b"https" if x.secure else b"http",
+                captured.get(b"host", b""),
+                trace,
+                x.context,
+            )
+        )
+        await forward(x, upstream, b"".join(lines), timeout)
+
+    return proxy

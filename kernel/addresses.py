@@ -1,0 +1,73 @@
+"""Client addresses: networks, trusted proxies and what their forwarded headers say."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_MEMO_LIMIT = 4096
+
+
+class Peers:
+    """Which addresses lie in a list of networks; remembered, since one load balancer makes most connections."""
+
+    __slots__ = ("_memo", "_networks")
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks = tuple(networks)
+        self._memo: dict[str, bool] = {}
+
+    def __contains__(self, address: str) -> bool:
+        known = self._memo.get(address)
+        if known is None:
+            known = self._look(address)
+            if len(self._memo) < _MEMO_LIMIT:
+                self._memo[address] = known
+        return known
+
+    def _look(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
+            parsed = parsed.ipv4_mapped
+        return any(parsed in network for network in self._networks)
+
+
+def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
+    """The client's address: the right-most entry of X-Forwarded-For that no trusted proxy owns.
+
+    SECURITY: read from the right, since everything left of the first untrusted hop was written by the client. An entry
+    that is no address ends the walk at the last hop that was one.
+    """
+    client = peer
+    for entry in reversed(chain.split(b",")):
+        text = entry.strip().decode("latin-1")
+        if text.startswith("["):  # [v6]:port
+            text = text[1:].partition("]")[0]
+        elif text.count(":") == 1:  # v4:port
+            text = text.partition(":")[0]
+        try:
+            client = str(ipaddress.ip_address(text))
+        except ValueError:
+            return client
+        if client not in trusted:
+            return client
+    return client
+
+
+def forwarded_elements(value: bytes) -> tuple[bytes, bytes]:
+    """(X-Forwarded-For chain, proto) told by a `Forwarded` header (RFC 7239)."""
+    chain: list[bytes] = []
+    proto = b""
+    for element in value.split(b","):
+        for pair in element.split(b";"):
+            name, _, raw = pair.strip().partition(b"=")
+            text = raw.strip().strip(b'"')
+            if name.lower() == b"for":
+                chain.append(text)
+            elif name.lower() == b"proto":
+                proto = text
+    return b",".join(chain), proto

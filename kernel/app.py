@@ -1,0 +1,160 @@
+"""Gateway: the ASGI callable. A request's way is the body of `__call__`, top to bottom.
+
+This is the only catch-all `except`: whatever a stage or handler raises becomes a problem with CORS headers and a request
+id or, when the head is already out, a visibly broken response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+from kernel.catalog import RouteRow
+from kernel.cors import Cors
+from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
+from kernel.problems import CLIENT_GONE, INTERNAL, OVERLOADED, GatewayError, Problem
+from kernel.route import Handler, Route
+from kernel.router import Router
+from kernel.stages import ALWAYS, compile_stages
+from kernel.state import State
+
+_RETRY_SOON = ((b"retry-after", b"1"),)
+
+
+class Truncated(Exception):
+    """Leaves the application when a response cannot be ended cleanly, so that the server breaks the connection."""
+
+
+class Gateway:
+    """One a worker. `handlers` maps a row's handler name to its factory's product for that row."""
+
+    def __init__(self, state: State, handler_for: Callable[[RouteRow], Handler]) -> None:
+        self._state = state
+        self._handler_for = handler_for
+        self._max_in_flight = state.settings.max_requests_in_flight
+        self.router = Router(state.settings.routes, self._compile)
+        self._preflight = self._special("preflight", _preflight_handler(state.cors))
+        self._overloaded = self._special("shed", _refusal(OVERLOADED("", _RETRY_SOON)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = self._state
+        metrics = state.metrics
+        x = Exchange(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
+        if x.method == "OPTIONS" and _is_preflight(x):
+            route = self._preflight
+        else:
+            route, x.params = self.router.match(x.method, x.raw_path)
+        metrics.in_flight += 1
+        if metrics.in_flight > self._max_in_flight and not route.exempt:
+            metrics.shed += 1
+            route = self._overloaded
+        x.route = route
+        if state.access_log.debug:
+            client = scope["client"][0]
+            state.access_log.pre_request(x.request_id, x.method, x.raw_path, client, scope["headers"])
+        broken = ""
+        try:
+            for stage in route.stages:
+                outcome = stage(x)
+                if outcome is not None:
+                    if not isinstance(outcome, Problem):
+                        outcome = await outcome
+                        if outcome is None:
+                            continue
+                    await x.refuse(outcome)
+                    break
+            else:
+                await route.handler(x)
+        except GatewayError as error:
+            broken = await self._fail(x, error.problem)
+        except Exception:
+            state.log.exception("unhandled error", request_id=x.request_id, route=route.template)
+            broken = await self._fail(x, INTERNAL())
+        finally:
+            metrics.in_flight -= 1
+            self._finish(x)
+        if broken:
+            # The access log says what happened; the server only has to break the connection.
+            raise Truncated(broken) from None
+
+    async def _fail(self, x: Exchange, problem: Problem) -> str:
+        """Answer with `problem`; its code when the head is already out and the response must be broken off instead."""
+        if not x.response_started:
+            await x.refuse(problem)
+            return ""
+        x.problem_code = problem.kind.code
+        if problem.kind is CLIENT_GONE:
+            x.ended_by = CLIENT
+            return ""
+        return x.problem_code
+
+    def _finish(self, x: Exchange) -> None:
+        """Metrics and the access log: a few increments and one append, nothing formatted."""
+        ended = perf_counter()
+        seconds = ended - x.started
+        route = x.route
+        route.meter.observe(x.method, x.status, seconds, x.received, x.sent)
+        state = self._state
+        if x.problem_code:
+            state.metrics.problems[x.problem_code] += 1
+        identity = x.identity
+        if identity is None:
+            user = caller = None
+        else:
+            user = identity.user_id
+            caller = identity.service
+        state.access_log.append(
+            (
+                ended,
+                x.method,
+                route.template,
+                x.raw_path,
+                x.status,
+                seconds,
+                x.upstream_seconds,
+                x.request_id,
+                x.trace,
+                x.service,
+                x.ended_by,
+                x.phase,
+                user,
+                x.tenant,
+                caller,
+                x.client_ip,
+                x.received,
+                x.sent,
+                x.captured.get(b"user-agent"),
+                x.problem_code,
+            )
+        )
+
+    def _compile(self, row: RouteRow, template: str, handler: Handler | None) -> Route:
+        stages = compile_stages(self._state, row)
+        meter = self._state.metrics.route(template)
+        return Route(row, template, stages, handler or self._handler_for(row), meter)
+
+    def _special(self, template: str, handler: Handler) -> Route:
+        """A route outside the table: only the stages that every answer needs."""
+        row = RouteRow(pattern=template, public=True, always_writable=True)
+        stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
+        return Route(row, template, stages, handler, self._state.metrics.route(template))
+
+
+def _is_preflight(x: Exchange) -> bool:
+    return b"origin" in x.captured and b"access-control-request-method" in x.captured
+
+
+def _preflight_handler(cors: Cors) -> Handler:
+    varied = (b"vary", b"Access-Control-Request-Method, Access-Control-Request-Headers")
+
+    async def preflight(x: Exchange) -> None:
+        await x.respond(204, [varied, *cors.preflight(x)], b"")
+
+    return preflight
+
+
+def _refusal(problem: Problem) -> Handler:
+    async def refuse(x: Exchange) -> None:
+        await x.refuse(problem)
+
+    return refuse

@@ -1,0 +1,244 @@
+"""Builds a worker's `State` from its settings: the one place where the organs meet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from kernel import __version__
+from kernel.addresses import Peers
+from kernel.catalog import INTERNAL_SERVICES
+from kernel.config import Settings
+from kernel.cors import Cors
+from kernel.exchange import HeaderList
+from kernel.identity.keys import Key, KeySet, secret_key
+from kernel.identity.mint import Minter, Signer
+from kernel.identity.pem import load_public_keys
+from kernel.identity.policy import Policy
+from kernel.identity.tokens import Verifier
+from kernel.moments import Moments
+from kernel.state import State
+from kernel.store.limiter import Limiter
+from kernel.store.redis import Store
+from kernel.store.tracked import TrackedMap
+from kernel.telemetry.accesslog import AccessLog
+from kernel.telemetry.audit import Audit
+from kernel.telemetry.auditfile import AuditFile
+from kernel.telemetry.bus import Bus
+from kernel.telemetry.health import Health
+from kernel.telemetry.lag import LoopLag
+from kernel.telemetry.lines import JsonLines, PrettyLines
+from kernel.telemetry.log import Log
+from kernel.telemetry.metrics import Metrics
+from kernel.telemetry.prober import HealthProber, ProbeFailed
+from kernel.telemetry.redact import Anonymizer
+from kernel.telemetry.scrape import Scraper
+from kernel.telemetry.trace import RequestIds, Tracer
+from kernel.telemetry.writer import FdSink, Writer
+from kernel.upstream.balance import Upstream
+from kernel.upstream.client import ServiceClient
+from kernel.upstream.pool import PoolLimits, Sweeper
+
+_STDOUT = 1
+_FLUSH_SECONDS = 2.0
+
+
+def baseline_headers(settings: Settings) -> HeaderList:
+    """What every response carries, whoever made it."""
+    headers: HeaderList = [(b"x-content-type-options", b"nosniff")]
+    if settings.https_only:
+        headers.append((b"strict-transport-security", b"max-age=31536000; includeSubDomains"))
+    return headers
+
+
+def key_set(settings: Settings) -> KeySet:
+    """The local keys. Raises `KeyConfigError`."""
+    keys: list[Key] = []
+    if settings.jwt_public_key:
+        keys += load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
+    if settings.jwt_secret_key:
+        keys.append(secret_key(settings.jwt_secret_key))
+    return KeySet(keys)
+
+
+def policy(settings: Settings) -> Policy:
+    """What a token must say."""
+    return Policy(
+        issuers=frozenset(settings.jwt_issuer),
+        services=INTERNAL_SERVICES,
+        audience=settings.jwt_audience,
+        leeway=settings.jwt_leeway_seconds,
+        require_type=settings.jwt_require_type,
+    )
+
+
+class _Telemetry:
+    """Log, audit and metrics of one worker, and the threads and timers behind them."""
+
+    def __init__(self, settings: Settings, run_dir: Path) -> None:
+        pretty = settings.structlog_pretty_print
+        encoder = PrettyLines(colour=sys.stdout.isatty()) if pretty else JsonLines()
+        level = logging.getLevelNamesMapping()[settings.log_level]
+        secret = (settings.jwt_secret_key or settings.jwt_public_key or "").encode()
+        anonymizer = Anonymizer(secret) if settings.log_anonymize else None
+        self.writer = Writer(FdSink(_STDOUT))
+        self.access_log = AccessLog(self.writer, level=level, encoder=encoder, anonymizer=anonymizer)
+        self.log = Log(self.writer, level=level, encoder=encoder)
+        self.log.take_over_stdlib()
+        if settings.audit_log_file:
+            self.audit_writer = Writer(AuditFile(Path(settings.audit_log_file)))
+            self.audit = Audit(self.audit_writer)
+        else:
+            self.audit_writer = self.writer
+            self.audit = Audit(self.writer, encoder)
+        self.metrics = Metrics(__version__)
+        self.lag = LoopLag(asyncio.get_running_loop())
+        self.metrics.register_source("lag", self.lag.snapshot)
+        self.metrics.register_source("log", self._dropped)
+        self.scraper = Scraper(self.metrics, Bus(run_dir), run_dir)
+
+    def _dropped(self) -> dict[str, dict[str, int]]:
+        dropped = {"access": self.writer.dropped}
+        if self.audit_writer is not self.writer:
+            dropped["audit"] = self.audit_writer.dropped
+        return {"gateway_log_lines_dropped_total": dropped}
+
+    async def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.access_log.start(loop)
+        self.audit.start(loop)
+        self.lag.start()
+        await self.scraper.start()
+
+    async def close(self) -> None:
+        """Everything counted and logged so far is written; a stuck sink is given up on."""
+        self.lag.stop()
+        self.access_log.close()
+        self.audit.close()
+        await self.scraper.stop()
+        for writer in {self.writer, self.audit_writer}:
+            await asyncio.to_thread(writer.close, _FLUSH_SECONDS)
+
+
+async def build_state(settings: Settings, store_url: str, run_dir: Path) -> State:
+    """Connect and assemble everything. A store or service that is down does not keep a worker from starting.
+
+    Raises:
+        KeyConfigError: a key cannot be used.
+    """
+    telemetry = _Telemetry(settings, run_dir)
+    metrics = telemetry.metrics
+    store = Store(store_url)
+    await store.start()
+    metrics.register_source("store", lambda: _store_families(store))
+    limiter = Limiter(store, fail_open=settings.rate_limit_fail_mode == "open", fleet=settings.workers)
+    await limiter.start()
+    tracked = TrackedMap(store)
+    await tracked.start()
+    moments = Moments()
+    metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": moments.unreadable})
+    upstreams = _upstreams(settings, metrics)
+    verifier = Verifier(key_set(settings), policy(settings))
+    minter = None
+    if settings.jwt_secret_key:
+        signer = Signer(settings.jwt_secret_key, "HS256")
+        minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
+    client = ServiceClient(upstreams, minter.token if minter else None)
+    paths = {service.name: service.health for service in settings.service_catalog}
+
+    async def probe(service: str) -> None:
+        answer = await client.call(service, "GET", paths[service])
+        if answer.status >= 400:
+            raise ProbeFailed(f"answered {answer.status}")
+
+    prober = HealthProber(settings.services, probe, run_dir=run_dir)
+    metrics.register_source("health", prober.samples)
+    state = State(
+        settings=settings,
+        trusted=Peers(settings.trusted_proxies),
+        admins=Peers(settings.admin_allow),
+        cors=Cors(settings.cors_origins, settings.cors_allow_credentials),
+        store=store,
+        limiter=limiter,
+        tracked=tracked,
+        verifier=verifier,
+        minter=minter,
+        client=client,
+        upstreams=upstreams,
+        metrics=metrics,
+        access_log=telemetry.access_log,
+        audit=telemetry.audit,
+        log=telemetry.log,
+        scraper=telemetry.scraper,
+        health=Health(
+            prober,
+            version=__version__,
+            redis_connected=lambda: store.connected,
+            not_ready=lambda: "draining" if state.draining else "",
+            breakers=lambda: {name: upstream.breaker_state for name, upstream in upstreams.items()},
+        ),
+        request_ids=RequestIds(),
+        tracer=Tracer(),
+        moments=moments,
+        baseline=baseline_headers(settings),
+    )
+    await telemetry.start()
+    prober.start()
+    state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
+    state.closers += [upstream.close for upstream in upstreams.values()]
+    return state
+
+
+def _store_families(store: Store) -> dict[str, Any]:
+    numbers = store.snapshot()
+    return {
+        "gateway_redis_connected": int(numbers["connected"]),
+        "gateway_redis_errors_total": int(numbers["errors"]),
+        "gateway_redis_reconnects_total": int(numbers["reconnects"]),
+        "gateway_redis_command_duration_seconds": [numbers["seconds"], int(numbers["commands"])],
+    }
+
+
+def _upstreams(settings: Settings, metrics: Metrics) -> dict[str, Upstream]:
+    sweeper = Sweeper(asyncio.get_running_loop())
+    limits = PoolLimits(
+        max_connections=settings.upstream_max_connections,
+        max_waiting=settings.upstream_max_waiting,
+        queue_timeout=settings.queue_timeout_seconds,
+        connect_timeout=settings.connect_timeout_seconds,
+        keepalive=settings.keepalive_seconds,
+    )
+    upstreams = {
+        name: Upstream(
+            name,
+            urls,
+            sweeper,
+            limits,
+            metrics.upstream(name),
+            idle_timeout=settings.idle_timeout_seconds,
+            body_timeout=settings.body_timeout_seconds,
+        )
+        for name, urls in settings.services.items()
+    }
+    metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
+    return upstreams
+
+
+def _upstream_families(upstreams: dict[str, Upstream]) -> dict[str, Any]:
+    connections: dict[tuple[str, str], int] = {}
+    waiting: dict[str, int] = {}
+    breakers: dict[tuple[str, str], int] = {}
+    for name, upstream in upstreams.items():
+        numbers = upstream.snapshot()
+        connections[name, "active"] = numbers["active"]
+        connections[name, "idle"] = numbers["idle"]
+        waiting[name] = numbers["waiting"]
+        breakers[name, numbers["breaker"]] = 1
+    return {
+        "gateway_pool_connections": connections,
+        "gateway_pool_waiting": waiting,
+        "gateway_breaker_state": breakers,
+    }

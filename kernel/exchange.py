@@ -1,0 +1,240 @@
+"""Exchange: the one object a request has, from its first byte to its access-log line.
+
+Rules:
+- It is the only caller of the ASGI `send`, so every answer, errors included, carries the gateway's own headers.
+- Attributes are grouped by who writes them: the constructor, the stages, the forwarder, the answer.
+- Nothing here knows a policy; stages read and write attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from kernel.headers import CAPTURE, DROP, FORWARD, HeaderKinds
+from kernel.problems import (
+    BODY_TOO_LARGE,
+    CLIENT_GONE,
+    HEADERS_TOO_LARGE,
+    ClientGone,
+    GatewayError,
+    Problem,
+)
+
+if TYPE_CHECKING:
+    from kernel.route import Route
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+HeaderList = list[tuple[bytes, bytes]]
+
+# Who ended an exchange, as the access log says it (HAProxy's termination state, in words).
+GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
+_NO_STORE = (b"cache-control", b"no-store")
+_PROBLEM_TYPE = (b"content-type", b"application/problem+json")
+
+
+class Exchange:
+    """One HTTP request and its response.
+
+    `lines` are the client's end-to-end headers, each `name: value CRLF`, without Host, framing, hop-by-hop fields and all
+    names the gateway sets itself. `captured` maps the headers that stages read to their value; a repeated one is joined
+    as RFC 9110 section 5.2 says (Cookie with "; ").
+    """
+
+    __slots__ = (
+        "body_done",
+        "cached_identity",
+        "captured",
+        "client_ip",
+        "content_length",
+        "context",
+        "disconnected",
+        "ended_by",
+        "extra",
+        "grant",
+        "has_body",
+        "identity",
+        "limits",
+        "lines",
+        "max_body",
+        "method",
+        "params",
+        "peer_trusted",
+        "phase",
+        "problem_code",
+        "query",
+        "raw_path",
+        "receive",
+        "received",
+        "request_id",
+        "response_started",
+        "route",
+        "scope",
+        "secure",
+        "send",
+        "sent",
+        "service",
+        "started",
+        "status",
+        "tenant",
+        "token",
+        "trace",
+        "upstream_seconds",
+    )
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        kinds: HeaderKinds,
+        request_id: str,
+        baseline: HeaderList,
+    ) -> None:
+        # From the request.
+        self.started = perf_counter()
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.request_id = request_id
+        self.method: str = scope["method"]
+        self.raw_path: bytes = scope["raw_path"]
+        self.query: bytes = scope["query_string"]
+        captured: dict[bytes, bytes] = {}
+        lines: list[bytes] = []
+        for name, value in scope["headers"]:
+            kind = kinds[name]
+            # PERF: one formatted line a header (0.12 us) instead of four pieces for the final join (0.25 us).
+            if kind == FORWARD:
+                lines.append(b"%b: %b\r\n" % (name, value))
+            elif kind != DROP:
+                if name in captured:
+                    separator = b"; " if name == b"cookie" else b", "
+                    captured[name] = captured[name] + separator + value
+                else:
+                    captured[name] = value
+                if kind != CAPTURE:
+                    lines.append(b"%b: %b\r\n" % (name, value))
+        self.lines = lines
+        self.captured = captured
+        # From the router and the stages.
+        self.route: Route = None  # type: ignore[assignment]  # set before the first stage runs
+        self.params: tuple[bytes, ...] = ()
+        self.client_ip = ""
+        self.peer_trusted = False
+        self.secure = False
+        self.token: bytes | None = None
+        self.cached_identity: Any = None
+        self.identity: Any = None
+        self.tenant: str | None = None
+        self.grant: Any = None
+        self.context = b""
+        # What the limiter tells: [least left, its limit, left, reset, RateLimit-Policy, RateLimit].
+        self.limits: list[Any] | None = None
+        self.trace = b""
+        # The body.
+        self.max_body = 0
+        self.received = 0
+        self.disconnected = False
+        self.content_length = -1
+        # HTTP/2 needs no length: whether there is a body shows only when it is read.
+        self.has_body = scope["http_version"] == "2"
+        if b"content-length" in captured:
+            length = captured[b"content-length"]
+            self.content_length = int(length) if length.isdigit() and len(length) < 20 else -2
+            self.has_body = self.content_length != 0
+        elif b"transfer-encoding" in captured:
+            self.has_body = True
+        self.body_done = not self.has_body
+        # The answer.
+        self.extra: HeaderList = [(b"x-request-id", request_id.encode()), *baseline]
+        self.status = 0
+        self.sent = 0
+        self.response_started = False
+        self.service = ""
+        self.upstream_seconds = 0.0
+        self.phase = "edge"
+        self.ended_by = GATEWAY
+        self.problem_code = ""
+
+    async def read(self) -> bytes:
+        """The next part of the request body; b"" at its end.
+
+        Raises:
+            GatewayError: BODY_TOO_LARGE, as soon as more than `max_body` bytes have come.
+            ClientGone: the client left before its body was complete.
+        """
+        while not self.body_done:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected = True
+                raise ClientGone("the client left before its body was complete")
+            body: bytes = message.get("body", b"")
+            self.received += len(body)
+            # A body of the length it announced is whole, although the server may say so only with its next message.
+            if not message.get("more_body", False) or self.received == self.content_length:
+                self.body_done = True
+            if body:
+                if self.received > self.max_body:
+                    raise GatewayError(BODY_TOO_LARGE(f"The body has more than {self.max_body} bytes."))
+                return body
+        return b""
+
+    async def wait_disconnect(self) -> None:
+        """Return when the client has left. Only for an exchange whose body has been read to its end."""
+        while not self.disconnected:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected = True
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """Send the response head: `headers` (lower-case names) and the gateway's own."""
+        self.status = status
+        self.response_started = True
+        headers += self.extra
+        limits = self.limits
+        if limits is not None:
+            headers += (
+                (b"x-ratelimit-limit", limits[1]),
+                (b"x-ratelimit-remaining", limits[2]),
+                (b"x-ratelimit-reset", limits[3]),
+                (b"ratelimit-policy", limits[4]),
+                (b"ratelimit", limits[5]),
+            )
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, chunk: bytes, more: bool) -> None:
+        """Send a part of the response body; `more=False` ends it."""
+        self.sent += len(chunk)
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """A whole response of the gateway's own; HEAD gets the same head without the body."""
+        if status != 204:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
+        await self.write(b"" if self.method == "HEAD" else body, False)
+
+    async def refuse(self, problem: Problem) -> None:
+        """Answer with a problem document (RFC 9457), or only record it when nothing can be sent any more."""
+        kind = problem.kind
+        self.problem_code = kind.code
+        if kind is CLIENT_GONE:
+            self.status = kind.status
+            self.ended_by = CLIENT
+            return
+        body = problem.encode(self.raw_path.decode("latin-1"), self.request_id)
+        await self.respond(kind.status, [_PROBLEM_TYPE, _NO_STORE, *problem.headers], body)
+
+    def header_bytes(self) -> int:
+        """Bytes of the header lines that pass, and of the target: what the header limit is compared with."""
+        return sum(map(len, self.lines)) + len(self.raw_path) + len(self.query)
+
+
+def headers_too_large(limit: int) -> Problem:
+    """The problem for a head over `limit` bytes."""
+    return HEADERS_TOO_LARGE(f"Target and headers may have at most {limit} bytes.")

@@ -1,0 +1,37 @@
+"""Route: one compiled row of the catalogue, with everything a request needs decided beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange
+from kernel.problems import Problem
+from kernel.telemetry.metrics import RouteMeter
+
+Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+class Route:
+    """A row's compiled form.
+
+    `stages` run in order until one answers with a problem; `handler` makes the response. `template` labels metrics and
+    logs. Routes that are `exempt` are never shed.
+    """
+
+    __slots__ = ("exempt", "handler", "meter", "row", "stages", "template")
+
+    def __init__(
+        self, row: RouteRow, template: str, stages: tuple[Stage, ...], handler: Handler, meter: RouteMeter
+    ) -> None:
+        self.row = row
+        self.template = template
+        self.stages = stages
+        self.handler = handler
+        self.meter = meter
+        self.exempt = row.handler in PROBES
+
+
+# Handlers that answer whatever the load: an orchestrator that cannot ask kills a healthy, busy gateway.
+PROBES = frozenset({"health", "live", "ready", "services"})

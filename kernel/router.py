@@ -1,0 +1,83 @@
+"""Router: method and raw path to a compiled route. Errors are routes too, so they pass the same first stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kernel.catalog import METHODS, RouteRow
+from kernel.exchange import Exchange
+from kernel.paths import flaw
+from kernel.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
+from kernel.route import Handler, Route
+from kernel.telemetry.metrics import UNMATCHED
+from kernel.trie import Trie
+
+Compile = Callable[[RouteRow, str, Handler | None], Route]
+_ENCODED_SLASH = "The path has an encoded slash."
+
+
+def _refusing(problem: Problem) -> Handler:
+    async def refuse(x: Exchange) -> None:
+        raise GatewayError(problem)
+
+    return refuse
+
+
+class Router:
+    """`match` never raises and always finds a route.
+
+    Paths that match nothing share one label in metrics and logs.
+    """
+
+    __slots__ = ("_allow", "_bad", "_compile", "_trie", "_unknown")
+
+    def __init__(self, rows: tuple[RouteRow, ...], compile_route: Compile) -> None:
+        """Compile `rows`.
+
+        Raises:
+            RouteConflictError: two rows claim the same method and pattern.
+        """
+        self._trie: Trie[Route] = Trie()
+        self._compile = compile_route
+        for row in rows:
+            methods = METHODS if row.methods is None else frozenset(row.methods)
+            if "GET" in methods:
+                methods |= {"HEAD"}
+            self._trie.add(methods, row.pattern, compile_route(row, row.pattern, None))
+        self._unknown = self._error(UNMATCHED, ROUTE_UNKNOWN())
+        self._bad: dict[str, Route] = {}
+        self._allow: dict[tuple[str, str], Route] = {}
+
+    def match(self, method: str, path: bytes) -> tuple[Route, tuple[bytes, ...]]:
+        """The route of `method` and raw `path`, and the raw values of its parameters."""
+        wrong, encoded_slash = flaw(path)
+        if wrong:
+            return self._bad_path(wrong), ()
+        routes, params = self._trie.match(path)
+        if routes is None:
+            return self._unknown, ()
+        route = routes.get(method)
+        if route is None:
+            return self._wrong_method(routes), ()
+        if encoded_slash and not route.row.allow_encoded_slash:
+            return self._bad_path(_ENCODED_SLASH), ()
+        return route, params
+
+    def _error(self, template: str, problem: Problem) -> Route:
+        row = RouteRow(pattern=template, public=True, always_writable=True)
+        return self._compile(row, template, _refusing(problem))
+
+    def _bad_path(self, wrong: str) -> Route:
+        route = self._bad.get(wrong)
+        if route is None:
+            route = self._bad[wrong] = self._error(UNMATCHED, BAD_PATH(wrong))
+        return route
+
+    def _wrong_method(self, routes: dict[str, Route]) -> Route:
+        template = next(iter(routes.values())).template
+        allow = ", ".join(sorted(routes))
+        route = self._allow.get((template, allow))
+        if route is None:
+            problem = METHOD_NOT_ALLOWED(f"Allowed here: {allow}.", ((b"allow", allow.encode()),))
+            route = self._allow[template, allow] = self._error(template, problem)
+        return route

@@ -1,0 +1,109 @@
+"""`gateway run`: the parent process. It owns the run directory, the embedded store and granian's workers.
+
+The workers are forked from a parent that has everything imported and no thread of its own: they start in milliseconds
+and share its memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from kernel import __version__
+from kernel.config import Settings
+from kernel.identity.pem import generate_pair
+from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
+from kernel.telemetry.log import server_logging
+from kernel.worker import Worker
+
+# granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
+_KILL_MARGIN_SECONDS = 2
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"gateway: {text}\n")
+    sys.stderr.flush()
+
+
+def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
+    """Keys for a laptop: made anew at each start, said, and never used outside ENVIRONMENT=dev."""
+    changes: dict[str, str] = {}
+    if not settings.jwt_secret_key:
+        changes["jwt_secret_key"] = secrets.token_urlsafe(48)
+    if not settings.jwt_public_key and not settings.jwt_jwks_url:
+        private, public = generate_pair()
+        path = run_dir / "dev-private-key.pem"
+        path.touch(mode=0o600)
+        path.write_text(private)
+        changes["jwt_public_key"] = public
+        _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
+    """The store's URL; without one configured (dev only), that of an embedded server."""
+    if settings.redis_url:
+        return settings.redis_url
+    store = resources.enter_context(EmbeddedStore())
+    _say(f"REDIS_HOST is not set: embedded Valkey on {store.socket_path}")
+    return store.url
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGINT or SIGTERM. Returns the exit code."""
+    # Imported here: `gateway check` and the like need no server.
+    from granian import Granian  # noqa: PLC0415
+    from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
+    from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
+
+    with contextlib.ExitStack() as resources:
+        run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-"))
+        resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
+        os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
+        if settings.environment == "dev":
+            settings = _development_defaults(settings, run_dir)
+        try:
+            store_url = _store_url(settings, resources)
+        except EmbeddedStoreError as error:
+            _say(str(error))
+            return 1
+        grace = settings.shutdown_grace_seconds
+        server = Granian(
+            "kernel.worker",
+            address=settings.host,
+            port=settings.port,
+            interface=Interfaces.ASGI,
+            workers=settings.workers,
+            loop=Loops.uvloop,
+            task_impl=TaskImpl.asyncio,
+            http=HTTPModes.auto,
+            websockets=True,
+            backlog=4096,
+            backpressure=settings.max_connections,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=int(settings.header_timeout_seconds * 1000),
+                # Room for a head somewhat over our own limit, so that it gets our 431 and not a bare one.
+                max_buffer_size=max(2 * settings.max_header_bytes, 64 * 1024),
+            ),
+            http2_settings=HTTP2Settings(max_headers_size=2 * settings.max_header_bytes),
+            log_enabled=True,
+            log_dictconfig=server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
+            respawn_failed_workers=True,
+            workers_kill_timeout=int(grace) + _KILL_MARGIN_SECONDS,
+            ssl_cert=settings.tls_cert_file,
+            ssl_key=settings.tls_key_file,
+        )
+        _say(f"version {__version__}, {settings.environment}, http://{settings.host}:{settings.port}")
+        # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
+        gc.collect()
+        gc.freeze()
+        server.serve(target_loader=lambda: Worker(settings, store_url, run_dir), wrap_loader=False)
+    return 0

@@ -1,0 +1,47 @@
+"""The policy stages. `ORDER` is the order in which they run; a factory that returns None leaves its stage out of a route.
+
+The limiter comes before authentication, so that no signature is verified for a client over its limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kernel.catalog import RouteRow
+from kernel.route import Stage
+from kernel.stages import (
+    admin,
+    authenticate,
+    cors,
+    edge,
+    freshness,
+    limit,
+    quota,
+    readonly,
+    subscription,
+    tenancy,
+)
+from kernel.state import State
+
+Factory = Callable[[State, RouteRow], Stage | None]
+
+ORDER: tuple[Factory, ...] = (
+    cors.make,
+    edge.make,
+    limit.make,
+    admin.make,
+    authenticate.make,
+    tenancy.make,
+    quota.make,
+    freshness.make,
+    subscription.make,
+    readonly.make,
+)
+# What every answer needs, preflights and shed load included.
+ALWAYS: tuple[Factory, ...] = (cors.make, edge.make)
+
+
+def compile_stages(state: State, row: RouteRow) -> tuple[Stage, ...]:
+    """The flat tuple of stages a row's requests run through."""
+    made = (make(state, row) for make in ORDER)
+    return tuple(stage for stage in made if stage is not None)

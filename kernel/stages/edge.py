@@ -1,0 +1,96 @@
+"""Edge: who is calling, over what, and may this request come in at all.
+
+Decides the client's address and scheme (forwarded headers are believed only from TRUSTED_PROXIES), then refuses foreign
+hosts, plain HTTP where HTTPS is demanded, oversize heads and announced bodies over the limit.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kernel.addresses import forwarded_client, forwarded_elements
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange, headers_too_large
+from kernel.problems import (
+    BAD_HOST,
+    BAD_REQUEST,
+    BODY_TOO_LARGE,
+    HTTPS_REDIRECT,
+    HTTPS_REQUIRED,
+    Problem,
+)
+from kernel.route import Stage
+from kernel.state import State
+
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_PORT = re.compile(rb":[0-9]+$")
+_SAFE = frozenset({"GET", "HEAD"})
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,128}")
+
+
+def make(state: State, row: RouteRow) -> Stage:
+    """The edge stage of a route. Health and admin routes answer over plain HTTP too: probes and scrapers come by address."""
+    settings = state.settings
+    trusted = state.trusted
+    hosts = tuple(host.lower().encode() for host in settings.allowed_hosts)
+    exact = frozenset(host for host in hosts if not host.startswith(b"*."))
+    suffixes = tuple(host[1:] for host in hosts if host.startswith(b"*."))
+    direct = row.handler in {"health", "live", "ready", "metrics"}
+    https_only = settings.https_only and not direct
+    any_host = not hosts or direct
+    header_limit = settings.max_header_bytes
+    body_limit = row.max_body or settings.max_body_bytes
+
+    def believe(x: Exchange, peer: str) -> None:
+        """Take client, scheme and request id from a trusted proxy's headers."""
+        captured = x.captured
+        chain = captured.get(b"x-forwarded-for", b"")
+        proto = captured.get(b"x-forwarded-proto", b"")
+        if not chain and b"forwarded" in captured:
+            chain, proto_too = forwarded_elements(captured[b"forwarded"])
+            proto = proto or proto_too
+        if chain:
+            x.client_ip = forwarded_client(peer, chain, trusted)
+        if proto:
+            x.secure = proto.rpartition(b",")[2].strip().lower() in {b"https", b"wss"}
+        given = captured.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            x.request_id = given.decode()
+            x.extra[0] = (b"x-request-id", given)
+
+    def edge(x: Exchange) -> Problem | None:
+        peer = x.scope["client"][0]
+        x.client_ip = peer
+        x.secure = x.scope["scheme"] in {"https", "wss"}
+        captured = x.captured
+        if peer in trusted:
+            x.peer_trusted = True
+            believe(x, peer)
+        if x.header_bytes() > header_limit:
+            return headers_too_large(header_limit)
+        host = captured.get(b"host")
+        if host is None:
+            if x.scope["http_version"] != "1.0":
+                return BAD_HOST("The request has no Host header.")
+        elif not _HOST.fullmatch(host):
+            return BAD_HOST("Send one Host header with one host name.")
+        elif not any_host:
+            name = _PORT.sub(b"", host.lower())
+            if name not in exact and not name.endswith(suffixes):
+                return BAD_HOST("This gateway does not serve that host.")
+        if https_only and not x.secure:
+            if x.method in _SAFE and host is not None:
+                target = (
+                    b"https://" + _PORT.sub(b"", host) + x.raw_path + (b"?" + x.query if x.query else b"")
+                )
+                return HTTPS_REDIRECT(headers=((b"location", target),))
+            return HTTPS_REQUIRED()
+        if x.content_length != -1:
+            if x.content_length < 0:
+                return BAD_REQUEST("Content-Length is not one decimal number.")
+            if x.content_length > body_limit:
+                return BODY_TOO_LARGE(f"The body may have at most {body_limit} bytes.")
+        x.max_body = body_limit
+        return None
+
+    return edge

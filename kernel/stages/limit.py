@@ -1,0 +1,136 @@
+"""Rate limit: a request pays before any expensive work is done for it.
+
+One with a token this worker has already verified pays from its user's (or service's) bucket; every other one from its
+address's bucket, before a signature is looked at. A route with a limit of its own is paid for in a second bucket.
+
+Headers: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) name every limit that applied; the
+three `X-RateLimit-*` tell the one with the least left, their reset in seconds, as Envoy's do.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable
+from math import ceil
+
+from kernel.catalog import Limit, RouteRow
+from kernel.exchange import Exchange
+from kernel.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
+from kernel.route import PROBES, Stage
+from kernel.state import State
+from kernel.store.errors import StoreDown
+from kernel.store.limiter import Verdict
+
+_NUMBERS = tuple(b"%d" % number for number in range(4096))
+_RETRY_SOON = ((b"retry-after", b"1"),)
+
+
+def address_key(address: str) -> str:
+    """The bucket of an address: itself, or for IPv6 its /64, which one host holds whole."""
+    if ":" in address:
+        try:
+            address = str(ipaddress.ip_network((address, 64), strict=False))
+        except ValueError:
+            return "ip:unknown"
+    return "ip:" + address
+
+
+def bearer(x: Exchange) -> bytes | None:
+    """The token of `Authorization: Bearer`, or None. The scheme's case does not matter (RFC 9110 section 11.1)."""
+    value = x.captured.get(b"authorization")
+    if value is None:
+        return None
+    if value.startswith(b"Bearer "):
+        return value[7:]
+    scheme, _, token = value.partition(b" ")
+    return token if scheme.lower() == b"bearer" else None
+
+
+def _number(value: int) -> bytes:
+    return _NUMBERS[value] if 0 <= value < 4096 else b"%d" % value
+
+
+class Ledger:
+    """Charges one named limit and tells the client about it."""
+
+    __slots__ = ("_exceeded", "_limit_bytes", "_policy", "_prefix", "_take", "limit")
+
+    def __init__(self, name: str, limit: Limit, state: State) -> None:
+        self.limit = limit
+        self._take = state.limiter.take
+        self._exceeded = state.metrics.rate_limited
+        self._limit_bytes = b"%d" % limit.requests
+        self._policy = b'"%b";q=%d;w=%d' % (name.encode(), limit.requests, ceil(limit.window))
+        self._prefix = b'"%b";r=' % name.encode()
+
+    def charge(self, x: Exchange, key: str) -> Problem | Awaitable[Problem | None] | None:
+        """Take one token from `key`'s bucket; a problem when there is none."""
+        verdict = self._take(key, self.limit)
+        if isinstance(verdict, tuple):
+            return self._tell(x, verdict)
+        return self._wait(x, verdict)
+
+    async def _wait(self, x: Exchange, pending: Awaitable[Verdict]) -> Problem | None:
+        try:
+            return self._tell(x, await pending)
+        except StoreDown:
+            return RATE_LIMIT_UNAVAILABLE("", _RETRY_SOON)
+
+    def _tell(self, x: Exchange, verdict: Verdict) -> Problem | None:
+        admitted, remaining, reset, retry = verdict
+        left = _number(remaining)
+        seconds = _number(ceil(reset))
+        current = b"%b%b;t=%b" % (self._prefix, left, seconds)
+        if x.limits is None:
+            x.limits = [remaining, self._limit_bytes, left, seconds, self._policy, current]
+        else:
+            told = x.limits
+            told[4] += b", " + self._policy
+            told[5] += b", " + current
+            if remaining < told[0]:
+                told[:4] = [remaining, self._limit_bytes, left, seconds]
+        if admitted:
+            return None
+        self._exceeded[x.route.template] += 1
+        return RATE_LIMITED("", ((b"retry-after", b"%d" % max(1, ceil(retry))),))
+
+
+def make(state: State, row: RouteRow) -> Stage | None:
+    """The stage of every route but the probes."""
+    if row.handler in PROBES:
+        return None
+    settings = state.settings
+    window = settings.rate_limit_window_seconds
+    client = Ledger("client", Limit(requests=settings.rate_limit_requests, window=window), state)
+    requests = settings.service_rate_limit_requests
+    service = Ledger("service", Limit(requests=requests, window=window), state) if requests else None
+    own = Ledger("route", row.limit, state) if row.limit else None
+    own_suffix = f":{row.pattern}"
+    cached = state.verifier.cached
+
+    async def then_own(x: Exchange, first: Awaitable[Problem | None], key: str) -> Problem | None:
+        assert own is not None
+        refused = await first
+        if refused is not None:
+            return refused
+        second = own.charge(x, key)
+        return await second if isinstance(second, Awaitable) else second
+
+    def limit(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        token = x.token = bearer(x)
+        identity = x.cached_identity = cached(token) if token is not None else None
+        ledger: Ledger | None = client
+        if identity is None:
+            key = address_key(x.client_ip)
+        else:
+            key = identity.bucket
+            if identity.kind == "service":
+                ledger = service
+        outcome = ledger.charge(x, key) if ledger is not None else None
+        if own is None or isinstance(outcome, Problem):
+            return outcome
+        if outcome is None:
+            return own.charge(x, key + own_suffix)
+        return then_own(x, outcome, key + own_suffix)
+
+    return limit

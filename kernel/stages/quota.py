@@ -1,0 +1,30 @@
+"""Quota: what a tenant may do altogether by gateway.toml, its own limit or its tier's; paid once the tenant is verified."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange
+from kernel.problems import Problem
+from kernel.route import Stage
+from kernel.stages.limit import Ledger
+from kernel.state import State
+
+
+def make(state: State, row: RouteRow) -> Stage | None:
+    """The stage of routes that need a token, when any tier or tenant has a limit. Service tokens do not pay for tenants."""
+    settings = state.settings
+    if row.public or row.admin or not (settings.tier_limits or settings.tenant_limits):
+        return None
+    tenants = {tenant: Ledger("tenant", limit, state) for tenant, limit in settings.tenant_limits.items()}
+    tiers = {tier: Ledger("tier", limit, state) for tier, limit in settings.tier_limits.items()}
+
+    def quota(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        tenant = x.tenant
+        if tenant is None or x.identity.kind == "service":
+            return None
+        ledger = tenants.get(tenant) or tiers.get(x.grant.tier)
+        return ledger.charge(x, "tenant:" + tenant) if ledger is not None else None
+
+    return quota

@@ -1,0 +1,63 @@
+"""Read-only mode: no writes while a tenant, or the whole platform, is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange
+from kernel.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
+from kernel.route import Stage
+from kernel.stages.subscription import READ_ONLY
+from kernel.state import State
+from kernel.store.errors import StoreDown
+from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
+
+_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+def _tenant_locked(reason: str) -> Problem:
+    return TENANT_READ_ONLY(f"The tenant is read-only: {reason}" if reason else "")
+
+
+def make(state: State, row: RouteRow) -> Stage | None:
+    """The stage of every proxied route but those that stay writable (auth and billing)."""
+    writes = _WRITES if row.methods is None else _WRITES & row.methods
+    if row.admin or row.always_writable or not writes:
+        return None
+    tracked = state.tracked
+    metrics = state.metrics
+
+    async def wait(x: Exchange) -> Problem | None:
+        """The same checks when a key must be read from the store."""
+        try:
+            locked = tracked.get(PLATFORM_KEY)
+            if locked is not None and (isinstance(locked, str) or await locked is not None):
+                return PLATFORM_READ_ONLY()
+            if x.tenant is None:
+                return None
+            reason = tracked.get(x.grant.read_only_key)
+            if reason is not None and not isinstance(reason, str):
+                reason = await reason
+        except StoreDown:
+            metrics.unchecked += 1
+            return None
+        return None if reason is None else _tenant_locked(reason)
+
+    def read_only(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        if x.method not in writes:
+            return None
+        identity = x.identity
+        if identity is not None and identity.status in READ_ONLY:
+            return _tenant_locked(f"its subscription is {identity.status}")
+        locked = tracked.get(PLATFORM_KEY)
+        if locked is not None:
+            return PLATFORM_READ_ONLY() if isinstance(locked, str) else wait(x)
+        if x.tenant is None:
+            return None
+        reason = tracked.get(x.grant.read_only_key)
+        if reason is None:
+            return None
+        return _tenant_locked(reason) if isinstance(reason, str) else wait(x)
+
+    return read_only

@@ -1,0 +1,64 @@
+"""State: everything a worker holds between requests, built once when it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from kernel.addresses import Peers
+from kernel.config import Settings
+from kernel.cors import Cors
+from kernel.exchange import HeaderList
+from kernel.headers import HeaderKinds
+from kernel.identity.mint import Minter
+from kernel.identity.tokens import Verifier
+from kernel.moments import Moments
+from kernel.store.limiter import Limiter
+from kernel.store.redis import Store
+from kernel.store.tracked import TrackedMap
+from kernel.telemetry.accesslog import AccessLog
+from kernel.telemetry.audit import Audit
+from kernel.telemetry.health import Health
+from kernel.telemetry.log import Log
+from kernel.telemetry.metrics import Metrics
+from kernel.telemetry.scrape import Scraper
+from kernel.telemetry.trace import RequestIds, Tracer
+from kernel.upstream.balance import Upstream
+from kernel.upstream.client import ServiceClient
+
+
+@dataclass(slots=True)
+class State:
+    """One a worker; stages and handlers are compiled against it."""
+
+    settings: Settings
+    trusted: Peers
+    admins: Peers
+    cors: Cors
+    store: Store
+    limiter: Limiter
+    tracked: TrackedMap
+    verifier: Verifier
+    minter: Minter | None
+    client: ServiceClient
+    upstreams: dict[str, Upstream]
+    metrics: Metrics
+    access_log: AccessLog
+    audit: Audit
+    scraper: Scraper
+    health: Health
+    request_ids: RequestIds
+    tracer: Tracer
+    log: Log
+    header_kinds: HeaderKinds = field(default_factory=HeaderKinds)
+    moments: Moments = field(default_factory=Moments)
+    # Headers every response carries, whatever made it.
+    baseline: HeaderList = field(default_factory=list)
+    # Ended in reverse order when the worker stops.
+    closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    draining: bool = False
+
+    async def close(self) -> None:
+        """Let go of everything; the last lines and numbers are written first of all by what holds them."""
+        for close in reversed(self.closers):
+            await close()

@@ -1,0 +1,29 @@
+"""Where a replica listens: http, https or a unix socket."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+
+class Address(Struct, frozen=True):
+    """`path` is a unix socket's, else empty; `authority` is the Host that requests name; `prefix` precedes every target."""
+
+    host: str
+    port: int
+    tls: bool = False
+    path: str = ""
+    authority: str = ""
+
+
+def parse(url: str) -> Address:
+    """The address of a service URL (`http://`, `https://`, `unix:///path`), which the configuration has validated."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        return Address("localhost", 0, path=parts.path, authority="localhost")
+    tls = parts.scheme == "https"
+    host = parts.hostname or ""
+    port = parts.port or (443 if tls else 80)
+    shown = f"[{host}]" if ":" in host else host
+    return Address(host, port, tls, authority=shown if parts.port is None else f"{shown}:{port}")

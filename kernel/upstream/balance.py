@@ -1,0 +1,125 @@
+"""Upstream: a service with its replicas. Chooses the replica, keeps the retry budget, tells what it knows.
+
+Each replica has a breaker of its own; the service's breaker is open when all of them are. A replica whose breaker is
+open is ejected: it gets no request while another can take it.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from typing import Any
+
+from kernel.problems import UPSTREAM_OPEN, GatewayError
+from kernel.upstream.address import parse
+from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from kernel.upstream.http1 import ResponseNames
+from kernel.upstream.pool import Pool, PoolLimits, Sweeper
+
+# A fifth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
+_BUDGET_SHARE = 0.2
+_BUDGET_MOST = 10.0
+
+
+class Replica:
+    """One address of a service."""
+
+    __slots__ = ("breaker", "host_line", "pool")
+
+    def __init__(self, pool: Pool, authority: str) -> None:
+        self.pool = pool
+        self.breaker = Breaker()
+        self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % authority.encode()
+
+
+class Upstream:
+    """Requests to the service `name`. Make it in the loop that uses it; `meter` is told of answers and failures."""
+
+    def __init__(
+        self,
+        name: str,
+        urls: tuple[str, ...],
+        sweeper: Sweeper,
+        limits: PoolLimits,
+        meter: Any,
+        *,
+        idle_timeout: float = 60.0,
+        body_timeout: float = 30.0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.name = name
+        self.meter = meter
+        self.sweeper = sweeper
+        self.idle_timeout = idle_timeout
+        self.body_timeout = body_timeout
+        self._budget = _BUDGET_MOST
+        names = ResponseNames()
+        self.replicas: list[Replica] = []
+        for url in urls:
+            address = parse(url)
+            context = (tls or ssl.create_default_context()) if address.tls else None
+            self.replicas.append(Replica(Pool(address, limits, sweeper, names, context), address.authority))
+        self._only = self.replicas[0] if len(self.replicas) == 1 else None
+
+    def other(self, replica: Replica) -> Replica | None:
+        """Another replica that admits a request, or None."""
+        now = self.sweeper.now
+        able = [each for each in self.replicas if each is not replica and each.breaker.admits(now)]
+        return random.choice(able) if able else None  # noqa: S311  # spreads load, hides nothing
+
+    def choose(self) -> Replica:
+        """The replica with the fewest requests in flight among those whose breaker admits one.
+
+        Raises:
+            GatewayError: UPSTREAM_OPEN, with the seconds until the next probe.
+        """
+        now = self.sweeper.now
+        only = self._only
+        if only is not None and only.breaker.admits(now):
+            return only
+        able = [replica for replica in self.replicas if replica.breaker.admits(now)]
+        if not able:
+            soonest = min(replica.breaker.until for replica in self.replicas) - now
+            wait = b"%d" % max(1, int(soonest + 0.999))
+            detail = f"{self.name} has failed repeatedly and is left alone for a moment."
+            raise GatewayError(UPSTREAM_OPEN(detail, ((b"retry-after", wait),)))
+        random.shuffle(able)
+        return min(able, key=lambda replica: len(replica.pool.busy) + replica.pool.waiting)
+
+    def count(self) -> None:
+        """A request: it earns a part of a retry."""
+        if self._budget < _BUDGET_MOST:
+            self._budget += _BUDGET_SHARE
+
+    def may_retry(self) -> bool:
+        """Spend one retry of the budget; False when it is used up."""
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        self.meter.retries += 1
+        return True
+
+    @property
+    def breaker_state(self) -> str:
+        """closed while any replica is, open when all are."""
+        now = self.sweeper.now
+        states = {replica.breaker.state(now) for replica in self.replicas}
+        return CLOSED if CLOSED in states else HALF_OPEN if HALF_OPEN in states else OPEN
+
+    def snapshot(self) -> dict[str, Any]:
+        """Numbers for metrics and health, summed over the replicas."""
+        pools = [replica.pool for replica in self.replicas]
+        return {
+            "active": sum(len(pool.busy) for pool in pools),
+            "idle": sum(len(pool.idle) for pool in pools),
+            "waiting": sum(pool.waiting for pool in pools),
+            "opened": sum(pool.opened for pool in pools),
+            "reused": sum(pool.reused for pool in pools),
+            "breaker": self.breaker_state,
+            "ejected": sum(replica.breaker.state(self.sweeper.now) != CLOSED for replica in self.replicas),
+        }
+
+    async def close(self) -> None:
+        """Close every pool."""
+        for replica in self.replicas:
+            await replica.pool.close()

@@ -1,0 +1,284 @@
+"""A pool of connections to one replica of a service, and the sweeper that keeps time for all of a worker's pools.
+
+Rules:
+- `acquire` gives an idle connection at once; a new one while there are fewer than `max_connections`; else a place in a
+  bounded queue.
+- Every connection that was acquired is released exactly once, in a `finally`. `size` counts connections that are open or
+  being opened; it never exceeds the cap and reaches zero when everything is closed.
+- Idle connections are used last in, first out, so that the surplus grows old and is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from contextlib import suppress
+
+from msgspec import Struct
+
+from kernel.problems import (
+    UPSTREAM_BUSY,
+    UPSTREAM_CONNECT,
+    UPSTREAM_CONNECT_TIMEOUT,
+    UPSTREAM_TIMEOUT,
+    ClientGone,
+    GatewayError,
+)
+from kernel.upstream.address import Address
+from kernel.upstream.http1 import NEVER, Connection, ResponseNames
+
+_TICK = 0.05
+_RETRY = ((b"retry-after", b"1"),)
+
+
+class PoolLimits(Struct, frozen=True):
+    """Times in seconds."""
+
+    max_connections: int = 128
+    max_waiting: int = 1024
+    queue_timeout: float = 5.0
+    connect_timeout: float = 3.0
+    keepalive: float = 30.0
+
+
+class Sweeper:
+    """One timer a worker: deadlines of busy connections, clients that left, idle connections grown old."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.pools: list[Pool] = []
+        self.now = loop.time()
+        self._timer: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _tick(self) -> None:
+        self.now = now = self._loop.time()
+        for pool in self.pools:
+            pool.sweep(now)
+        self._timer = self._loop.call_later(_TICK, self._tick)
+
+
+class Pool:
+    """Connections to `address`. `size` is all of them, `idle` those at rest, `busy` those in use."""
+
+    __slots__ = (
+        "_address",
+        "_closed",
+        "_limits",
+        "_loop",
+        "_names",
+        "_tls",
+        "_waiters",
+        "busy",
+        "idle",
+        "opened",
+        "reused",
+        "size",
+        "sweeper",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        limits: PoolLimits,
+        sweeper: Sweeper,
+        names: ResponseNames,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+        self._limits = limits
+        self._names = names
+        self._tls = tls
+        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._closed = False
+        self.idle: deque[Connection] = deque()
+        self.busy: set[Connection] = set()
+        self.size = 0
+        self.opened = 0
+        self.reused = 0
+        self.sweeper = sweeper
+        sweeper.pools.append(self)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiters)
+
+    def take_idle(self) -> Connection | None:
+        """An idle connection, or None; never waits."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if not connection.closed:
+                self.reused += 1
+                self.busy.add(connection)
+                return connection
+        return None
+
+    async def acquire(self) -> Connection:
+        """A connection for one exchange: idle, new, or the next to be released.
+
+        Raises:
+            GatewayError: UPSTREAM_BUSY, UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT.
+        """
+        connection = self.take_idle()
+        if connection is not None:
+            return connection
+        if self.size < self._limits.max_connections:
+            self.size += 1
+            return await self._open()
+        if len(self._waiters) >= self._limits.max_waiting:
+            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
+        return await self._queue()
+
+    async def fresh(self) -> Connection:
+        """A connection nobody used before, for a request that an old one failed. Raises as `acquire`."""
+        if self.size >= self._limits.max_connections and self.idle:
+            self._drop(self.idle.popleft())
+        if self.size < self._limits.max_connections:
+            self.size += 1
+            return await self._open()
+        return await self.acquire()
+
+    def release(self, connection: Connection) -> None:
+        """Give a connection back after its exchange, however that ended."""
+        self.busy.discard(connection)
+        connection.finish()
+        if self._closed or not connection.reusable():
+            self._drop(connection)
+            return
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.busy.add(connection)
+                waiter.set_result(connection)
+                return
+        connection.idle_since = self.sweeper.now
+        self.idle.append(connection)
+
+    def sweep(self, now: float) -> None:
+        """Fail what is over its deadline, watch the clients of what takes long, close what rested too long."""
+        for connection in list(self.busy):
+            if connection.deadline <= now:
+                connection.deadline = NEVER
+                what = "its response stalled" if connection.head_done else "no response headers in time"
+                connection.fail(GatewayError(UPSTREAM_TIMEOUT(what)))
+            elif (
+                connection.watching is None
+                and connection.watched is not None
+                and connection.watched.body_done
+            ):
+                connection.watching = self._loop.create_task(_watch(connection))
+        oldest = now - self._limits.keepalive
+        while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
+            self._drop(self.idle.popleft())
+
+    async def close(self) -> None:
+        """Close idle connections now and busy ones when they are released; refuse those in the queue."""
+        self._closed = True
+        with suppress(ValueError):
+            self.sweeper.pools.remove(self)
+        while self.idle:
+            self._drop(self.idle.popleft())
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(GatewayError(UPSTREAM_BUSY("the gateway is shutting down", _RETRY)))
+
+    # --- inside ---
+
+    async def _queue(self) -> Connection:
+        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self._limits.queue_timeout):
+                connection = await waiter
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            # What was given in the very moment of giving up must not be lost.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._hand_on(waiter.result())
+            if isinstance(ended, TimeoutError):
+                raise GatewayError(UPSTREAM_BUSY("no connection became free in time", _RETRY)) from None
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
+        if connection is None:
+            return await self._open()  # the slot of one that was closed
+        self.reused += 1
+        return connection
+
+    def _hand_on(self, given: Connection | None) -> None:
+        """Whoever was given this is gone: give it to the next."""
+        if given is not None:
+            self.release(given)
+        else:
+            self._slot_free()
+
+    def _slot_free(self) -> None:
+        """A connection less: the next in the queue may open one, on its behalf."""
+        self.size -= 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.size += 1
+                waiter.set_result(None)
+                return
+
+    async def _open(self) -> Connection:
+        """Open a connection; `size` already counts it."""
+        try:
+            async with asyncio.timeout(self._limits.connect_timeout):
+                connection = await self._connect()
+        except TimeoutError:
+            self._slot_free()
+            raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
+        except (OSError, ssl.SSLError):
+            self._slot_free()
+            raise GatewayError(UPSTREAM_CONNECT("the connection was refused")) from None
+        except BaseException:
+            self._slot_free()
+            raise
+        self.opened += 1
+        self.busy.add(connection)
+        return connection
+
+    async def _connect(self) -> Connection:
+        def make() -> Connection:
+            return Connection(self._loop, self._names, self._lost)
+
+        address = self._address
+        if address.path:
+            _, connection = await self._loop.create_unix_connection(make, address.path)
+        else:
+            _, connection = await self._loop.create_connection(
+                make,
+                address.host,
+                address.port,
+                ssl=self._tls,
+                server_hostname=address.host if self._tls else None,
+            )
+        return connection
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection that is neither idle nor busy any more."""
+        if connection.closed:
+            return  # `_lost` has counted it
+        connection.idle_since = NEVER
+        connection.abort()
+
+    def _lost(self, connection: Connection) -> None:
+        self._slot_free()
+
+
+async def _watch(connection: Connection) -> None:
+    """End the exchange when its client leaves: granian does not cancel the application."""
+    await connection.watched.wait_disconnect()
+    connection.fail(ClientGone("the client left while the service was at work"))

@@ -1,0 +1,63 @@
+"""Upload: streams a request's body to a service while the response is awaited, with back-pressure both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import timeout as limit
+
+from kernel.exchange import Exchange
+from kernel.problems import BODY_TIMEOUT, GatewayError
+from kernel.upstream.balance import Upstream
+from kernel.upstream.http1 import NEVER, Connection
+
+
+class Upload:
+    """The rest of a body, after `first` has been read. Starts at once; `close` must be called.
+
+    The client must send within `upstream.body_timeout` seconds, the service must take within `upstream.idle_timeout`; the
+    `timeout` for the response's head begins when the body has ended.
+    """
+
+    CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+
+    __slots__ = ("_chunked", "_connection", "_ended", "_task", "_timeout", "_upstream", "_x")
+
+    def __init__(
+        self, x: Exchange, connection: Connection, first: bytes, upstream: Upstream, timeout: float
+    ) -> None:
+        self._x = x
+        self._connection = connection
+        self._upstream = upstream
+        self._timeout = timeout
+        self._chunked = x.content_length < 0
+        self._ended = False
+        self._task = asyncio.get_running_loop().create_task(self._run(first))
+
+    def close(self) -> bool:
+        """Stop; True when the whole body has been sent."""
+        self._task.cancel()
+        return self._ended
+
+    async def _run(self, data: bytes) -> None:
+        x, connection, upstream = self._x, self._connection, self._upstream
+        try:
+            while data:
+                if connection.closed or connection.complete:
+                    return  # an early response: the rest is of no use to anybody
+                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+                connection.deadline = upstream.sweeper.now + upstream.idle_timeout
+                await connection.drain()
+                connection.deadline = NEVER
+                async with limit(upstream.body_timeout):
+                    data = await x.read()
+        except TimeoutError:
+            connection.fail(GatewayError(BODY_TIMEOUT()))
+            return
+        except GatewayError as error:
+            connection.fail(error)
+            return
+        if self._chunked:
+            connection.write(b"0\r\n\r\n")
+        self._ended = True
+        if not connection.head_done:
+            connection.deadline = upstream.sweeper.now + self._timeout

@@ -1,0 +1,76 @@
+"""Worker: one process's life. Builds its `State`, then hands every request to the `Gateway`; drains on SIGTERM.
+
+granian installs its signal handlers before the lifespan starts, so the drain takes SIGTERM over here and passes it on as
+SIGINT, which granian still owns: it stops accepting, waits for what is in flight and runs the lifespan's shutdown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import Awaitable
+from pathlib import Path
+
+from handlers import FACTORIES
+from kernel.app import Gateway
+from kernel.build import build_state
+from kernel.catalog import RouteRow
+from kernel.config import Settings
+from kernel.exchange import Receive, Scope, Send
+from kernel.route import Handler
+from kernel.state import State
+
+
+class Worker:
+    """The ASGI application granian is given. Made before the loop runs; everything else is made in the lifespan."""
+
+    def __init__(self, settings: Settings, store_url: str, run_dir: Path) -> None:
+        self._settings = settings
+        self._store_url = store_url
+        self._run_dir = run_dir
+        self._gateway: Gateway | None = None
+        self._state: State | None = None
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # PERF: a plain call that returns the gateway's own coroutine; an `async def` here would cost a second one.
+        if self._gateway is not None:
+            return self._gateway(scope, receive, send)
+        return self._lifespan(receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """The ASGI lifespan protocol. An error at start-up ends the worker, and the parent says so."""
+        await receive()
+        try:
+            await self._start()
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        state = await build_state(self._settings, self._store_url, self._run_dir)
+        self._state = state
+        self._gateway = Gateway(state, lambda row: _handler(state, row))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain)
+        # PERF: what a worker builds at its start lives as long as the worker; no collection need walk it.
+        gc.collect()
+        gc.freeze()
+
+    def _drain(self) -> None:
+        """Say that this worker is going, then let granian finish what is in flight."""
+        assert self._state is not None
+        self._state.draining = True
+        os.kill(os.getpid(), signal.SIGINT)
+
+    async def _stop(self) -> None:
+        assert self._state is not None
+        await self._state.close()
+
+
+def _handler(state: State, row: RouteRow) -> Handler:
+    return FACTORIES[row.handler](state, row)

@@ -1,0 +1,184 @@
+"""Every refusal is a problem document that a browser on another origin can read."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.support.raw import Reply
+from tests.support.stack import Stack
+from tests.support.tokens import (
+    OTHER_TENANT,
+    SECRET,
+    access_payload,
+    access_token,
+    forge,
+    public_pem,
+    service_token,
+    signer,
+)
+
+ORIGIN = (b"Origin", b"https://app.example.com")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def check(reply: Reply, status: int, code: str) -> dict[str, object]:
+    """`reply` is RFC 9457, readable across origins, and carries the request's id."""
+    assert reply.status == status, reply.body
+    assert reply.header("content-type") == "application/problem+json"
+    document: dict[str, object] = json.loads(reply.body)
+    assert document["code"] == code
+    assert document["status"] == status
+    assert document["type"] == f"/problems/{code}"
+    assert {"title", "detail", "instance", "request_id"} <= document.keys()
+    assert document["request_id"] == reply.header("x-request-id")
+    assert UUID.fullmatch(str(document["request_id"]))
+    assert reply.header("access-control-allow-origin") == "https://app.example.com"
+    assert "x-request-id" in (reply.header("access-control-expose-headers") or "")
+    assert reply.header("x-content-type-options") == "nosniff"
+    return document
+
+
+def test_unknown_routes_are_404(stack: Stack) -> None:
+    for target in (b"/", b"/api/v1/salesforce", b"/api/v2/sales", b"/API/v1/sales", b"/api/v1"):
+        check(stack.ask(target=target, headers=[ORIGIN]), 404, "route-unknown")
+
+
+def test_a_wrong_method_is_405_with_allow(stack: Stack) -> None:
+    reply = stack.ask("GET", b"/api/v1/auth/login", headers=[ORIGIN])
+    check(reply, 405, "method-not-allowed")
+    assert reply.header("allow") == "POST"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/public%2f..%2fadmin",
+        b"/api/v1/auth/login/../../tenants",
+        b"/api/v1/%2e%2e/tenants",
+        b"/api/v1//sales",
+        b"/api/v1/sales%5c..%5cx",
+        b"/api/v1/sales/%00",
+        b"/api/v1/sales/%zz",
+        b"/api/v1/sales/a%2fb",
+    ],
+)
+def test_unsafe_paths_are_400(stack: Stack, target: bytes) -> None:
+    check(stack.ask(target=target, headers=[ORIGIN]), 400, "bad-path")
+    assert stack.upstream.requests == []
+
+
+def hs256_with_the_public_key() -> bytes:
+    return forge({"alg": "HS256", "typ": "JWT"}, access_payload(), signer("HS256", public_pem().encode()))
+
+
+def rs256(**header: object) -> bytes:
+    return forge({"alg": "RS256", "typ": "JWT", **header}, access_payload(), signer("RS256", "rsa"))
+
+
+BAD_TOKENS: dict[str, tuple[bytes, str]] = {
+    "public key as hmac secret": (hs256_with_the_public_key(), "token-signature"),
+    "alg none": (forge({"alg": "none", "typ": "JWT"}, access_payload()), "token-algorithm"),
+    "alg None": (forge({"alg": "None", "typ": "JWT"}, access_payload()), "token-algorithm"),
+    "unknown crit": (rs256(crit=["exp"]), "token-critical-header"),
+    "b64 false": (rs256(b64=False, crit=["b64"]), "token-critical-header"),
+    "junk after the signature": (access_token() + b"AAAA", "token-signature"),
+    "dot after the signature": (access_token() + b".x", "token-malformed"),
+    "padding": (access_token() + b"==", "token-malformed"),
+    "issuer is a substring": (access_token(iss="bakery"), "token-issuer"),
+    "issuer contains ours": (access_token(iss="bakery-auth-evil"), "token-issuer"),
+    "service claim in an access token": (access_token(service="gateway"), "token-type"),
+    "refresh token": (access_token(type="refresh"), "token-type"),
+    "expired": (access_token(exp=1_700_000_000), "token-expired"),
+    "from the future": (access_token(nbf=4_000_000_000), "token-not-yet-valid"),
+    "no exp": (access_token(exp=...), "token-claims"),
+    "line feed in a claim": (access_token(email="a@b\r\nX-User-Role: admin"), "token-claims"),
+    "another key": (access_token(key="rsa-2"), "token-signature"),
+    "not a token": (b"not-a-token", "token-malformed"),
+    "over 8 KiB": (access_token(email="e" * 250, extra="x" * 9000), "token-too-large"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TOKENS)
+def test_each_flaw_of_a_token_has_its_own_code(stack: Stack, name: str) -> None:
+    token, code = BAD_TOKENS[name]
+    reply = stack.ask(headers=[ORIGIN], token=token)
+    check(reply, 401, code)
+    assert (reply.header("www-authenticate") or "").startswith(
+        'Bearer realm="bakery-gateway", error="invalid_token"'
+    )
+    assert stack.upstream.requests == []
+
+
+def test_no_token_is_401_with_a_plain_challenge(stack: Stack) -> None:
+    reply = stack.ask(headers=[ORIGIN], token=None)
+    check(reply, 401, "token-missing")
+    assert reply.header("www-authenticate") == 'Bearer realm="bakery-gateway"'
+
+
+def test_an_unregistered_service_is_403(stack: Stack) -> None:
+    check(stack.ask(headers=[ORIGIN], token=service_token("mallory")), 403, "service-unknown")
+
+
+def test_a_service_secret_cannot_sign_for_users(stack: Stack) -> None:
+    token = forge({"alg": "HS256", "typ": "JWT"}, access_payload(), signer("HS256", SECRET.encode()))
+    assert stack.ask(token=token).status == 401
+
+
+def test_a_foreign_tenant_is_403(stack: Stack) -> None:
+    target = b"/api/v1/tenants/9d1c9f0e-0000-4000-8000-000000000009/sales"
+    check(stack.ask(target=target, headers=[ORIGIN]), 403, "tenant-forbidden")
+
+
+def test_a_lapsed_subscription_is_402_but_billing_stays_open(stack: Stack) -> None:
+    cancelled = access_token(subscription={"tier": "starter", "status": "cancelled"})
+    check(stack.ask(headers=[ORIGIN], token=cancelled), 402, "subscription-required")
+    expired = access_token(
+        subscription={"tier": "starter", "status": "active", "valid_until": "2020-01-01T00:00:00Z"}
+    )
+    check(stack.ask(headers=[ORIGIN], token=expired), 402, "subscription-expired")
+    assert stack.ask("POST", b"/api/v1/auth/logout", token=expired, body=b"{}").status == 200
+
+
+def test_an_announced_body_over_the_limit_is_413(stack: Stack) -> None:
+    reply = stack.ask("POST", headers=[ORIGIN, (b"Content-Length", b"99999999")])
+    check(reply, 413, "body-too-large")
+    assert stack.upstream.requests == []
+
+
+def test_a_head_over_the_limit_is_431(stack: Stack) -> None:
+    check(stack.ask(headers=[ORIGIN, (b"X-Long", b"x" * 40_000)]), 431, "headers-too-large")
+
+
+def test_a_head_request_gets_the_same_head_without_a_body(stack: Stack) -> None:
+    reply = stack.ask("HEAD", b"/nowhere")
+    assert reply.status == 404
+    assert int(reply.header("content-length") or 0) > 0
+
+
+def test_the_log_line_escapes_what_the_client_chose(stack: Stack) -> None:
+    stack.ask(target=b"/api/v1/inventory/items%1b%5b31m", headers=[(b"User-Agent", b"a\x1b[31mb\xff")])
+    stack.ask(target=b"/api/v1/inventory/marker", headers=[(b"User-Agent", b"q\x9b31m\x85end")])
+
+    def lines() -> list[str]:
+        return [line for line in stack.gateway.log().splitlines() if "marker" in line]
+
+    for _ in range(100):
+        if lines():
+            break
+        stack.ask(target=b"/health/live", token=None)
+    [line] = lines()
+    json.loads(line)
+    assert not any(
+        ord(character) < 0x20 or 0x7F <= ord(character) < 0xA0
+        for character in stack.gateway.log()
+        if character != "\n"
+    )
+
+
+def test_listed_tenants_are_not_other_tenants(stack: Stack) -> None:
+    alone = access_token(tenant_access=[])
+    target = b"/api/v1/tenants/%b/sales" % OTHER_TENANT.encode()
+    check(stack.ask(target=target, headers=[ORIGIN], token=alone), 403, "tenant-forbidden")

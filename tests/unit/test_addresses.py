@@ -1,0 +1,42 @@
+"""Whose address a request has, when proxies stand in between."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+
+from kernel.addresses import Peers, forwarded_client, forwarded_elements
+
+TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")])
+
+
+@pytest.mark.parametrize(
+    ("chain", "client"),
+    [
+        (b"203.0.113.7", "203.0.113.7"),
+        (b"198.51.100.1, 203.0.113.7", "203.0.113.7"),
+        (b"198.51.100.1, 203.0.113.7, 10.1.1.1", "203.0.113.7"),
+        (b"10.1.1.1", "10.1.1.1"),
+        (b"203.0.113.7:4711", "203.0.113.7"),
+        (b"[2001:db8::1]:443", "2001:db8::1"),
+        (b"2001:db8::1", "2001:db8::1"),
+        (b"garbage", "10.9.9.9"),
+        (b"203.0.113.7, unknown, 10.1.1.1", "10.1.1.1"),
+        (b"", "10.9.9.9"),
+    ],
+)
+def test_the_client_is_the_first_untrusted_hop_from_the_right(chain: bytes, client: str) -> None:
+    assert forwarded_client("10.9.9.9", chain, TRUSTED) == client
+
+
+def test_mapped_addresses_count_as_ipv4() -> None:
+    assert "::ffff:10.0.0.1" in TRUSTED
+    assert "::ffff:11.0.0.1" not in TRUSTED
+    assert "fd00::1" in TRUSTED
+    assert "not an address" not in TRUSTED
+
+
+def test_forwarded_is_read_as_rfc_7239_writes_it() -> None:
+    value = b'for=192.0.2.60;proto=http;by=203.0.113.43, For="[2001:db8:cafe::17]:4711";proto=https'
+    assert forwarded_elements(value) == (b"192.0.2.60,[2001:db8:cafe::17]:4711", b"https")

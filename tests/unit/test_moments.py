@@ -1,0 +1,44 @@
+"""How the time of a subscription change is read."""
+
+from __future__ import annotations
+
+from time import time
+
+import pytest
+
+from kernel.moments import Moments
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        ("1735689600", 1735689600.0),
+        ("1735689600.5", 1735689600.5),
+        (" 1735689600 ", 1735689600.0),
+        ("2025-01-01T00:00:00Z", 1735689600.0),
+        ("2025-01-01T01:00:00+01:00", 1735689600.0),
+        ("2025-01-01T00:00:00", 1735689600.0),
+        ("2025-01-01", 1735689600.0),
+    ],
+)
+def test_seconds_and_iso_8601_are_read(value: str, moment: float) -> None:
+    moments = Moments()
+    assert moments.read("k", value) == moment
+    assert moments.unreadable == 0
+
+
+@pytest.mark.parametrize("value", ["", "yesterday", "nan", "inf", "-inf", "{}"])
+def test_an_unreadable_value_is_the_moment_it_was_first_seen(value: str) -> None:
+    moments = Moments()
+    before = time()
+    first = moments.read("k", value)
+    assert before <= first <= time()
+    assert moments.read("k", value) == first
+    assert moments.unreadable == 1
+
+
+def test_memory_stays_bounded() -> None:
+    moments = Moments()
+    for number in range(10_000):
+        moments.read("k", str(number))
+    assert len(moments._memo) <= 4096

@@ -1,0 +1,91 @@
+"""Which paths are refused before anything is matched."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernel.paths import flaw
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"",
+        b"*",
+        b"api/v1",
+        b"http://evil/api",
+        b"/public%2f..%2fadmin",
+        b"/api/v1/auth/login/../../tenants",
+        b"/%2e%2e/admin",
+        b"/.%2E/admin",
+        b"/a/./b",
+        b"/a/..",
+        b"/a/.",
+        b"/a/..;/b",
+        b"/a/%2e;x=1/b",
+        b"//a",
+        b"/a//b",
+        b"//",
+        b"/a//",
+        b"/a\\b",
+        b"/a%5cb",
+        b"/a%5C..%5Cb",
+        b"/a\x00b",
+        b"/a%00b",
+        b"/a%0d%0ab",
+        b"/a%7f",
+        b"/a%1F",
+        b"/a b",
+        b"/a\x80",
+        b"/a%",
+        b"/a%2",
+        b"/a%zz",
+        b'/a"b',
+        b"/a<b",
+        b"/a#b",
+    ],
+)
+def test_unsafe_paths_are_refused(path: bytes) -> None:
+    assert flaw(path)[0]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/",
+        b"/a",
+        b"/a/",
+        b"/api/v1/x/..a",
+        b"/...",
+        b"/a;v=1/b",
+        b"/caf%C3%A9",
+        b"/a%20b",
+        b"/a%25b",
+        b"/~u/@x:1,2",
+        b"/a.b",
+    ],
+)
+def test_ordinary_paths_pass(path: bytes) -> None:
+    assert flaw(path) == ("", False)
+
+
+def test_an_encoded_slash_is_left_to_the_route_but_not_with_dots() -> None:
+    assert flaw(b"/files/a%2Fb") == ("", True)
+    assert flaw(b"/files/a%2F..%2fb")[0]
+
+
+@given(st.binary(max_size=30))
+def test_what_passes_has_no_dangerous_reading(tail: bytes) -> None:
+    path = b"/" + tail
+    wrong, encoded_slash = flaw(path)
+    if wrong or encoded_slash:
+        return
+    decoded = unquote_to_bytes(path)
+    assert not any(byte < 0x20 or byte == 0x7F for byte in decoded)
+    assert b"\\" not in decoded
+    assert b"//" not in decoded
+    assert not any(part.partition(b";")[0] in {b".", b".."} for part in decoded.split(b"/"))
