@@ -193,8 +193,7 @@ class _Reader:
         for problem in problems:
             if problem:
                 self._error(where, problem)
-        if not any(problems):
-            self._rows = rows
+        self._rows = rows
 
     def _limits(self, limits: dict[str, Any], kind: str, flaw: Callable[[str], str]) -> dict[str, Limit]:
         found: dict[str, Limit] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
@@ -10,18 +9,15 @@ from kernel.catalog import Service
 from kernel.config.errors import ConfigError
 from kernel.config.variables import VARIABLES
 
-# Near enough to be a slip of the fingers; RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS.
+# Near enough to be a slip of the fingers: RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS, while
+# SALES_SERVICE_PORT, which Kubernetes sets, is 0.8 near to SALES_SERVICE_URL.
 _NEAR = 0.88
-# What Kubernetes and Docker set for every service they know.
-_INJECTED = re.compile(r".*_(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT|PORT_[0-9]+_(?:TCP|UDP)(?:_.*)?)")
 
 
 def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[ConfigError]:
     """A warning for each name in `given` that is close to one of ours but none of ours."""
     known = {variable.name for variable in VARIABLES} | {service.env for service in catalog}
     for name in sorted(set(given) - known):
-        if _INJECTED.fullmatch(name):
-            continue
         near = did_you_mean(name.upper(), known)
         if near:
             yield ConfigError(name, f"is not a variable of the gateway; did you mean {near}?")

@@ -74,8 +74,8 @@ ADDRESS = Kind("IP address or `localhost`", _address)
 
 def _split(value: str, *schemes: str) -> SplitResult:
     """`value` as a URL with one of `schemes` and a sound authority."""
-    if not value.isascii() or not value.isprintable() or " " in value or "\\" in value:
-        raise ValueError("the URL has blanks, backslashes, control or non-ASCII characters")
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("the URL has blanks, control or non-ASCII characters")
     try:
         url = urlsplit(value)
         port = url.port

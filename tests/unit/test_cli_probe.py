@@ -57,11 +57,11 @@ def url() -> Iterator[str]:
 def report(
     settings: Settings, capsys: pytest.CaptureFixture[str], timeout: float = 2.0
 ) -> tuple[int, dict[str, str]]:
-    """The exit code, and what was found by name."""
+    """The exit code, and what was found by name, with its mark."""
     code = probe(settings, timeout)
     lines = capsys.readouterr().out.splitlines()
     rows = [re.split(r" {2,}", line.strip()) for line in lines if re.match(r"  [✓✗x+] ", line)]
-    return code, {f"{row[1]} {row[2]}": row[3] for row in rows}
+    return code, {f"{row[1]} {row[2]}": f"{row[0]} {row[3]}" for row in rows}
 
 
 def test_everything_answers(
@@ -71,9 +71,9 @@ def test_everything_answers(
     code, found = report(load(environ), capsys)
     assert code == 0
     assert len(found) == 21
-    assert found[f"auth {url}"] == "GET /health is 200"
-    assert found[f"key set {url}/keys?v=1"] == "GET /keys?v=1 is 204"
-    assert found[f"store single {store_server.socket_path}"].startswith("Valkey ")
+    assert found[f"auth {url}"] == "✓ GET /health is 200"
+    assert found[f"key set {url}/keys?v=1"] == "✓ GET /keys?v=1 is 204"
+    assert found[f"store single {store_server.socket_path}"].startswith("✓ Valkey ")
 
 
 def test_what_is_wrong_is_told_for_each_replica(
@@ -91,12 +91,12 @@ def test_what_is_wrong_is_told_for_each_replica(
     }
     code, found = report(load(environ), capsys)
     assert code == 1
-    assert found[f"pos {url}"] == "GET /broken is 500"
-    assert found[f"sales {url}"] == "GET /health is 200"
-    assert found[f"sales {dead}"] == "connection refused"
-    assert found[f"orders {nowhere}"] == "the host name is not known"
-    assert found[f"auth {url.replace('http', 'https')}"]
-    assert next(text for name, text in found.items() if name.startswith("store"))
+    assert found[f"pos {url}"] == "✗ GET /broken is 500"
+    assert found[f"sales {url}"] == "✓ GET /health is 200"
+    assert found[f"sales {dead}"] == "✗ connection refused"
+    assert found[f"orders {nowhere}"] == "✗ the host name is not known"
+    assert found[f"auth {url.replace('http', 'https')}"].startswith("✗ ")
+    assert next(text for name, text in found.items() if name.startswith("store")).startswith("✗ ")
 
 
 def test_silence_and_garbage_are_failures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,8 +114,8 @@ def test_silence_and_garbage_are_failures(capsys: pytest.CaptureFixture[str]) ->
         code, found = report(settings, capsys, timeout=0.2)
         thread.join()
     assert code == 1
-    assert found[f"sales {silent}"] == "no answer in time"
-    assert found[f"pos {garbage}"] == "no HTTP answer (BadStatusLine)"
+    assert found[f"sales {silent}"] == "✗ no answer in time"
+    assert found[f"pos {garbage}"] == "✗ no HTTP answer (BadStatusLine)"
 
 
 def test_a_service_on_a_unix_socket_is_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,4 +125,4 @@ def test_a_service_on_a_unix_socket_is_reached(tmp_path: Path, capsys: pytest.Ca
         elsewhere = service_env(f"http://127.0.0.1:{free_port()}")
         _, found = report(load(elsewhere | {"SALES_SERVICE_URL": f"unix://{path}"}), capsys)
         server.shutdown()
-    assert found[f"sales unix://{path}"] == "GET /health is 200"
+    assert found[f"sales unix://{path}"] == "✓ GET /health is 200"
