@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -69,3 +70,19 @@ def test_readme_has_the_reference() -> None:
         pytest.skip("the README has no settings markers")
     written = text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
     assert written == reference().strip(), "run `gateway check --reference` and paste it between the markers"
+
+
+# These make up `redis_url`, the routes and the like, and have done their work when the settings are there.
+WITHIN = {"redis_host", "redis_port", "redis_db", "redis_password", "gateway_config"}
+
+
+def test_no_variable_is_silently_ignored() -> None:
+    root = README.parent
+    sources = [
+        path
+        for path in (*root.glob("kernel/**/*.py"), *root.glob("handlers/*.py"))
+        if "/config/" not in str(path)
+    ]
+    text = "\n".join(path.read_text() for path in sources if "/cli/" not in str(path))
+    unread = {name for name in Settings.__struct_fields__ if not re.search(rf"settings\.{name}\b", text)}
+    assert unread <= WITHIN
