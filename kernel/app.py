@@ -17,8 +17,10 @@ from kernel.route import Handler, Route
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
+from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
+_REFUSED = frozenset({401, 402, 403})
 
 
 class Truncated(Exception):
@@ -95,9 +97,15 @@ class Gateway:
         route = x.route
         route.meter.observe(x.method, x.status, seconds, x.received, x.sent)
         state = self._state
+        identity = x.identity
         if x.problem_code:
             state.metrics.problems[x.problem_code] += 1
-        identity = x.identity
+            if x.status in _REFUSED:
+                self._audit(x, AUTH_FAILURE if x.status == 401 else DENIED)
+        elif identity is not None and identity.kind == "service":
+            self._audit(x, SERVICE_TOKEN)
+        elif route.admin:
+            self._audit(x, ADMIN)
         if identity is None:
             user = caller = None
         else:
@@ -126,6 +134,21 @@ class Gateway:
                 x.captured.get(b"user-agent"),
                 x.problem_code,
             )
+        )
+
+    def _audit(self, x: Exchange, kind: str) -> None:
+        identity = x.identity
+        self._state.audit.event(
+            kind,
+            request_id=x.request_id,
+            client_ip=x.client_ip,
+            user_id=identity.user_id if identity is not None else None,
+            tenant_id=x.tenant,
+            service=identity.service if identity is not None else None,
+            method=x.method,
+            route=x.route.template,
+            status=x.status,
+            problem=x.problem_code,
         )
 
     def _compile(self, row: RouteRow, template: str, handler: Handler | None) -> Route:

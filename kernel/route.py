@@ -20,7 +20,7 @@ class Route:
     logs. Routes that are `exempt` are never shed.
     """
 
-    __slots__ = ("exempt", "handler", "meter", "row", "stages", "template")
+    __slots__ = ("admin", "exempt", "handler", "meter", "row", "stages", "template")
 
     def __init__(
         self, row: RouteRow, template: str, stages: tuple[Stage, ...], handler: Handler, meter: RouteMeter
@@ -30,6 +30,7 @@ class Route:
         self.stages = stages
         self.handler = handler
         self.meter = meter
+        self.admin = row.admin
         self.exempt = row.handler in PROBES
 
 
