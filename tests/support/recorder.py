@@ -38,6 +38,10 @@ class _Recording(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.recorder.connections += 1
+        self.recorder.transports.add(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.recorder.transports.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
         self.recorder.raw += data
@@ -89,6 +93,7 @@ class Recorder:
     connections: int = 0
     status: int = 200
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    transports: set[asyncio.Transport | None] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -120,6 +125,10 @@ def recording_upstream() -> Iterator[Recorder]:
         ready.set()
         loop.run_forever()
         server.close()
+        for transport in list(recorder.transports):
+            assert transport is not None
+            transport.abort()
+        loop.run_until_complete(asyncio.sleep(0))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 

@@ -1,0 +1,189 @@
+"""The front door: CORS, proxies, hosts, HTTPS, admin routes and shed load, each through the real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+
+import pytest
+
+from kernel.store.embedded import EmbeddedStore
+from tests.support.gateway import GatewayFactory
+from tests.support.raw import ask, parse_replies, request, send_raw
+from tests.support.recorder import Recorder
+from tests.support.stack import Stack, stack_env
+from tests.support.tokens import access_token, service_token
+
+APP = (b"Origin", b"https://app.example.com")
+ASKS = (b"Access-Control-Request-Method", b"POST")
+
+
+def test_a_preflight_is_answered_before_everything_else(stack: Stack) -> None:
+    asked = [APP, ASKS, (b"Access-Control-Request-Headers", b"authorization, content-type")]
+    for target in (b"/api/v1/inventory/items", b"/nowhere", b"/metrics"):
+        reply = stack.ask("OPTIONS", target, asked, token=None)
+        assert reply.status == 204
+        assert reply.body == b""
+        assert reply.header("access-control-allow-origin") == "https://app.example.com"
+        assert reply.header("access-control-allow-credentials") == "true"
+        assert "POST" in (reply.header("access-control-allow-methods") or "")
+        assert reply.header("access-control-allow-headers") == "authorization, content-type"
+        assert reply.header("access-control-max-age") == "600"
+        assert reply.header("x-request-id")
+        assert reply.header("x-ratelimit-limit") is None
+        assert any("Origin" in value for value in reply.all("vary"))
+    assert stack.upstream.requests == []
+
+
+def test_a_preflight_of_a_stranger_allows_nothing(stack: Stack) -> None:
+    reply = stack.ask("OPTIONS", headers=[(b"Origin", b"https://evil.example"), ASKS], token=None)
+    assert reply.status == 204
+    assert not [name for name, _ in reply.headers if name.startswith("access-control-")]
+    assert any("Origin" in value for value in reply.all("vary"))
+
+
+def test_a_preflight_reflects_only_a_list_of_names(stack: Stack) -> None:
+    asked = [APP, ASKS, (b"Access-Control-Request-Headers", b"a, <script>")]
+    assert stack.ask("OPTIONS", headers=asked, token=None).header("access-control-allow-headers") is None
+
+
+def test_the_services_own_cors_headers_are_replaced(stack: Stack) -> None:
+    stack.upstream.response_headers += [
+        (b"Access-Control-Allow-Origin", b"*"),
+        (b"Access-Control-Allow-Credentials", b"true"),
+        (b"X-Request-ID", b"theirs"),
+        (b"X-Kept", b"1"),
+    ]
+    reply = stack.ask(headers=[APP])
+    assert reply.all("access-control-allow-origin") == ["https://app.example.com"]
+    assert len(reply.all("x-request-id")) == 1
+    assert reply.header("x-kept") == "1"
+    stranger = stack.ask(headers=[(b"Origin", b"https://evil.example")])
+    assert stranger.all("access-control-allow-origin") == []
+    assert stranger.all("access-control-allow-credentials") == []
+
+
+def test_an_options_request_that_is_no_preflight_needs_a_token(stack: Stack) -> None:
+    assert stack.ask("OPTIONS", token=None).status == 401
+    assert stack.ask("OPTIONS").status == 200
+    assert stack.seen().method == "OPTIONS"
+
+
+@pytest.fixture(scope="module")
+def proxied(gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore) -> Stack:
+    """A gateway in prod, behind a trusted load balancer on this machine."""
+    changes = {
+        "ENVIRONMENT": "prod",
+        "TRUSTED_PROXIES": "127.0.0.0/8",
+        "ALLOWED_HOSTS": "api.example.com,*.bakery.example",
+        "ADMIN_ALLOW": "10.0.0.0/8",
+    }
+    return Stack(gateway_factory(stack_env(upstream, session_store, **changes)), upstream)
+
+
+def behind(client: bytes = b"203.0.113.7", proto: bytes = b"https") -> list[tuple[bytes, bytes]]:
+    return [(b"X-Forwarded-For", client), (b"X-Forwarded-Proto", proto)]
+
+
+HOST = b"api.example.com"
+
+
+def test_a_trusted_proxy_is_believed(proxied: Stack) -> None:
+    proxied.upstream.clear()
+    given = [*behind(b"198.51.100.9, 203.0.113.7"), (b"X-Request-ID", b"from-the-balancer-1")]
+    reply = proxied.ask(headers=given, host=HOST)
+    assert reply.status == 200
+    assert reply.header("x-request-id") == "from-the-balancer-1"
+    assert reply.header("strict-transport-security")
+    seen = proxied.seen()
+    assert seen.header("x-forwarded-for") == ["198.51.100.9, 203.0.113.7, 127.0.0.1"]
+    assert seen.header("x-forwarded-proto") == ["https"]
+    assert seen.header("x-forwarded-host") == ["api.example.com"]
+    assert seen.header("x-request-id") == ["from-the-balancer-1"]
+
+
+@pytest.mark.parametrize("given", [b"short", b"x" * 129, b"with space", b"a\tb-c-d-e-f"])
+def test_an_unsafe_request_id_is_replaced_even_from_a_trusted_proxy(proxied: Stack, given: bytes) -> None:
+    reply = proxied.ask(headers=[*behind(), (b"X-Request-ID", given)], host=HOST)
+    assert reply.header("x-request-id") != given.decode()
+
+
+def test_plain_http_is_redirected_or_refused_in_prod(proxied: Stack) -> None:
+    reply = proxied.ask("GET", b"/api/v1/sales/x?y=1", behind(proto=b"http"), host=HOST)
+    assert reply.status == 308
+    assert reply.header("location") == "https://api.example.com/api/v1/sales/x?y=1"
+    refused = proxied.ask("POST", b"/api/v1/sales", behind(proto=b"http"), b"{}", host=HOST)
+    assert refused.status == 403
+    assert json.loads(refused.body)["code"] == "https-required"
+    assert ask(proxied.port, request(target=b"/health/live", host=b"10.1.2.3")).status == 200
+
+
+@pytest.mark.parametrize("host", [b"evil.example", b"bakery.example", b"api.example.com.evil.example", b"10.1.2.3"])
+def test_foreign_hosts_are_refused(proxied: Stack, host: bytes) -> None:
+    reply = proxied.ask(headers=behind(), host=host)
+    assert reply.status == 400
+    assert json.loads(reply.body)["code"] == "bad-host"
+
+
+@pytest.mark.parametrize("host", [b"API.example.com", b"api.example.com:443", b"a.bakery.example"])
+def test_own_hosts_are_served(proxied: Stack, host: bytes) -> None:
+    assert proxied.ask(headers=behind(), host=host).status == 200
+
+
+def test_admin_routes_do_not_exist_for_strangers(proxied: Stack) -> None:
+    def metrics(client: bytes, token: bytes | None = None) -> int:
+        return proxied.ask("GET", b"/metrics", behind(client), token=token, host=HOST).status
+
+    assert metrics(b"203.0.113.7") == 404
+    assert metrics(b"10.3.4.5") == 200
+    assert metrics(b"203.0.113.7", access_token()) == 404
+    assert metrics(b"203.0.113.7", service_token()) == 200
+
+
+def test_a_flood_beyond_the_cap_is_shed_and_probes_are_not(
+    gateway_factory: GatewayFactory, session_store: EmbeddedStore
+) -> None:
+    release = threading.Event()
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        held = []
+        listener.settimeout(0.05)
+        while not release.is_set():
+            try:
+                held.append(listener.accept()[0])
+            except TimeoutError:
+                continue
+        for connection in held:
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            connection.close()
+        listener.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    recorder = Recorder(port=int(url.rpartition(":")[2]))
+    env = stack_env(recorder, session_store, MAX_REQUESTS_IN_FLIGHT="4")
+    gateway = gateway_factory(env)
+    waiting = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(4)]
+    data = request(headers=[(b"Authorization", b"Bearer " + access_token())])
+    try:
+        for client in waiting:
+            client.sendall(data)
+        reply = parse_replies(send_raw(gateway.port, data))
+        while reply[0].status != 503:
+            reply = parse_replies(send_raw(gateway.port, data))
+        assert json.loads(reply[0].body)["code"] == "overloaded"
+        assert reply[0].header("retry-after") == "1"
+        assert reply[0].header("x-request-id")
+        assert ask(gateway.port, request(target=b"/health/live")).status == 200
+        release.set()
+        for client in waiting:
+            client.settimeout(5)
+            assert b" 200 " in client.recv(100)
+    finally:
+        release.set()
+        thread.join()
+        for client in waiting:
+            client.close()

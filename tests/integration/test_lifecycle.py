@@ -1,0 +1,183 @@
+"""Workers, signals and the store: what happens when any of them goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import redis
+
+from kernel.store.embedded import EmbeddedStore
+from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway
+from tests.support.poll import poll
+from tests.support.raw import ask, request
+from tests.support.recorder import Recorder
+from tests.support.stack import Stack, stack_env
+from tests.support.tokens import access_token
+
+
+def children(pid: int) -> list[int]:
+    """Living child processes of `pid`."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def workers(gateway: GatewayProcess) -> list[int]:
+    """The gateway's worker processes (they have the same command line; an embedded store has not)."""
+    own = Path(f"/proc/{gateway.process.pid}/cmdline").read_bytes()
+    found = []
+    for pid in children(gateway.process.pid):
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes() == own:
+                found.append(pid)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def metric(port: int, name: str) -> float:
+    """The sum of a family's samples whose line begins with `name`."""
+    text = ask(port, request(target=b"/metrics")).body.decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(name))
+
+
+def test_two_workers_share_the_port_the_limit_and_the_metrics(
+    gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
+) -> None:
+    env = stack_env(upstream, mortal_store, WORKERS="2", RATE_LIMIT_REQUESTS="50", RATE_LIMIT_WINDOW_SECONDS="3600")
+    gateway = gateway_factory(env)
+    stack = Stack(gateway, upstream)
+    poll(lambda: len(workers(gateway)) == 2)
+    token = access_token(user_id="user-of-two-workers")
+    stack.ask(token=token)  # pays from the address's bucket: the token is not known yet
+    seen = Counter(stack.ask(token=token).status for _ in range(120))
+    # Each worker verifies the token once, which its address pays for; all else comes out of the user's 50.
+    assert 50 <= seen[200] <= 52
+    assert seen[429] == 120 - seen[200]
+    assert metric(gateway.port, 'gateway_requests_total{method="GET",path="/api/v1/inventory/**"') == 121
+    assert metric(gateway.port, "gateway_rate_limit_exceeded_total{") == seen[429]
+    assert metric(gateway.port, "gateway_workers ") == 2
+
+
+def test_a_killed_worker_is_replaced_and_the_counters_never_fall(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    gateway = gateway_factory(stack_env(upstream, session_store, WORKERS="2"))
+    stack = Stack(gateway, upstream)
+    poll(lambda: len(workers(gateway)) == 2)
+    for _ in range(40):
+        assert stack.ask().status == 200
+    name = 'gateway_requests_total{method="GET",path="/api/v1/inventory/**"'
+    before = metric(gateway.port, name)
+    [victim, other] = workers(gateway)
+    os.kill(victim, signal.SIGKILL)
+    poll(lambda: len(workers(gateway)) == 2 and victim not in workers(gateway), seconds=15)
+    assert other in workers(gateway)
+    poll(lambda: metric(gateway.port, "gateway_workers ") == 2)
+    assert metric(gateway.port, name) >= before
+    assert stack.ask().status == 200
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore, sig: signal.Signals
+) -> None:
+    gateway = start_gateway(stack_env(upstream, session_store, TMPDIR=str(tmp_path), WORKERS="2"), tmp_path)
+    left = workers(gateway)
+    assert gateway.stop(sig) == 0, gateway.log()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+    assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
+
+
+def test_without_a_store_the_gateway_still_serves_and_says_so(
+    gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
+) -> None:
+    env = stack_env(upstream, mortal_store, RATE_LIMIT_REQUESTS="30", RATE_LIMIT_WINDOW_SECONDS="3600")
+    stack = Stack(gateway_factory(env), upstream)
+    token = access_token(user_id="user-through-an-outage")
+    for _ in range(5):
+        assert stack.ask(token=token).status == 200
+    mortal_store.kill()
+
+    def store() -> str:
+        document: dict[str, str] = json.loads(ask(stack.port, request(target=b"/health")).body)
+        return document["redis"]
+
+    during = Counter(stack.ask(token=token).status for _ in range(60))
+    assert set(during) == {200, 429}
+    assert during[200] <= 26
+    poll(lambda: store() == "disconnected")
+    mortal_store.start()
+    poll(lambda: store() == "connected")
+    after = Counter(stack.ask(token=token).status for _ in range(20))
+    assert after[200] <= 2, "the outage must not be a second helping"
+
+
+def test_a_closed_limiter_refuses_without_a_store(
+    gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
+) -> None:
+    stack = Stack(gateway_factory(stack_env(upstream, mortal_store, RATE_LIMIT_FAIL_MODE="closed")), upstream)
+    assert stack.ask().status == 200
+    mortal_store.kill()
+    refused = poll(lambda: [reply for reply in [stack.ask(token=access_token(user_id="new"))] if reply.status != 200])
+    assert refused[0].status == 503
+    assert json.loads(refused[0].body)["code"] == "rate-limit-unavailable"
+    mortal_store.start()
+    poll(lambda: stack.ask().status == 200)
+
+
+def test_two_gateways_never_admit_more_than_the_limit_under_load(
+    gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
+) -> None:
+    limit = 400
+    env = stack_env(upstream, mortal_store, RATE_LIMIT_REQUESTS=str(limit), RATE_LIMIT_WINDOW_SECONDS="3600")
+    stacks = [Stack(gateway_factory(env), upstream) for _ in range(2)]
+    token = access_token(user_id="user-of-two-gateways")
+    for stack in stacks:
+        stack.ask(token=token)
+    statuses: Counter[int] = Counter()
+    lock = threading.Lock()
+    stop = threading.Event()
+
+    def load(stack: Stack) -> None:
+        while not stop.is_set():
+            status = stack.ask(token=token).status
+            with lock:
+                statuses[status] += 1
+
+    threads = [threading.Thread(target=load, args=(stack,)) for stack in stacks for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    poll(lambda: statuses[429] > 200, seconds=40)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    # 1/9 of a token comes back each second: a few seconds of load add one at most.
+    assert limit * 0.97 <= statuses[200] <= limit + 2
+
+
+def test_a_lock_set_by_hand_is_enforced_by_every_worker(
+    gateway_factory: GatewayFactory, upstream: Recorder, store_server: EmbeddedStore, redis_cli: redis.Redis
+) -> None:
+    stacks = [Stack(gateway_factory(stack_env(upstream, store_server, WORKERS="2")), upstream) for _ in range(2)]
+    token = access_token(tenant_id="locked-tenant")
+    for stack in stacks:
+        for _ in range(8):
+            assert stack.ask("POST", body=b"{}", token=token).status == 200
+    redis_cli.set("tenant:locked-tenant:read_only", "billing hold")
+    time.sleep(0.1)
+    for stack in stacks:
+        for _ in range(8):
+            reply = stack.ask("POST", body=b"{}", token=token)
+            assert reply.status == 403
+            assert json.loads(reply.body)["code"] == "tenant-read-only"
+            assert stack.ask("GET", token=token).status == 200
+    redis_cli.delete("tenant:locked-tenant:read_only")
+    time.sleep(0.1)
+    assert all(stack.ask("POST", body=b"{}", token=token).status == 200 for stack in stacks)
