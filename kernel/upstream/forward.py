@@ -138,11 +138,12 @@ async def _first_part(x: Exchange, patience: float) -> bytes:
 
 async def _relay(x: Exchange, connection: Connection, patience: float, upstream: Upstream) -> None:
     """Steps 6: `patience` is the longest pause in the body, on either side, in seconds."""
-    await x.start(connection.status, connection.headers)
     if connection.complete:
         chunks = connection.chunks
-        await x.write(chunks[0] if len(chunks) == 1 else b"".join(chunks), False)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        await x.send_whole(connection.status, connection.headers, body)
         return
+    await x.start(connection.status, connection.headers)
     if not connection.chunks:
         await x.write(b"", True)  # granian holds the head back until the first part of the body
     while True:
