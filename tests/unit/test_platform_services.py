@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from bench.platform.info import Info
-from bench.platform.platform import Platform
+from bench.platform.platform import Platform, running_platform
 from bench.platform.process import platform_process
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import METHODS
@@ -197,3 +197,25 @@ def test_notification_is_remembered(info: Info, http: httpx.Client) -> None:
     assert sent.status_code == 201
     stored = http.get(f"{url}?message=Pan listo", headers=headers).json()["items"]
     assert [row["id"] for row in stored] == [sent.json()["id"]]
+
+
+async def test_service_that_was_stopped_comes_back_on_its_port() -> None:
+    async with running_platform() as platform, httpx.AsyncClient(trust_env=False) as client:
+        url = platform.urls["orders"]
+        await platform.stop_service("orders")
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"{url}/health")
+        assert (await client.get(f"{platform.urls['sales']}/health")).status_code == 200
+        await platform.start_service("orders")
+        assert platform.urls["orders"] == url
+        headers = {"x-tenant-id": platform.world.account("owner").tenant_id}
+        assert (await client.get(f"{url}/api/v1/orders", headers=headers)).json()["total"] > 0
+
+
+async def test_platform_in_this_process_hands_out_tokens_for_its_keys() -> None:
+    async with running_platform() as platform:
+        assert platform.keys.verify(platform.token("second_owner"))["tenant_role"] == "owner"
+        scoped = platform.service_token("orders", platform.world.account("owner").tenant_id)
+        claims = platform.keys.verify(scoped)
+        assert (claims["service"], claims["type"]) == ("orders", "service")
+        assert claims["tenant_id"] == platform.info().tenants["owner"]
