@@ -28,13 +28,13 @@ class Bucket:
         "due",
         "epoch",
         "flight",
-        "generation",
         "granted",
         "key",
         "left",
         "level",
         "limit",
         "low",
+        "number",
         "per_token",
         "queued",
         "rest",
@@ -49,15 +49,15 @@ class Bucket:
         "window",
     )
 
-    def __init__(self, key: str, limit: Limit, now: float, epoch: int) -> None:
+    def __init__(self, key: str, limit: Limit, number: int, now: float, epoch: int) -> None:
         # --- for life ---
         self.key = rate_limit(key, limit.requests, limit.window)
         self.limit = limit
         self.capacity = limit.requests
         self.per_token = limit.window / limit.requests
         self.window = int(limit.window * 1e6)
-        # --- the lease: totals since its generation began; used = granted - returned - left ---
-        self.generation = 0
+        self.number = number  # tells its leases from those of an earlier object for the same key
+        # --- the lease: totals since this object was made; used = granted - returned - left ---
         self.granted = 0
         self.returned = 0
         self.left = 0
@@ -92,11 +92,6 @@ class Bucket:
         """How many tokens this worker may hold although they are not used."""
         return min(int(self.capacity * _KEEP_PART / fleet), _KEEP_MOST)
 
-    def begin(self, generation: int) -> None:
-        """Start anew with an empty lease: the store counts what the old one held as used."""
-        self.generation = generation
-        self.granted = self.returned = self.left = 0
-
     def wanted(self, now: float, fleet: int) -> int:
         """How many tokens to ask for: a second's worth at the present pace, and one for each who waits."""
         spent = self.stock - self.left
@@ -127,7 +122,9 @@ class Bucket:
 
     def refuse(self, now: float) -> Verdict:
         """The verdict while the bucket is known to be empty."""
-        retry = max(self.retry - now, 0.0)
+        retry = max(
+            round(self.retry - now, 6), 0.0
+        )  # a stray 1e-9 would round up to a whole second in a header
         return False, 0, max(self.told + self.capacity * self.per_token - now, retry), retry
 
     def take_alone(self, now: float, fleet: int) -> Verdict:

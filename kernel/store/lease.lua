@@ -1,22 +1,22 @@
 -- One token bucket, shared by the workers of a fleet through leases. Called for every contact of a worker with a bucket.
 --
--- The hash holds `tokens` (what nobody has), `stamp` (when they were last refilled, microseconds of this server's clock) and
--- a field per worker with its lease: generation, and the tokens granted, used and returned in all since it began, and when
--- it expires. A lease holds granted - used - returned tokens.
+-- The hash holds `tokens` (what nobody has), `stamp` (when they were last refilled, microseconds of this server's clock)
+-- and a field per worker with its lease: series, tokens granted, used and returned since the series began, and expiry.
+-- A lease holds granted - used - returned tokens.
 --
--- Never over the limit: tokens + all that leases hold <= capacity, always, since a refill stops there; what a lease holds is
--- at least what its worker can still spend; a lease that expires counts as spent, and its worker stops before. So there is
--- never more to spend than in one bucket from which every request takes its token itself.
+-- Never over the limit: tokens + all that leases hold <= capacity, always, since a refill stops there; what a lease holds
+-- is at least what its worker can still spend; a lease that expires counts as spent, and its worker stops before. So
+-- there is never more to spend than in one bucket from which every request takes its token itself.
 --
 -- Totals instead of differences make a call safe to repeat: whatever a lost call did is known at the next one.
 --
--- KEYS[1] the bucket. ARGV: capacity, window (us), worker, generation, used, returned, wanted, live workers,
+-- KEYS[1] the bucket. ARGV: capacity, window (us), worker, series, used, returned, wanted, live workers,
 -- lease time (us), tokens of an unknown bucket, most tokens there may be now (-1: no matter).
 -- Returns: granted in all, tokens left, microseconds until there is one (0: there is).
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local capacity, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local worker, generation = ARGV[3], ARGV[4]
+local worker, series = ARGV[3], ARGV[4]
 local used, returned, wanted = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local workers, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local tokens, stamp, held = tonumber(ARGV[10]), now, 0
@@ -39,7 +39,7 @@ for i = 1, #fields, 2 do
     expiry = tonumber(expiry)
     -- An expiry beyond a whole lease time: the clock was set back.
     local alive = expiry > now and expiry <= now + lease
-    if name == worker and its == generation and alive then
+    if name == worker and its == series and alive then
       mine = { granted = tonumber(g), used = tonumber(u), returned = tonumber(r) }
     elseif name == worker or not alive then
       over[#over + 1] = { name = name, holds = holds, expiry = math.min(expiry, now) }
@@ -78,7 +78,7 @@ if wanted > 0 and tokens >= 1 then
 end
 
 if mine.granted > mine.used + mine.returned then
-  local entry = string.format('%s %.0f %.0f %.0f %.0f', generation, mine.granted, mine.used, mine.returned, now + lease)
+  local entry = string.format('%s %.0f %.0f %.0f %.0f', series, mine.granted, mine.used, mine.returned, now + lease)
   redis.call('HSET', KEYS[1], worker, entry)
 else
   redis.call('HDEL', KEYS[1], worker)

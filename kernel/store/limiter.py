@@ -73,7 +73,7 @@ class Limiter:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         # Buckets with a lease, in the order in which they are to be looked after.
         self._held: deque[Bucket] = deque()
-        self._generations = itertools.count(1)
+        self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._next_beat = 0.0
@@ -173,8 +173,6 @@ class Limiter:
     def _fly(self, bucket: Bucket, now: float, *, renew: bool = True) -> None:
         """Report to the store and, to `renew`, ask for tokens. `bucket.flight` is done when the reply has been taken
         in; it stays None when the store is down."""
-        if now >= bucket.until:
-            bucket.begin(next(self._generations))
         fleet = self._fleet.size
         wanted = max(bucket.wanted(now, fleet), 0) if renew else 0
         guess = int(bucket.estimate(now, fleet))
@@ -183,7 +181,7 @@ class Limiter:
             bucket.capacity,
             bucket.window,
             self._fleet.me,
-            bucket.generation,
+            bucket.number,
             bucket.granted - bucket.returned - bucket.left,
             bucket.returned,
             wanted,
@@ -242,7 +240,7 @@ class Limiter:
             self._give_back(known, now)
         elif len(self._buckets) >= self._max_buckets:
             self._evict(now)
-        bucket = self._buckets[key] = Bucket(key, limit, now, self._epoch)
+        bucket = self._buckets[key] = Bucket(key, limit, next(self._numbers), now, self._epoch)
         return bucket
 
     def _evict(self, now: float) -> None:
@@ -270,7 +268,11 @@ class Limiter:
             self._loop.create_task(self._fleet.beat())
 
     def sweep(self, now: float) -> None:
-        """Renew or return the leases that are due, and forget a few idle buckets."""
+        """Renew or return the leases that are due, and forget a few idle buckets.
+
+        An idle lease is returned; the few spare tokens of a client far from its limit only after a whole lease time
+        without a request.
+        """
         held = self._held
         while held and held[0].due <= now:
             bucket = held.popleft()
@@ -279,12 +281,12 @@ class Limiter:
                 continue
             if bucket.flight is None:
                 ending = bucket.until - now < _RENEW_BEFORE
-                if now - bucket.seen < _IDLE:
-                    if ending:
-                        self._fly(bucket, now)
-                elif ending or not bucket.far or bucket.left > bucket.keep(self._fleet.size):
+                spare = bucket.far and bucket.left <= bucket.keep(self._fleet.size)
+                if now - bucket.seen >= _IDLE and not (spare and (bucket.seen > bucket.told or not ending)):
                     self._give_back(bucket, now)
                     continue
+                if ending:
+                    self._fly(bucket, now)
             self._look_after(bucket, now)
         for _ in range(min(len(self._buckets), 16)):
             key, bucket = self._buckets.popitem(last=False)
@@ -320,4 +322,6 @@ class Limiter:
 
 
 async def _landings(buckets: list[Bucket]) -> None:
-    await asyncio.gather(*(bucket.flight for bucket in buckets if bucket.flight is not None))
+    flights = [bucket.flight for bucket in buckets if bucket.flight is not None]
+    if flights:
+        await asyncio.wait(flights)  # not gather(): to be cancelled here must not cancel what others wait for

@@ -1,7 +1,7 @@
 """A worker of a fleet, as a process: `python -m tests.support.limiter_worker STORE_URL REQUESTS WINDOW`.
 
-Answers one JSON line to each line on stdin: `take N KEY` (N requests one after the other), `hammer SECONDS KEY` (as many
-as it can, several at a time), `figures`.
+Answers one JSON line to each line on stdin: `take N KEY` (N requests one after the other), `hammer SECONDS KEY` (as
+many as it can, several at a time), `figures`.
 """
 
 from __future__ import annotations
