@@ -18,6 +18,10 @@ TIERS = ("starter", "professional", "enterprise")
 LOGOUT = "logout"
 SUBSCRIPTION_CHANGED = "subscription-changed"
 
+# Operations that the tenant service verifies.
+DELETE_TENANT = "delete-tenant"
+CHANGE_SUBSCRIPTION = "change-subscription"
+
 
 class Limit(Struct, frozen=True):
     """`requests` in each `window` seconds."""
@@ -71,10 +75,15 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     websocket: bool = False
     # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
     always_writable: bool = False
-    # Asked of the tenant service each time; refused when it cannot say.
-    critical: bool = False
+    # The operation that the tenant service is asked about each time; refused when it cannot say.
+    critical: str | None = None
     # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
     effect: str | None = None
+
+    @property
+    def identified(self) -> bool:
+        """Whether a request must say whose it is. Admin routes go by network, unless only services may call them."""
+        return self.service_only or not (self.public or self.admin)
 
 
 def _service(name: str, *prefixes: str, tenant_scoped: bool = True) -> Service:
@@ -162,7 +171,7 @@ _TENANT = (
         pattern="/api/v1/tenants/{tenant_id}/**",
         methods=_DELETE,
         service="tenant",
-        critical=True,
+        critical=DELETE_TENANT,
     ),
     RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", methods=METHODS - _DELETE, service="tenant"),
     RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
@@ -179,7 +188,7 @@ def _billing() -> Iterator[RouteRow]:
             methods=WRITES,
             service="tenant",
             always_writable=True,
-            critical=True,
+            critical=CHANGE_SUBSCRIPTION,
             effect=SUBSCRIPTION_CHANGED,
         )
 

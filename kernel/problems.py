@@ -89,6 +89,9 @@ BODY_TIMEOUT = ProblemKind("body-timeout", 408, "Request body too slow", "Send t
 BODY_TOO_LARGE = ProblemKind(
     "body-too-large", 413, "Request body too large", "Send a smaller body, or in several requests."
 )
+BODY_INVALID = ProblemKind(
+    "body-invalid", 422, "Request body invalid", "Correct the field that the detail names."
+)
 HEADERS_TOO_LARGE = ProblemKind(
     "headers-too-large",
     431,
@@ -219,6 +222,12 @@ DEMO_UNAVAILABLE = ProblemKind(
 RATE_LIMITED = ProblemKind("rate-limited", 429, "Too many requests", "Wait as long as Retry-After says.")
 RATE_LIMIT_UNAVAILABLE = ProblemKind(
     "rate-limit-unavailable", 503, "Limits cannot be checked", "Try again shortly."
+)
+STORE_UNAVAILABLE = ProblemKind(
+    "store-unavailable",
+    503,
+    "Store unavailable",
+    "Try again shortly: it is not certain that anything changed.",
 )
 OVERLOADED = ProblemKind("overloaded", 503, "Gateway at capacity", "Wait as long as Retry-After says.")
 DRAINING = ProblemKind(

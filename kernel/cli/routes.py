@@ -90,7 +90,7 @@ def extras(row: RouteRow) -> Iterator[str]:
     if row.websocket:
         yield "websocket"
     if row.critical:
-        yield "critical"
+        yield f"verified as {row.critical}"
     if row.effect:
         yield row.effect
     if row.always_writable:

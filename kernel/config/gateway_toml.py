@@ -180,6 +180,8 @@ class _Reader:
         """The fields of a row among `values`, in the row's own types."""
         if "limit" in values:
             values["limit"] = values["limit"].limit()
+        if values.get("critical") == "":
+            values["critical"] = None
         if "max_body" in values:
             try:
                 values["max_body"] = _MAX_BODY.parse(str(values["max_body"]))

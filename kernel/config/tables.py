@@ -20,6 +20,7 @@ Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Tier = Literal["starter", "professional", "enterprise"]
 Effect = Literal["logout", "subscription-changed"]
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
+_Operation = Annotated[str, Meta(pattern=r"^(?:[a-z][a-z0-9-]{0,63})?$")]
 _Segment = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
 
 
@@ -75,7 +76,11 @@ ROUTE: Mapping[str, Field] = {
     ),
     "service": Field(str, "Which service answers.", '"loyalty"'),
     "always_writable": Field(bool, "Works without an active subscription and in read-only mode.", "true"),
-    "critical": Field(bool, "Asked of the tenant service each time; refused when it cannot say.", "true"),
+    "critical": Field(
+        _Operation,
+        "The operation that the tenant service is asked about each time; refused when it cannot say. Empty: none.",
+        '"delete-tenant"',
+    ),
     "effect": Field(Effect, "What a 2xx answer makes the gateway do.", '"subscription-changed"'),
     **POLICY,
 }

@@ -29,6 +29,16 @@ def subscription_changed_at(tenant_id: str) -> str:
     return f"tenant:{tenant_id}:subscription_changed_at"
 
 
+def tenant_demo(tenant_id: str) -> str:
+    """String, a session's id: this is the virtual tenant of a demo session, which ends with the key."""
+    return f"tenant:{tenant_id}:demo"
+
+
+def tenant_ancestors(tenant_id: str) -> str:
+    """String, JSON: what the tenant service said of the tenant's place. Not tracked: it is a cache."""
+    return f"gateway:ancestors:{tenant_id}"
+
+
 def token_revoked(jti: str) -> str:
     """String, any value: the token with this `jti` is refused."""
     return f"token:revoked:{jti}"

@@ -202,12 +202,12 @@ def test_a_row_is_told_in_words() -> None:
         timeout=2.5,
         max_body=2048,
         allow_encoded_slash=True,
-        critical=True,
+        critical="delete-tenant",
     )
     assert methods(row) == "GET POST"
     assert callers(row) == "service token"
     assert ", ".join(extras(row)) == (
-        "professional tier, 10 per 60 s, timeout 2.5 s, body 2KiB, %2F allowed, critical"
+        "professional tier, 10 per 60 s, timeout 2.5 s, body 2KiB, %2F allowed, verified as delete-tenant"
     )
 
 

@@ -145,7 +145,7 @@ def test_a_new_pattern_is_a_new_route(file: File) -> None:
         service = "sales"
         methods = ["GET", "POST"]
         service_only = true
-        critical = true
+        critical = "export-data"
         always_writable = true
         effect = "logout"
         """
@@ -155,7 +155,7 @@ def test_a_new_pattern_is_a_new_route(file: File) -> None:
         methods=frozenset({"GET", "HEAD", "POST"}),
         service="sales",
         service_only=True,
-        critical=True,
+        critical="export-data",
         always_writable=True,
         effect=LOGOUT,
     )
@@ -308,3 +308,20 @@ def test_types_of_fields_agree_with_the_catalogue() -> None:
     assert set(get_args(tables.Method)) == METHODS
     assert get_args(tables.Tier) == TIERS
     assert set(get_args(tables.Effect)) == {LOGOUT, SUBSCRIPTION_CHANGED}
+
+
+def test_a_critical_route_can_be_made_an_ordinary_one(file: File) -> None:
+    settings = file.load(
+        """
+        [[routes]]
+        pattern = "/api/v1/tenants/{tenant_id}/**"
+        methods = ["DELETE"]
+        critical = ""
+        """
+    )
+    [row] = [
+        row
+        for row in settings.routes
+        if row.pattern == "/api/v1/tenants/{tenant_id}/**" and "DELETE" in (row.methods or ())
+    ]
+    assert row.critical is None
