@@ -79,15 +79,14 @@ class Follower:
         ).rstrip()
 
     def _event(self, record: Mapping[str, Any]) -> str:
-        rest = {k: v for k, v in record.items() if k not in ("timestamp", "level", "event", "exception")}
-        text = " ".join([str(record.get("event")), *(f"{k}={v}" for k, v in rest.items())])
-        return " ".join(
-            (
-                self._style("2", str(record.get("timestamp", ""))[11:19]),
-                self._style("31", str(record.get("level"))),
-                printable(text),
-            )
-        )
+        return f"{self._style('2', str(record.get('timestamp', ''))[11:19])} {self._style('31', summary(record))}"
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """A record's level, event and other fields on one line."""
+    hidden = ("timestamp", "level", "event", "exception", "logger")
+    fields = [f"{name}={value}" for name, value in record.items() if name not in hidden]
+    return printable(" ".join([str(record.get("level")), str(record.get("event")), *fields]))
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

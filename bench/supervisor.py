@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from bench import processes
+from bench.follow import parse, printable, summary
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TAIL_LINES = 12
@@ -26,7 +27,7 @@ class ChildDied(Exception):
 
 
 class Child:
-    """A process whose output (both streams) is read here. `tail` keeps its last lines, requests left out."""
+    """A process whose output (both streams) is read here. `tail` keeps its last lines of text, and its complaints."""
 
     def __init__(
         self, name: str, arguments: Sequence[str], environment: Mapping[str, str], directory: str
@@ -42,14 +43,23 @@ class Child:
         assert self.process.stdout is not None
         self.output = self.process.stdout
         self.tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._rest = b""
         os.set_blocking(self.output.fileno(), False)
 
     def read(self) -> bytes:
         """What it has printed since; b"" at its end."""
         data = self.output.read1(1 << 16)  # type: ignore[attr-defined]  # a BufferedReader, which IO does not say
-        for line in data.splitlines():
-            if line.strip() and b'"event":"request"' not in line:
-                self.tail.append(line.decode("utf-8", "replace"))
+        *lines, self._rest = (self._rest + data).split(b"\n") if data else (self._rest, b"")
+        for line in lines:
+            if b'"event":"request"' in line:
+                continue
+            record = parse(line)
+            if record is None:
+                text = printable(line.decode("utf-8", "replace"))
+            else:
+                text = "" if record.get("level") in ("debug", "info") else summary(record)
+            if text.strip():
+                self.tail.append(text)
         return bytes(data)
 
     def last_words(self) -> str:
