@@ -15,46 +15,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Awaitable, Callable, Iterable
+import random
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from functools import partial
 from time import monotonic
 from typing import Any
 
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
 from kernel.store.address import Endpoint
-from kernel.store.errors import StoreError
+from kernel.store.errors import StoreDown, StoreError, StoreRefused
 from kernel.store.keys import TRACKED_PREFIXES
-from kernel.store.redis import Store
+from kernel.store.link import stop
+from kernel.store.redis import Script, Store
 
 _BEAT = 1.0
 _SILENCE = 3.0
 _RETRY = 0.25
+_SETUP = 1.0
 _MAX_KEYS = 65_536
+_UNKNOWN = object()
+# A key's value and its remaining life in milliseconds (negative: no end).
+_READ = Script("return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}")
 
 Listener = Callable[[str | None], None]
 
 
 class TrackedMap:
-    """`start` it in the loop that uses it, after its store. `max_keys` bounds its memory."""
+    """`start` it in the loop that uses it, after its store. Times in seconds; `max_keys` bounds its memory."""
 
     def __init__(
-        self, store: Store, prefixes: Iterable[str] = TRACKED_PREFIXES, *, max_keys: int = _MAX_KEYS
+        self,
+        store: Store,
+        prefixes: Iterable[str] = TRACKED_PREFIXES,
+        *,
+        max_keys: int = _MAX_KEYS,
+        beat: float = _BEAT,
+        silence: float = _SILENCE,
     ) -> None:
+        self.live = False
         self._store = store
         self._prefixes = tuple(prefixes)
         self._max_keys = max_keys
-        self._values: dict[str, str | None] = {}
-        # Keys being read now -> the number of that read; a change of the key takes its entry away.
-        self._reading: dict[str, int] = {}
-        self._reads = 0
-        self._valid = False
+        self._beat = beat
+        self._silence = silence
+        self._known: OrderedDict[str, str | None] = OrderedDict()
+        # Keys being read now; a change of the key takes its entry away, and then the reply is not kept.
+        self._reading: dict[str, _Reading] = {}
         self._heard: dict[AbstractConnection, float] = {}
         self._rebuild = asyncio.Event()
-        self._last_error = ""
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
-        self.drops = 0
-        self.changes = 0
+        self._last_error = ""
+        self._reads = 0
+        self._changes = 0
+        self._drops = 0
 
     async def start(self) -> None:
         """Begin to track; done when tracking is live, or has failed once (it is then retried in the background)."""
@@ -78,6 +95,10 @@ class TrackedMap:
         # PERF: 0.1 us when known.
         value = self._known.get(key, _UNKNOWN)
         return self._read(key) if value is _UNKNOWN else value  # type: ignore[return-value]
+
+    def on_change(self, listener: Listener) -> None:
+        """Call `listener(key)` after a change of a followed key, `listener(None)` when any may have changed unseen."""
+        self._listeners.append(listener)
 
     @property
     def staleness(self) -> float:
@@ -165,7 +186,7 @@ class TrackedMap:
                 if not tried.done():
                     tried.set_result(None)
             if not was_live:
-                await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))
+                await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))  # noqa: S311
 
     async def _track(self, tried: asyncio.Future[None]) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
@@ -194,7 +215,8 @@ class TrackedMap:
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]
-        connection._parser.set_invalidation_push_handler(self._changed)
+        parser: Any = connection._parser  # private: pinned, and held by a test
+        parser.set_invalidation_push_handler(self._changed)
         prefixes = [word for prefix in self._prefixes for word in ("PREFIX", prefix)]
         await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes, check_health=False)
         await connection.read_response()
@@ -210,12 +232,14 @@ class TrackedMap:
         if keys is None:
             self._known.clear()
             self._reading.clear()
+            self._tell(None)
             return
         self._changes += len(keys)
         for raw in keys:
             key = raw.decode("utf-8", "surrogateescape")
             self._known.pop(key, None)
             self._reading.pop(key, None)
+            self._tell(key)
 
     async def _watch(self, endpoints: frozenset[Endpoint]) -> None:
         """Ping every server, and see that they are still the right ones."""
@@ -241,6 +265,11 @@ class TrackedMap:
         self.live = False
         self._known.clear()
         self._reading.clear()
+        self._tell(None)
+
+    def _tell(self, key: str | None) -> None:
+        for listener in self._listeners:
+            listener(key)
 
 
 class _Reading:
