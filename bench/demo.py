@@ -39,6 +39,8 @@ _START_SECONDS = 20.0
 _GATEWAY_STOP_SECONDS = 2.0
 _PLATFORM_STOP_SECONDS = 0.5
 _POLL_SECONDS = 0.02
+# What macOS allows; Linux has four more.
+_SOCKET_PATH_BYTES = 103
 # Of the caller's environment, what would point the gateway elsewhere or make it hard to reach.
 _DROPPED = (
     "REDIS_",
@@ -119,7 +121,7 @@ class Demo:
         """Steps 1 to 3. Raises `DemoError`, `ChildDied`, `EmbeddedStoreError`, `Stopped`."""
         self._port = claim_port(self._options.host, self._options.port)
         self._url = f"http://{reachable(self._options.host)}:{self._port}"
-        self._directory = Path(tempfile.mkdtemp(prefix="bakery-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="bakery-", dir=short_directory()))
         self._resources.callback(shutil.rmtree, self._directory, ignore_errors=True)
         self._supervisor = self._resources.enter_context(Supervisor())
         # Whatever anyone of them leaves behind goes with the directory.
@@ -206,6 +208,12 @@ def say(text: str) -> None:
     """Prints at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def short_directory() -> str:
+    """Where temporary files go, but /tmp when that is so long that the store's socket (49 bytes more) would not fit."""
+    usual = tempfile.gettempdir()
+    return usual if len(os.fsencode(usual)) <= _SOCKET_PATH_BYTES - 49 else "/tmp"
 
 
 def reachable(host: str) -> str:
