@@ -68,8 +68,9 @@ def main(argv: Sequence[str]) -> int:
                 demo.announce()
                 demo.follow()
             except Stopped:
-                say("\nStopping...\n")
-            return 0
+                say("\nStopping... ")
+        say("stopped.\n")
+        return 0
     except BrokenPipeError:
         # Nobody reads any more; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
