@@ -1,0 +1,298 @@
+"""What each step of a request costs: nanoseconds, and the most bytes held at once. `python -m bench.micro [STEP ...]`.
+
+The steps run in one process on the gateway's own state, in the order in which a request takes them, without sockets:
+the upstream is a transport that answers at once. The rest of a request's cost is granian and the kernel. Here the caches are
+warm; between system calls the same code takes about twice as long.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import sys
+import tempfile
+import timeit
+import tracemalloc
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import uvloop
+
+from bench.keys import ISSUER, Keys
+from bench.report import markdown
+from bench.rig import BODY, PATH
+from handlers import FACTORIES
+from kernel.app import Gateway
+from kernel.build import build_state
+from kernel.config import load
+from kernel.exchange import Exchange
+from kernel.identity.claims import decode_claims
+from kernel.identity.jws import parse
+from kernel.state import State
+from kernel.store.embedded import EmbeddedStore
+from kernel.upstream.http1 import Connection, ResponseNames
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 23 Nov 2026 03:00:00 GMT\r\nContent-Type: application/json\r\n"
+    b"Content-Length: %d\r\nConnection: keep-alive\r\n\r\n%b" % (len(BODY), BODY.encode())
+)
+CONCURRENT = 32
+Step = tuple[str, Callable[[], object]]
+SILENT = "/dev/null"
+
+
+class InstantTransport:
+    """Answers every write with `ANSWER` in the next turn of the loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+        self._loop, self._connection = loop, connection
+
+    def write(self, data: bytes) -> None:
+        self._loop.call_soon(self._connection.data_received, ANSWER)
+
+    def abort(self) -> None:
+        pass
+
+
+class Bench:
+    """A gateway whose inventory service is instant, and one typical request."""
+
+    def __init__(self, state: State, token: str) -> None:
+        self.state = state
+        self.gateway = Gateway(state, lambda row: FACTORIES[row.handler](state, row))
+        self.token = token.encode()
+        loop = asyncio.get_running_loop()
+        pool = state.upstreams["inventory"].replicas[0].pool
+        names = ResponseNames()
+        for _ in range(CONCURRENT):
+            connection = Connection(loop, names, lambda _: None)
+            connection.connection_made(InstantTransport(loop, connection))  # type: ignore[arg-type]
+            connection.idle_since = loop.time()
+            pool.size += 1
+            pool.idle.append(connection)
+
+    def scope(self) -> dict[str, Any]:
+        """What granian gives for the benchmark's request; the token is a new object each time, as there."""
+        return {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": PATH,
+            "raw_path": PATH.encode(),
+            "query_string": b"",
+            "client": ("127.0.0.1", "40000"),
+            "headers": [
+                (b"host", b"127.0.0.1:8000"),
+                (b"accept", b"application/json"),
+                (b"authorization", b"Bearer " + self.token),
+            ],
+        }
+
+    def exchange(self) -> Exchange:
+        state = self.state
+        return Exchange(
+            self.scope(), receive, send, state.header_kinds, state.request_ids.new(), state.baseline
+        )
+
+    async def admitted(self) -> Exchange:
+        """An exchange that has been through every stage."""
+        x = self.exchange()
+        x.route, x.params = self.gateway.router.match(x.method, x.raw_path)
+        for stage in x.route.stages:
+            outcome = stage(x)
+            if outcome is not None:
+                assert isinstance(outcome, Awaitable), outcome
+                assert await outcome is None
+        return x
+
+
+async def receive() -> dict[str, Any]:
+    return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]  # the client stays
+
+
+async def send(message: dict[str, Any]) -> None:
+    pass
+
+
+def nanoseconds(call: Callable[[], object]) -> float:
+    """The best of seven runs of at least 20 ms, less the cost of an empty call."""
+    return max(0.0, _best(call) - _best(lambda: None))
+
+
+def _best(call: Callable[[], object]) -> float:
+    timer = timeit.Timer(call)
+    number = max(1, int(0.02 / max(1e-7, timer.timeit(200) / 200)))
+    return 1e9 * min(timer.repeat(7, number)) / number
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most memory that one call holds at once."""
+    call()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        call()
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        call()
+        return max(0, tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        tracemalloc.stop()
+
+
+async def concurrent(call: Callable[[], Awaitable[None]]) -> float:
+    """Nanoseconds of `call`, with CONCURRENT of them under way: the best of five runs."""
+    count = 100
+
+    async def loop() -> None:
+        for _ in range(count):
+            await call()
+
+    best = float("inf")
+    for _ in range(5):
+        began = perf_counter()
+        await asyncio.gather(*(loop() for _ in range(CONCURRENT)))
+        best = min(best, perf_counter() - began)
+    return 1e9 * best / (count * CONCURRENT)
+
+
+async def steps(bench: Bench) -> list[Step]:
+    """The synchronous steps of a request, in order."""
+    state, gateway = bench.state, bench.gateway
+    x = await bench.admitted()
+    scope = bench.scope()
+    key = x.identity.bucket
+    bucket = state.limiter._buckets[key]
+    limit = bucket.limit
+    # A lease for the whole run: a step that is timed without the loop cannot wait for another.
+    bucket.left, bucket.low = 10**12, -1
+    bucket.until = float("inf")
+    found: list[Step] = [
+        ("make a scope (granian does it)", bench.scope),
+        ("request id", state.request_ids.new),
+        (
+            "exchange: headers sorted and joined",
+            lambda: Exchange(scope, receive, send, state.header_kinds, x.request_id, state.baseline),
+        ),
+        ("router: path checked, trie", lambda: gateway.router.match("GET", x.raw_path)),
+        ("  of which the trie", lambda: gateway.router._trie.match(x.raw_path)),
+    ]
+    for stage in x.route.stages:
+
+        def run(stage: Callable[[Exchange], object] = stage) -> None:
+            x.limits = None
+            x.extra = []
+            stage(x)
+
+        found.append((f"stage {stage.__module__.rpartition('.')[2]}", run))
+    records = state.access_log._records
+    gateway._finish(x)
+    record = records[-1]
+
+    def finish() -> None:
+        gateway._finish(x)
+        records.pop()
+
+    def flush() -> None:
+        records.extend([record] * 100)
+        state.access_log.flush()
+
+    compact = parse(bench.token)
+
+    def verify() -> None:
+        state.verifier.cache.clear()
+        state.verifier.verify(bench.token)
+
+    return [
+        *found,
+        ("  of which the limiter", lambda: state.limiter.take(key, limit)),
+        ("  of which the identity", lambda: state.verifier.cached(bytes(memoryview(bench.token)))),
+        ("trace context", lambda: state.tracer.start(x.request_id)),
+        ("metrics", lambda: x.route.meter.observe("GET", 200, 0.001, 0, 274)),
+        ("finish: metrics, access-log record", finish),
+        ("access log: 100 lines formatted", flush),
+        ("new token: RS256, claims, policy", verify),
+        ("  of which the claims", lambda: decode_claims(compact.payload)),
+    ]
+
+
+async def measure(names: Sequence[str]) -> list[list[str]]:
+    """Rows of the table for all steps, or those whose name has one of `names`."""
+    keys = Keys()
+    with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
+        settings = load(
+            {
+                "ENVIRONMENT": "prod",
+                "HTTPS_ONLY": "false",
+                "REDIS_URL": store.url,
+                "JWT_PUBLIC_KEY": keys.public_pem,
+                "JWT_SECRET_KEY": "a-secret-for-service-tokens-of-this-benchmark-only",
+                "JWT_ISSUER": ISSUER,
+                "RATE_LIMIT_REQUESTS": "1000000000",
+                "KEEPALIVE_SECONDS": "600",
+            }
+        )
+        state = await build_state(settings, store.url, Path(directory))
+        try:
+            bench = Bench(state, keys.token())
+            await bench.admitted()
+            return [*_sync(await steps(bench), names), *await _async(bench, names)]
+        finally:
+            await state.close()
+
+
+def _sync(found: Sequence[Step], names: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for name, call in found:
+        if not names or any(part in name for part in names):
+            cost = nanoseconds(call)
+            rows.append([name, f"{cost:,.0f}", f"{peak_bytes(call):,}"])
+    return rows
+
+
+async def _async(bench: Bench, names: Sequence[str]) -> list[list[str]]:
+    async def proxied() -> None:
+        x = await bench.admitted()
+        await x.route.handler(x)
+
+    async def admitted() -> None:
+        await bench.admitted()
+
+    async def whole() -> None:
+        await bench.gateway(bench.scope(), receive, send)
+
+    rows = []
+    stages = await concurrent(admitted)
+    for name, call, less in (
+        ("all of the above up to the handler", admitted, 0.0),
+        ("handler: head, pool, parser, relay", proxied, stages),
+        ("whole request", whole, 0.0),
+    ):
+        if not names or any(part in name for part in names):
+            rows.append([name, f"{await concurrent(call) - less:,.0f}", ""])
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.micro", description="What each step of a request costs."
+    )
+    parser.add_argument("step", nargs="*", help="only steps whose name has this in it")
+    options = parser.parse_args(argv)
+    # The access log goes to descriptor 1: the table gets a copy of it, the log lines go nowhere.
+    table = os.fdopen(os.dup(1), "w")
+    silent = os.open(SILENT, os.O_WRONLY)
+    os.dup2(silent, 1)
+    rows = uvloop.run(measure(options.step))
+    print(markdown(["step", "ns", "bytes at once"], rows), file=table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
