@@ -13,6 +13,7 @@ from kernel.addresses import Peers
 from kernel.catalog import INTERNAL_SERVICES
 from kernel.config import Settings
 from kernel.cors import Cors
+from kernel.demo import DemoSessions
 from kernel.exchange import HeaderList
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
@@ -38,6 +39,7 @@ from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.telemetry.writer import FdSink, Writer
+from kernel.tenants import Tenants
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper
@@ -147,6 +149,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         signer = Signer(settings.jwt_secret_key, "HS256")
         minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
     client = ServiceClient(upstreams, minter.token if minter else None)
+    tenants = Tenants(store, client)
+    demo = DemoSessions(store, client)
     paths = {service.name: service.health for service in settings.service_catalog}
 
     async def probe(service: str) -> None:
@@ -167,6 +171,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         verifier=verifier,
         minter=minter,
         client=client,
+        tenants=tenants,
+        demo=demo,
         upstreams=upstreams,
         metrics=metrics,
         access_log=telemetry.access_log,
@@ -188,6 +194,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     await telemetry.start()
     prober.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
+    state.closers += [tenants.close, demo.close]
     state.closers += [upstream.close for upstream in upstreams.values()]
     return state
 

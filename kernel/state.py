@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kernel.addresses import Peers
 from kernel.config import Settings
 from kernel.cors import Cors
+from kernel.demo import DemoSessions
 from kernel.exchange import HeaderList
 from kernel.headers import HeaderKinds
 from kernel.identity.mint import Minter
@@ -23,6 +24,7 @@ from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
+from kernel.tenants import Tenants
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 
@@ -41,6 +43,8 @@ class State:
     verifier: Verifier
     minter: Minter | None
     client: ServiceClient
+    tenants: Tenants
+    demo: DemoSessions
     upstreams: dict[str, Upstream]
     metrics: Metrics
     access_log: AccessLog

@@ -13,6 +13,8 @@ from kernel.stages import (
     admin,
     authenticate,
     cors,
+    critical,
+    demo,
     edge,
     freshness,
     limit,
@@ -31,11 +33,13 @@ ORDER: tuple[Factory, ...] = (
     limit.make,
     admin.make,
     authenticate.make,
+    demo.make,
     tenancy.make,
     quota.make,
     freshness.make,
     subscription.make,
     readonly.make,
+    critical.make,
 )
 # What every answer needs, preflights and shed load included.
 ALWAYS: tuple[Factory, ...] = (cors.make, edge.make)

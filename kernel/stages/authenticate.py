@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from kernel.catalog import RouteRow
+from kernel.demo import named
 from kernel.exchange import Exchange
 from kernel.identity.errors import TokenError
 from kernel.problems import SERVICE_ONLY, TOKEN_MISSING, Problem
@@ -20,17 +23,21 @@ def challenge(error: str, description: str) -> tuple[tuple[bytes, bytes], ...]:
 
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of a route that needs a token; public routes have none."""
-    if row.public or row.admin:
+    if not row.identified:
         return None
+    visit = state.demo.enter
     verify = state.verifier.verify
     metrics = state.metrics
     service_only = row.service_only
 
-    def authenticate(x: Exchange) -> Problem | None:
+    def authenticate(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         identity = x.cached_identity
         if identity is None:
             token = x.token
             if token is None:
+                session = named(x)
+                if session is not None and not service_only:
+                    return visit(x, session)
                 metrics.auth_failure += 1
                 return TOKEN_MISSING(headers=((b"www-authenticate", _REALM),))
             metrics.auth_cache_misses += 1

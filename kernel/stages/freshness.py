@@ -1,4 +1,9 @@
-"""Freshness: a token issued before its tenant's subscription changed is refused, so that nobody keeps an old tier."""
+"""Freshness: a token issued before its tenant's subscription changed is refused, so that nobody keeps an old tier.
+
+Moments are compared as they are, to the microsecond where they have it. A token whose `iat` is in whole seconds was issued
+at or after that second, so it may be refused in the second of the change although it is younger; one that is older never
+passes. The gateway's own marks have fractions; what others write in whole seconds counts from that second's start.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,8 @@ from kernel.store.errors import StoreDown
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
-    """The stage of every route that needs a token: revocation first, then freshness."""
-    if row.public or row.admin:
+    """The stage of every route that asks who calls: revocation first, then freshness."""
+    if not row.identified:
         return None
     tracked = state.tracked
     metrics = state.metrics
@@ -32,15 +37,12 @@ def make(state: State, row: RouteRow) -> Stage | None:
         try:
             if context.revoked_key and await settle(tracked.get(context.revoked_key)) is not None:
                 return revoked
-            changed = await settle(tracked.get(context.changed_key)) if context.changed_key else None
+            for key in context.changed_keys:
+                changed = await settle(tracked.get(key))
+                if changed is not None and x.identity.iat < moments.read(key, changed):
+                    return stale
         except StoreDown:
             metrics.unchecked += 1
-            return None
-        return judge(x, changed)
-
-    def judge(x: Exchange, changed: str | None) -> Problem | None:
-        if changed is not None and x.identity.iat < moments.read(x.grant.changed_key, changed):
-            return stale
         return None
 
     def freshness(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
@@ -49,11 +51,13 @@ def make(state: State, row: RouteRow) -> Stage | None:
             mark = tracked.get(context.revoked_key)
             if mark is not None:
                 return revoked if isinstance(mark, str) else wait(x)
-        if not context.changed_key:
-            return None
-        changed = tracked.get(context.changed_key)
-        if changed is None:
-            return None
-        return judge(x, changed) if isinstance(changed, str) else wait(x)
+        for key in context.changed_keys:
+            changed = tracked.get(key)
+            if changed is not None:
+                if not isinstance(changed, str):
+                    return wait(x)
+                if x.identity.iat < moments.read(key, changed):
+                    return stale
+        return None
 
     return freshness

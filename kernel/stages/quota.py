@@ -15,7 +15,7 @@ from kernel.state import State
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of routes that need a token, when any tier or tenant has a limit. Service tokens do not pay for tenants."""
     settings = state.settings
-    if row.public or row.admin or not (settings.tier_limits or settings.tenant_limits):
+    if not row.identified or row.service_only or not (settings.tier_limits or settings.tenant_limits):
         return None
     tenants = {tenant: Ledger("tenant", limit, state) for tenant, limit in settings.tenant_limits.items()}
     tiers = {tier: Ledger("tier", limit, state) for tier, limit in settings.tier_limits.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
+from kernel.catalog import WRITES, RouteRow
 from kernel.exchange import Exchange
 from kernel.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
 from kernel.route import Stage
@@ -13,16 +13,18 @@ from kernel.state import State
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 
-_WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
 
 def _tenant_locked(reason: str) -> Problem:
     return TENANT_READ_ONLY(f"The tenant is read-only: {reason}" if reason else "")
 
 
+def _platform_locked(reason: str) -> Problem:
+    return PLATFORM_READ_ONLY(f"The platform is read-only: {reason}" if reason else "")
+
+
 def make(state: State, row: RouteRow) -> Stage | None:
-    """The stage of every proxied route but those that stay writable (auth and billing)."""
-    writes = _WRITES if row.methods is None else _WRITES & row.methods
+    """The stage of every route but those that stay writable (auth and billing) and the operators' own."""
+    writes = WRITES if row.methods is None else WRITES & row.methods
     if row.admin or row.always_writable or not writes:
         return None
     tracked = state.tracked
@@ -32,8 +34,10 @@ def make(state: State, row: RouteRow) -> Stage | None:
         """The same checks when a key must be read from the store."""
         try:
             locked = tracked.get(PLATFORM_KEY)
-            if locked is not None and (isinstance(locked, str) or await locked is not None):
-                return PLATFORM_READ_ONLY()
+            if locked is not None and not isinstance(locked, str):
+                locked = await locked
+            if locked is not None:
+                return _platform_locked(locked)
             if x.tenant is None:
                 return None
             reason = tracked.get(x.grant.read_only_key)
@@ -52,7 +56,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
             return _tenant_locked(f"its subscription is {identity.status}")
         locked = tracked.get(PLATFORM_KEY)
         if locked is not None:
-            return PLATFORM_READ_ONLY() if isinstance(locked, str) else wait(x)
+            return _platform_locked(locked) if isinstance(locked, str) else wait(x)
         if x.tenant is None:
             return None
         reason = tracked.get(x.grant.read_only_key)

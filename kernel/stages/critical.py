@@ -1,0 +1,56 @@
+"""Critical operations: the tenant service is asked each time, and what it cannot confirm is not done.
+
+A token is as old as its last refresh; deleting a tenant on the word of one who was dismissed a minute ago cannot be
+undone. The last of the stages: nothing is asked for a request that another one refuses.
+"""
+
+from __future__ import annotations
+
+from kernel.catalog import RouteRow
+from kernel.exchange import Exchange
+from kernel.problems import CRITICAL_DENIED, GatewayError, Problem
+from kernel.route import Stage
+from kernel.state import State
+from kernel.telemetry.audit import CRITICAL
+
+
+def make(state: State, row: RouteRow) -> Stage | None:
+    """The stage of a row that names an operation."""
+    operation = row.critical
+    if operation is None or not row.identified:
+        return None
+    verify = state.tenants.verify
+    audit = state.audit
+
+    def record(x: Exchange, problem: Problem | None) -> Problem | None:
+        audit.event(
+            CRITICAL,
+            request_id=x.request_id,
+            client_ip=x.client_ip,
+            user_id=x.identity.user_id,
+            tenant_id=x.tenant,
+            service=x.identity.service,
+            method=x.method,
+            route=x.route.template,
+            status=problem.kind.status if problem is not None else 0,
+            problem=problem.kind.code if problem is not None else "",
+        )
+        return problem
+
+    async def critical(x: Exchange) -> Problem | None:
+        if x.tenant is None:
+            return record(x, CRITICAL_DENIED("This operation needs a tenant: send X-Tenant-ID."))
+        try:
+            verdict = await verify(x.tenant, operation, x.identity.user_id)
+        except GatewayError as error:
+            return record(x, error.problem)
+        if verdict.allowed:
+            return record(x, None)
+        return record(
+            x,
+            CRITICAL_DENIED(
+                f"The tenant service refuses {operation}: {verdict.reason or 'no reason given'}."
+            ),
+        )
+
+    return critical

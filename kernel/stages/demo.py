@@ -1,0 +1,32 @@
+"""Demo mode: an identity that says it is a demo's is one only while its session lasts, and in its own tenant only.
+
+A request without a token enters by its session in the authentication stage; a real token makes the session's header
+mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from kernel.catalog import RouteRow
+from kernel.context import DEMO_SESSION
+from kernel.exchange import Exchange
+from kernel.problems import Problem
+from kernel.route import Stage
+from kernel.state import State
+
+
+def make(state: State, row: RouteRow) -> Stage | None:
+    """The stage of every route that asks who calls."""
+    if not row.identified:
+        return None
+    stay = state.demo.stay
+
+    def demo(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        identity = x.identity
+        # One that entered by its session was checked on the way in.
+        if not identity.is_demo or identity.trust == DEMO_SESSION:
+            return None
+        return stay(x)
+
+    return demo

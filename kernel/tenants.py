@@ -1,0 +1,205 @@
+"""Tenants: what the tenant service is asked, and the mark that a subscription changed.
+
+Where a tenant stands is asked once and kept for five minutes in the store, half a minute in the worker. A denial rests on
+an answer of the last ten seconds only, so that a new outlet is reachable soon. Without an answer nobody is admitted.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Awaitable, Callable, Container
+from functools import partial
+from time import time
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from kernel.identity.claims import TenantId
+from kernel.identity.singleflight import SingleFlight
+from kernel.problems import TENANT_UNAVAILABLE, GatewayError, Problem
+from kernel.store.errors import StoreError
+from kernel.store.keys import subscription_changed_at, tenant_ancestors
+from kernel.store.redis import Store
+from kernel.upstream.client import Answer, ServiceClient
+
+_STORE_SECONDS = 300
+_WORKER_SECONDS = 30.0
+_DENIAL_SECONDS = 10
+_MAX_PLACES = 4096
+_MAX_MARKS = 1024
+_MAX_REASON = 200
+_RETRY_SOON = ((b"retry-after", b"1"),)
+
+_Document = TypeVar("_Document")
+_Ancestors = Annotated[tuple[TenantId, ...], Meta(max_length=64)]
+
+
+class Place(Struct, frozen=True):
+    """Where a tenant stood at `at` (Unix seconds): its ancestors, nearest first; none for a tenant nobody knows."""
+
+    at: float
+    ancestors: _Ancestors = ()
+
+    def nearest(self, wanted: Container[str]) -> str | None:
+        """The nearest ancestor among `wanted`."""
+        return next((tenant for tenant in self.ancestors if tenant in wanted), None)
+
+
+class _Hierarchy(Struct, frozen=True):
+    ancestors: _Ancestors
+
+
+class Verdict(Struct, frozen=True):
+    """Whether the tenant service allows an operation; `reason` is its own text when it does not."""
+
+    allowed: bool
+    reason: str = ""
+
+
+_place_decoder = msgspec.json.Decoder(Place)
+_hierarchy_decoder = msgspec.json.Decoder(_Hierarchy)
+_verdict_decoder = msgspec.json.Decoder(Verdict)
+
+
+def _unavailable() -> Problem:
+    return TENANT_UNAVAILABLE(headers=_RETRY_SOON)
+
+
+class Tenants:
+    """One a worker. `clock` gives Unix seconds."""
+
+    def __init__(self, store: Store, client: ServiceClient, *, clock: Callable[[], float] = time) -> None:
+        self._store = store
+        self._client = client
+        self._clock = clock
+        # What is known, and until when it may be used.
+        self._places: dict[str, tuple[Place, float]] = {}
+        self._flights: SingleFlight[tuple[str, bool], Place] = SingleFlight()
+        # Marks that the store could not take: tenant -> when its subscription changed.
+        self._unmarked: dict[str, float] = {}
+        store.on_connect(self._mark_again)
+
+    # --- who stands above whom ---------------------------------------------------------------------------------
+
+    def parent(self, tenant: str, above: Container[str]) -> str | Awaitable[str | None] | None:
+        """The nearest ancestor of `tenant` among `above`; an awaitable when it must be asked for.
+
+        The awaitable raises GatewayError: TENANT_UNAVAILABLE.
+        """
+        known = self._places.get(tenant)
+        if known is not None:
+            place, until = known
+            now = self._clock()
+            if now < until:
+                found = place.nearest(above)
+                if found is not None or now - place.at < _DENIAL_SECONDS:
+                    return found
+        return self._find(tenant, above)
+
+    async def _find(self, tenant: str, above: Container[str]) -> str | None:
+        place = await self._flights.run((tenant, True), partial(self._recall, tenant))
+        found = place.nearest(above)
+        if found is None and self._clock() - place.at >= _DENIAL_SECONDS:
+            place = await self._flights.run((tenant, False), partial(self._ask, tenant))
+            found = place.nearest(above)
+        return found
+
+    async def _recall(self, tenant: str) -> Place:
+        """What any worker learnt in the last five minutes, or else the service's answer."""
+        try:
+            stored = await self._store.execute("GET", tenant_ancestors(tenant))
+            if stored is not None:
+                place = _place_decoder.decode(stored)
+                if 0 <= self._clock() - place.at < _STORE_SECONDS:
+                    return self._keep(tenant, place)
+        except (StoreError, msgspec.DecodeError):
+            pass
+        return await self._ask(tenant)
+
+    async def _ask(self, tenant: str) -> Place:
+        asked = self._clock()
+        answer = await self._call("GET", f"/api/v1/tenants/{tenant}/hierarchy")
+        if answer.status == 404:
+            place = Place(asked)
+        else:
+            place = Place(asked, _decoded(_hierarchy_decoder, answer).ancestors)
+        seconds = _STORE_SECONDS if place.ancestors else _DENIAL_SECONDS
+        try:
+            encoded = msgspec.json.encode(place)
+            await self._store.execute("SET", tenant_ancestors(tenant), encoded, "EX", seconds)
+        except StoreError:
+            pass
+        return self._keep(tenant, place)
+
+    def _keep(self, tenant: str, place: Place) -> Place:
+        self._places.pop(tenant, None)
+        if len(self._places) >= _MAX_PLACES:
+            del self._places[next(iter(self._places))]
+        self._places[tenant] = place, min(self._clock() + _WORKER_SECONDS, place.at + _STORE_SECONDS)
+        return place
+
+    # --- critical operations -------------------------------------------------------------------------------------
+
+    async def verify(self, tenant: str, operation: str, user_id: str) -> Verdict:
+        """Ask whether `user_id` may do `operation` now. Nothing is remembered.
+
+        Raises:
+            GatewayError: TENANT_UNAVAILABLE, whatever kept the answer from coming.
+        """
+        body = msgspec.json.encode({"operation": operation, "user_id": user_id})
+        answer = await self._call("POST", f"/api/v1/tenants/{tenant}/verify", body)
+        if answer.status == 404:
+            return Verdict(False, "the tenant is unknown")
+        verdict = _decoded(_verdict_decoder, answer)
+        return Verdict(verdict.allowed, verdict.reason[:_MAX_REASON])
+
+    # --- changed subscriptions -----------------------------------------------------------------------------------
+
+    async def mark_changed(self, tenant: str) -> float:
+        """Make every token issued for `tenant` until now stale; the moment in Unix seconds. Raises StoreError."""
+        moment = self._clock()
+        self._unmarked.pop(tenant, None)
+        await self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+        return moment
+
+    async def note_changed(self, tenant: str) -> bool:
+        """The same for a change that has already happened: what the store cannot take now, it gets when it is back."""
+        moment = self._clock()
+        try:
+            await self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+        except StoreError:
+            if len(self._unmarked) < _MAX_MARKS:
+                self._unmarked[tenant] = moment
+            return False
+        return True
+
+    def _mark_again(self, _after_outage: bool) -> None:
+        unmarked, self._unmarked = self._unmarked, {}
+        for tenant, moment in unmarked.items():
+            reply = self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+            reply.add_done_callback(partial(self._marked, tenant, moment))
+
+    def _marked(self, tenant: str, moment: float, reply: Future[Any]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            self._unmarked.setdefault(tenant, moment)
+
+    async def _call(self, method: str, target: str, body: bytes | None = None) -> Answer:
+        try:
+            return await self._client.call("tenant", method, target, body)
+        except GatewayError:
+            raise GatewayError(_unavailable()) from None
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self._flights.close()
+
+
+def _decoded(decoder: msgspec.json.Decoder[_Document], answer: Answer) -> _Document:
+    """The answer's document. Raises GatewayError: TENANT_UNAVAILABLE."""
+    if answer.status == 200:
+        try:
+            return decoder.decode(answer.body)
+        except msgspec.DecodeError:
+            pass
+    raise GatewayError(_unavailable())
