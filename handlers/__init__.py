@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import health, metrics, proxy
+from handlers import health, internal, metrics, proxy
 from kernel.catalog import RouteRow
 from kernel.route import Handler
 from kernel.state import State
@@ -17,5 +17,7 @@ FACTORIES: dict[str, Factory] = {
     "services": lambda state, row: health.make(state.health.services),
     "live": lambda state, row: health.make(state.health.live),
     "ready": lambda state, row: health.make(state.health.ready),
+    "read-only": internal.read_only,
+    "subscription-changed": internal.subscription_changed,
     "metrics": lambda state, row: metrics.make(state.scraper),
 }

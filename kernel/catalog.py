@@ -129,6 +129,7 @@ def service_rows(service: Service) -> Iterator[RouteRow]:
 _GET = frozenset({"GET"})
 _POST = frozenset({"POST"})
 _DELETE = frozenset({"DELETE"})
+_PUT_DELETE = frozenset({"PUT", "DELETE"})
 
 _OWN = (
     RouteRow(pattern="/health", methods=_GET, handler="health", public=True),
@@ -177,6 +178,23 @@ _TENANT = (
     RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
 )
 
+# What services tell the gateway.
+_INTERNAL = tuple(
+    RouteRow(
+        pattern=f"/internal/v1/{path}",
+        methods=methods,
+        handler=handler,
+        admin=True,
+        service_only=True,
+        max_body=4096,
+    )
+    for path, methods, handler in (
+        ("tenants/{tenant_id}/subscription-changed", _POST, "subscription-changed"),
+        ("tenants/{tenant_id}/read-only", _PUT_DELETE, "read-only"),
+        ("platform/read-only", _PUT_DELETE, "read-only"),
+    )
+)
+
 
 def _billing() -> Iterator[RouteRow]:
     """Where customers pay: `billing` has invoices and means of payment; a write to `subscription` changes rights."""
@@ -200,4 +218,5 @@ ROUTES: tuple[RouteRow, ...] = (
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),
     *_TENANT,
     *_billing(),
+    *_INTERNAL,
 )

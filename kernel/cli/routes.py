@@ -70,9 +70,9 @@ def callers(row: RouteRow) -> str:
     """Who may call."""
     if row.public:
         return "public"
-    if row.admin:
-        return "admin"
-    return "service token" if row.service_only else "token"
+    if row.service_only:
+        return "service token"
+    return "admin" if row.admin else "token"
 
 
 def extras(row: RouteRow) -> Iterator[str]:

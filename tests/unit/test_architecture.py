@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"kernel.config", "kernel.moments", "kernel.singleflight"},
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
-    {"kernel.route", "kernel.context"},
+    {"kernel.route", "kernel.context", "kernel.documents"},
     {"kernel.router", "kernel.tenants", "kernel.demo"},
     {"kernel.state"},
     {"kernel.stages"},
