@@ -34,5 +34,6 @@ class Route:
         self.exempt = row.handler in PROBES
 
 
-# Handlers that answer whatever the load: an orchestrator that cannot ask kills a healthy, busy gateway.
-PROBES = frozenset({"health", "live", "ready", "services"})
+# Handlers that answer whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway,
+# and an operator needs the numbers most when there is too much of everything.
+PROBES = frozenset({"health", "live", "metrics", "ready", "services"})

@@ -26,6 +26,7 @@ from kernel.worker import Worker
 
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
+_MAX_TMPDIR = 60
 
 
 def _say(text: str) -> None:
@@ -48,6 +49,11 @@ def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
     return msgspec.structs.replace(settings, **changes)
 
 
+def _short_directory() -> str | None:
+    """Where to make the run directory: as usual, unless that path leaves no room for a unix socket's name (107 bytes)."""
+    return "/tmp" if len(tempfile.gettempdir()) > _MAX_TMPDIR else None  # noqa: S108  # the name below it is random, 0700
+
+
 def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
     """The store's URL; without one configured (dev only), that of an embedded server."""
     if settings.redis_url:
@@ -65,7 +71,7 @@ def run(settings: Settings) -> int:
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
 
     with contextlib.ExitStack() as resources:
-        run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-"))
+        run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-", dir=_short_directory()))
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
         os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
         if settings.environment == "dev":
@@ -103,7 +109,8 @@ def run(settings: Settings) -> int:
         )
         _say(f"version {__version__}, {settings.environment}, http://{settings.host}:{settings.port}")
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
+        parent = os.getpid()
         gc.collect()
         gc.freeze()
-        server.serve(target_loader=lambda: Worker(settings, store_url, run_dir), wrap_loader=False)
+        server.serve(target_loader=lambda: Worker(settings, store_url, run_dir, parent), wrap_loader=False)
     return 0

@@ -7,9 +7,11 @@ SIGINT, which granian still owns: it stops accepting, waits for what is in fligh
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
+import sys
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -23,15 +25,17 @@ from kernel.route import Handler
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
+_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
     """The ASGI application granian is given. Made before the loop runs; everything else is made in the lifespan."""
 
-    def __init__(self, settings: Settings, store_url: str, run_dir: Path) -> None:
+    def __init__(self, settings: Settings, store_url: str, run_dir: Path, parent: int) -> None:
         self._settings = settings
         self._store_url = store_url
         self._run_dir = run_dir
+        self._parent = parent
         self._gateway: Gateway | None = None
         self._state: State | None = None
 
@@ -55,6 +59,7 @@ class Worker:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:
+        _die_with(self._parent)
         state = await build_state(self._settings, self._store_url, self._run_dir)
         self._state = state
         self._gateway = Gateway(state, lambda row: _handler(state, row))
@@ -74,6 +79,14 @@ class Worker:
     async def _stop(self) -> None:
         assert self._state is not None
         await self._state.close()
+
+
+def _die_with(parent: int) -> None:
+    """Drain when the parent dies, however it does: an orphaned worker would hold the port without anybody to stop it."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _handler(state: State, row: RouteRow) -> Handler:

@@ -10,6 +10,7 @@ import pytest
 
 from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import GatewayFactory
+from tests.support.poll import poll
 from tests.support.raw import ask, parse_replies, request, send_raw
 from tests.support.recorder import Recorder
 from tests.support.stack import Stack, stack_env
@@ -119,7 +120,9 @@ def test_plain_http_is_redirected_or_refused_in_prod(proxied: Stack) -> None:
     assert ask(proxied.port, request(target=b"/health/live", host=b"10.1.2.3")).status == 200
 
 
-@pytest.mark.parametrize("host", [b"evil.example", b"bakery.example", b"api.example.com.evil.example", b"10.1.2.3"])
+@pytest.mark.parametrize(
+    "host", [b"evil.example", b"bakery.example", b"api.example.com.evil.example", b"10.1.2.3"]
+)
 def test_foreign_hosts_are_refused(proxied: Stack, host: bytes) -> None:
     reply = proxied.ask(headers=behind(), host=host)
     assert reply.status == 400
@@ -139,6 +142,10 @@ def test_admin_routes_do_not_exist_for_strangers(proxied: Stack) -> None:
     assert metrics(b"10.3.4.5") == 200
     assert metrics(b"203.0.113.7", access_token()) == 404
     assert metrics(b"203.0.113.7", service_token()) == 200
+
+
+def metrics(port: int) -> str:
+    return ask(port, request(target=b"/metrics")).body.decode()
 
 
 def test_a_flood_beyond_the_cap_is_shed_and_probes_are_not(
@@ -171,9 +178,11 @@ def test_a_flood_beyond_the_cap_is_shed_and_probes_are_not(
     try:
         for client in waiting:
             client.sendall(data)
+        poll(
+            lambda: "gateway_requests_in_flight 5.0" in metrics(gateway.port)
+        )  # those four, and this very question
         reply = parse_replies(send_raw(gateway.port, data))
-        while reply[0].status != 503:
-            reply = parse_replies(send_raw(gateway.port, data))
+        assert reply[0].status == 503
         assert json.loads(reply[0].body)["code"] == "overloaded"
         assert reply[0].header("retry-after") == "1"
         assert reply[0].header("x-request-id")

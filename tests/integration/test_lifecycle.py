@@ -49,7 +49,9 @@ def metric(port: int, name: str) -> float:
 def test_two_workers_share_the_port_the_limit_and_the_metrics(
     gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
 ) -> None:
-    env = stack_env(upstream, mortal_store, WORKERS="2", RATE_LIMIT_REQUESTS="50", RATE_LIMIT_WINDOW_SECONDS="3600")
+    env = stack_env(
+        upstream, mortal_store, WORKERS="2", RATE_LIMIT_REQUESTS="50", RATE_LIMIT_WINDOW_SECONDS="3600"
+    )
     gateway = gateway_factory(env)
     stack = Stack(gateway, upstream)
     poll(lambda: len(workers(gateway)) == 2)
@@ -95,6 +97,17 @@ def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
     assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
 
 
+def test_workers_do_not_outlive_their_parent(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    gateway = start_gateway(stack_env(upstream, session_store, WORKERS="2"), tmp_path)
+    left = workers(gateway)
+    assert len(left) == 2
+    gateway.process.kill()
+    gateway.process.wait()
+    poll(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
+
+
 def test_without_a_store_the_gateway_still_serves_and_says_so(
     gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore
 ) -> None:
@@ -125,7 +138,9 @@ def test_a_closed_limiter_refuses_without_a_store(
     stack = Stack(gateway_factory(stack_env(upstream, mortal_store, RATE_LIMIT_FAIL_MODE="closed")), upstream)
     assert stack.ask().status == 200
     mortal_store.kill()
-    refused = poll(lambda: [reply for reply in [stack.ask(token=access_token(user_id="new"))] if reply.status != 200])
+    refused = poll(
+        lambda: [reply for reply in [stack.ask(token=access_token(user_id="new"))] if reply.status != 200]
+    )
     assert refused[0].status == 503
     assert json.loads(refused[0].body)["code"] == "rate-limit-unavailable"
     mortal_store.start()
@@ -165,7 +180,9 @@ def test_two_gateways_never_admit_more_than_the_limit_under_load(
 def test_a_lock_set_by_hand_is_enforced_by_every_worker(
     gateway_factory: GatewayFactory, upstream: Recorder, store_server: EmbeddedStore, redis_cli: redis.Redis
 ) -> None:
-    stacks = [Stack(gateway_factory(stack_env(upstream, store_server, WORKERS="2")), upstream) for _ in range(2)]
+    stacks = [
+        Stack(gateway_factory(stack_env(upstream, store_server, WORKERS="2")), upstream) for _ in range(2)
+    ]
     token = access_token(tenant_id="locked-tenant")
     for stack in stacks:
         for _ in range(8):
