@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import health, internal, metrics, proxy
+from handlers import health, internal, metrics, problems, proxy
 from kernel.catalog import RouteRow
 from kernel.route import Handler
 from kernel.state import State
@@ -19,5 +19,6 @@ FACTORIES: dict[str, Factory] = {
     "ready": lambda state, row: health.make(state.health.ready),
     "read-only": internal.read_only,
     "subscription-changed": internal.subscription_changed,
+    "problems": lambda state, row: problems.make(),
     "metrics": lambda state, row: metrics.make(state.scraper),
 }

@@ -12,7 +12,7 @@ from time import perf_counter
 from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
-from kernel.problems import CLIENT_GONE, INTERNAL, OVERLOADED, GatewayError, Problem
+from kernel.problems import CLIENT_GONE, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
@@ -41,6 +41,9 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = self._state
         metrics = state.metrics
+        if scope["type"] != "http":
+            await _refuse_upgrade(send)
+            return
         x = Exchange(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight
@@ -161,6 +164,14 @@ class Gateway:
         row = RouteRow(pattern=template, public=True, always_writable=True)
         stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
         return Route(row, template, stages, handler, self._state.metrics.route(template))
+
+
+async def _refuse_upgrade(send: Send) -> None:
+    """No route speaks WebSocket: the handshake gets an ordinary 404 (ASGI's denial response)."""
+    body = ROUTE_UNKNOWN().encode("", "")
+    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "websocket.http.response.start", "status": ROUTE_UNKNOWN.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _is_preflight(x: Exchange) -> bool:

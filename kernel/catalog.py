@@ -136,6 +136,9 @@ _OWN = (
     RouteRow(pattern="/health/live", methods=_GET, handler="live", public=True),
     RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True),
     RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True),
+    RouteRow(
+        pattern="/problems/{code}", methods=frozenset({"GET"}), handler="problems", public=True, always_writable=True
+    ),
     RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
 )
 

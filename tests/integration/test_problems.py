@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from kernel.problems import CATALOGUE
 from tests.support.poll import poll
 from tests.support.raw import Reply
 from tests.support.stack import Stack
@@ -180,3 +181,32 @@ def test_listed_tenants_are_not_other_tenants(stack: Stack) -> None:
     alone = access_token(tenant_access=[])
     target = b"/api/v1/tenants/%b/sales" % OTHER_TENANT.encode()
     check(stack.ask(target=target, headers=[ORIGIN], token=alone), 403, "tenant-forbidden")
+
+
+def test_every_problem_explains_itself_at_its_type(stack: Stack) -> None:
+    for code, kind in CATALOGUE.items():
+        reply = stack.ask(target=b"/problems/" + code.encode(), token=None)
+        assert reply.status == 200
+        assert json.loads(reply.body) == {
+            "code": code,
+            "status": kind.status,
+            "title": kind.title,
+            "remedy": kind.remedy,
+        }
+    page = stack.ask(
+        target=b"/problems/token-expired", headers=[(b"Accept", b"text/html,*/*;q=0.8")], token=None
+    )
+    assert page.header("content-type") == "text/html; charset=utf-8"
+    assert b"<h1>Token expired</h1>" in page.body
+    check(stack.ask(target=b"/problems/nonsense", headers=[ORIGIN], token=None), 404, "route-unknown")
+
+
+def test_a_websocket_handshake_is_answered_404(stack: Stack) -> None:
+    upgrade = [
+        (b"Connection", b"Upgrade"),
+        (b"Upgrade", b"websocket"),
+        (b"Sec-WebSocket-Version", b"13"),
+        (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+    assert stack.ask(target=b"/api/v1/training/ws", headers=upgrade).status == 404
+    assert stack.ask().status == 200
