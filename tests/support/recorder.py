@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,8 +64,19 @@ class _Recording(asyncio.Protocol):
     def on_message_complete(self) -> None:
         seen, self.seen = self.seen, Seen()
         seen.method = self.parser.get_method().decode()
+        assert self.transport is not None
+        own = self.recorder.answer(seen) if self.recorder.answer is not None else None
+        if own is not None:
+            status, document = own
+            if not status:
+                self.transport.abort()
+                return
+            body = json.dumps(document).encode()
+            head = b"HTTP/1.1 %d Own\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
+            self.transport.write(head + body)
+            return
         self.recorder.requests.append(seen)
-        document: dict[str, Any] = {
+        document = {
             "method": seen.method,
             "target": seen.target.decode("latin-1"),
             "headers": [[name.decode("latin-1"), value.decode("latin-1")] for name, value in seen.headers],
@@ -78,7 +89,6 @@ class _Recording(asyncio.Protocol):
             extra,
             len(body),
         )
-        assert self.transport is not None
         self.transport.write(head + (b"" if seen.method == "HEAD" else body))
 
 
@@ -93,6 +103,8 @@ class Recorder:
     connections: int = 0
     status: int = 200
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    # Answers in place of the echo with a status and a JSON document, unrecorded; status 0 breaks the connection.
+    answer: Callable[[Seen], tuple[int, Any] | None] | None = None
     transports: set[asyncio.Transport | None] = field(default_factory=set)
 
     @property
