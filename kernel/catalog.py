@@ -137,7 +137,11 @@ _OWN = (
     RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True),
     RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True),
     RouteRow(
-        pattern="/problems/{code}", methods=frozenset({"GET"}), handler="problems", public=True, always_writable=True
+        pattern="/problems/{code}",
+        methods=frozenset({"GET"}),
+        handler="problems",
+        public=True,
+        always_writable=True,
     ),
     RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
 )
@@ -170,14 +174,16 @@ _DEMO = (
 
 _TENANT = (
     RouteRow(pattern="/api/v1/tenants/**", service="tenant"),
-    # SECURITY: all of the subtree, since "/tenants/x" and "/tenants/x/" may delete the same tenant.
-    RouteRow(
-        pattern="/api/v1/tenants/{tenant_id}/**",
-        methods=_DELETE,
-        service="tenant",
-        critical=DELETE_TENANT,
+    RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", service="tenant"),
+    # SECURITY: with and without the slash, since both may delete the same tenant.
+    *(
+        row
+        for pattern in ("/api/v1/tenants/{tenant_id}", "/api/v1/tenants/{tenant_id}/")
+        for row in (
+            RouteRow(pattern=pattern, methods=_DELETE, service="tenant", critical=DELETE_TENANT),
+            RouteRow(pattern=pattern, methods=METHODS - _DELETE, service="tenant"),
+        )
     ),
-    RouteRow(pattern="/api/v1/tenants/{tenant_id}/**", methods=METHODS - _DELETE, service="tenant"),
     RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
 )
 

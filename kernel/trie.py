@@ -1,6 +1,7 @@
 """Prefix trie over the segments of the raw path.
 
-Patterns: `/a/b` literal segments, `{name}` one non-empty segment, a trailing `**` the rest (zero or more segments).
+Patterns: `/a/b` literal segments (`/a/b/` is another path), `{name}` one non-empty segment, a trailing `**` the rest
+(zero or more segments).
 At every segment a literal beats a parameter beats a catch-all, whatever the order of insertion; a dead end goes back to
 the deepest alternative. The pattern is chosen first, then the method: a known path with a wrong method is a miss with
 the methods it has. Nothing is decoded: the bytes that match are the bytes that are forwarded.
@@ -52,8 +53,15 @@ class Trie(Generic[T]):
         segments = pattern[1:].split("/")
         catch_all = segments[-1] == "**"
         node = self._root
-        for segment in segments[:-1] if catch_all else segments:
+        for segment in segments[:-1]:
             node = self._descend(node, segment, pattern)
+        if not catch_all:
+            # A last empty segment is the trailing slash of "/" or "/a/": a path of its own.
+            node = (
+                node.literals.setdefault(b"", _Node())
+                if not segments[-1]
+                else self._descend(node, segments[-1], pattern)
+            )
         table = node.rest if catch_all else node.routes
         other = node.rest_pattern if catch_all else node.pattern
         if table is None:
@@ -78,8 +86,7 @@ class Trie(Generic[T]):
                 )
             return node.param
         raw = segment.encode()
-        # An empty segment is only ever the root pattern "/" itself; inner ones are refused before matching.
-        if (raw or pattern != "/") and not _SEGMENT.fullmatch(raw):
+        if not _SEGMENT.fullmatch(raw):
             raise RouteConflictError(
                 f"{pattern}: {segment!r} is not a literal, a {{name}} or a trailing '**'"
             )

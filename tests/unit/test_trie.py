@@ -53,6 +53,14 @@ def test_a_parameter_never_matches_an_empty_segment() -> None:
     assert found(build("/t/{id}"), b"/t/")[0] is None
 
 
+def test_a_trailing_slash_is_a_path_of_its_own() -> None:
+    trie = build("/t/{id}", "/t/{id}/", "/t/{id}/**", "/")
+    assert found(trie, b"/t/1") == ("/t/{id}", (b"1",))
+    assert found(trie, b"/t/1/") == ("/t/{id}/", (b"1",))
+    assert found(trie, b"/t/1/x") == ("/t/{id}/**", (b"1",))
+    assert found(trie, b"/") == ("/", ())
+
+
 def test_percent_encoding_is_not_decoded() -> None:
     assert found(build("/admin"), b"/%61dmin")[0] is None
 
