@@ -15,6 +15,7 @@ from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.exchange import HeaderList
+from kernel.guard import StreamGuard
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
@@ -151,6 +152,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     client = ServiceClient(upstreams, minter.token if minter else None)
     tenants = Tenants(store, client)
     demo = DemoSessions(store, client)
+    guard = StreamGuard(tracked, moments)
     paths = {service.name: service.health for service in settings.service_catalog}
 
     async def probe(service: str) -> None:
@@ -173,6 +175,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         client=client,
         tenants=tenants,
         demo=demo,
+        guard=guard,
         upstreams=upstreams,
         metrics=metrics,
         access_log=telemetry.access_log,
@@ -194,7 +197,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     await telemetry.start()
     prober.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
-    state.closers += [tenants.close, demo.close]
+    state.closers += [tenants.close, demo.close, guard.close]
     state.closers += [upstream.close for upstream in upstreams.values()]
     return state
 

@@ -10,6 +10,7 @@ from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.exchange import HeaderList
+from kernel.guard import StreamGuard
 from kernel.headers import HeaderKinds
 from kernel.identity.mint import Minter
 from kernel.identity.tokens import Verifier
@@ -45,6 +46,7 @@ class State:
     client: ServiceClient
     tenants: Tenants
     demo: DemoSessions
+    guard: StreamGuard
     upstreams: dict[str, Upstream]
     metrics: Metrics
     access_log: AccessLog

@@ -47,7 +47,7 @@ def with_token(stack: Stack, token: bytes, headers: list[tuple[bytes, bytes]] | 
 
 
 def demo_token(session: str, **changes: Any) -> bytes:
-    claims = {
+    claims: dict[str, Any] = {
         "user_id": "demo-user",
         "tenant_id": f"virtual-{session}",
         "tenant_access": [],

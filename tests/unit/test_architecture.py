@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
     {"kernel.route", "kernel.context", "kernel.documents"},
-    {"kernel.router", "kernel.tenants", "kernel.demo"},
+    {"kernel.router", "kernel.tenants", "kernel.demo", "kernel.guard"},
     {"kernel.state"},
     {"kernel.stages"},
     {"kernel.app", "kernel.build"},

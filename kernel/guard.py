@@ -1,0 +1,173 @@
+"""StreamGuard: long-lived requests (SSE, WebSocket) stay authorised, or are told within a second that they are not.
+
+The checks are those of the stages: expiry, revocation, freshness and, for streams that write, the locks. Changes of the
+deciding keys come from the tracked map. While it may have missed some, every watched key is read twice a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from time import time
+
+from kernel.context import TenantContext
+from kernel.identity.claims import Identity
+from kernel.moments import Moments
+from kernel.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, TOKEN_EXPIRED, TOKEN_REVOKED, TOKEN_STALE
+from kernel.store.errors import StoreDown
+from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
+from kernel.store.tracked import TrackedMap
+
+_TICK = 0.5
+# Keys read from the store at once.
+_BATCH = 256
+
+Callback = Callable[[str], None]
+
+
+class Watch:
+    """One stream under guard. `cancel` it when the stream ends by itself."""
+
+    __slots__ = ("_guard", "callback", "context", "exp", "iat", "keys")
+
+    def __init__(
+        self,
+        guard: StreamGuard,
+        identity: Identity,
+        context: TenantContext,
+        callback: Callback,
+        *,
+        locks: bool,
+    ) -> None:
+        self._guard = guard
+        self.callback = callback
+        self.context = context
+        self.exp = identity.exp
+        self.iat = identity.iat
+        keys = (context.revoked_key, *context.changed_keys)
+        if locks:
+            keys += (PLATFORM_KEY, context.read_only_key)
+        self.keys = tuple(key for key in keys if key)
+
+    def cancel(self) -> None:
+        """Guard it no longer. Harmless when it was told or cancelled before."""
+        self._guard.release(self)
+
+
+class StreamGuard:
+    """One a worker. `clock` gives Unix seconds; nothing runs while nothing is watched."""
+
+    def __init__(self, tracked: TrackedMap, moments: Moments, *, clock: Callable[[], float] = time) -> None:
+        self._tracked = tracked
+        self._moments = moments
+        self._clock = clock
+        self._watches: set[Watch] = set()
+        self._by_key: defaultdict[str, set[Watch]] = defaultdict(set)
+        # Keys that changed, or that a new watch has not been checked against.
+        self._due: set[str] = set()
+        # Changes may have been missed since the last time all keys were read.
+        self._missed = False
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        tracked.on_change(self._changed)
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    def watch(
+        self, identity: Identity, context: TenantContext, callback: Callback, *, locks: bool = False
+    ) -> Watch:
+        """Call `callback(code)` once, with a problem's code, within a second of the identity's losing its rights.
+
+        codes: token-expired, token-revoked, token-stale; with `locks` (a stream that writes) also tenant-read-only and
+        platform-read-only, for which a lock that is already there counts.
+        """
+        watch = Watch(self, identity, context, callback, locks=locks)
+        self._watches.add(watch)
+        for key in watch.keys:
+            self._by_key[key].add(watch)
+        # A change between the stages and now was told to nobody.
+        self._due.update(watch.keys)
+        self._wake.set()
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        return watch
+
+    def release(self, watch: Watch) -> None:
+        """See `Watch.cancel`."""
+        self._watches.discard(watch)
+        for key in watch.keys:
+            watching = self._by_key.get(key)
+            if watching is not None:
+                watching.discard(watch)
+                if not watching:
+                    del self._by_key[key]
+
+    async def close(self) -> None:
+        """Guard nothing any more; nobody is told."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _changed(self, key: str | None) -> None:
+        if key is None:
+            self._missed = True
+        elif key in self._by_key:
+            self._due.add(key)
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while self._watches:
+            try:
+                async with asyncio.timeout(_TICK):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            if self._missed or not self._tracked.live:
+                # Before the reads: what is missed from here on sets it again.
+                self._missed = not self._tracked.live
+                self._due.update(self._by_key)
+            await self._check()
+        self._task = None
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for watch in [watch for watch in self._watches if watch.exp <= now]:
+            self._end(watch, TOKEN_EXPIRED.code)
+
+    async def _check(self) -> None:
+        self._expire()
+        due, self._due = list(self._due), set()
+        for start in range(0, len(due), _BATCH):
+            # All are sent before the first is waited for: they share a trip.
+            batch = [(key, self._tracked.get(key)) for key in due[start : start + _BATCH]]
+            for key, known in batch:
+                try:
+                    value = known if known is None or isinstance(known, str) else await known
+                except StoreDown:
+                    self._missed = True
+                    continue
+                if value is not None:
+                    self._judge(key, value)
+            self._expire()
+
+    def _judge(self, key: str, value: str) -> None:
+        for watch in list(self._by_key.get(key, ())):
+            context = watch.context
+            if key == PLATFORM_KEY:
+                self._end(watch, PLATFORM_READ_ONLY.code)
+            elif key == context.revoked_key:
+                self._end(watch, TOKEN_REVOKED.code)
+            elif key == context.read_only_key:
+                self._end(watch, TENANT_READ_ONLY.code)
+            elif watch.iat < self._moments.read(key, value):
+                self._end(watch, TOKEN_STALE.code)
+
+    def _end(self, watch: Watch, code: str) -> None:
+        if watch in self._watches:
+            self.release(watch)
+            # Not called here: a callback that raises must not end the guard of all the others.
+            asyncio.get_running_loop().call_soon(watch.callback, code)
