@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernel.catalog import RouteRow
+from kernel.effects import EFFECTS, following
 from kernel.exchange import Exchange
 from kernel.headers import connection_options
 from kernel.route import Handler
@@ -55,4 +56,6 @@ def make(state: State, row: RouteRow) -> Handler:
         )
         await forward(x, upstream, b"".join(lines), timeout)
 
-    return proxy
+    if row.effect is None:
+        return proxy
+    return following(EFFECTS[row.effect](state), proxy)

@@ -22,6 +22,7 @@ from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments
+from kernel.revocations import Revocations
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
@@ -150,6 +151,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         signer = Signer(settings.jwt_secret_key, "HS256")
         minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
     client = ServiceClient(upstreams, minter.token if minter else None)
+    revocations = Revocations(store)
+    metrics.register_source("revocations", revocations.families)
     tenants = Tenants(store, client)
     demo = DemoSessions(store, client)
     guard = StreamGuard(tracked, moments)
@@ -173,6 +176,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         verifier=verifier,
         minter=minter,
         client=client,
+        revocations=revocations,
         tenants=tenants,
         demo=demo,
         guard=guard,

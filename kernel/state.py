@@ -15,6 +15,7 @@ from kernel.headers import HeaderKinds
 from kernel.identity.mint import Minter
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments
+from kernel.revocations import Revocations
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
@@ -44,6 +45,7 @@ class State:
     verifier: Verifier
     minter: Minter | None
     client: ServiceClient
+    revocations: Revocations
     tenants: Tenants
     demo: DemoSessions
     guard: StreamGuard

@@ -74,6 +74,10 @@ _ROWS = (
         COUNTER,
         "Values of subscription_changed_at that were neither Unix seconds nor ISO 8601.",
     ),
+    Family(
+        "gateway_revocations_delayed_total", COUNTER, "Logouts that had to wait because Redis was out of reach."
+    ),
+    Family("gateway_revocations_waiting", GAUGE, "Logouts that Redis does not know of yet."),
     # Upstreams.
     Family(
         "gateway_upstream_requests_total",

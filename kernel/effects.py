@@ -1,0 +1,63 @@
+"""Effects: what a service's 2xx answer makes the gateway do, before the client sees the answer.
+
+A row of the catalogue names its effect. By the time the client reads "logged out", no worker takes its token any more.
+An effect never fails the request: what it stands for has already happened behind the gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from kernel.catalog import LOGOUT, SUBSCRIPTION_CHANGED
+from kernel.exchange import Exchange, Message
+from kernel.route import Handler
+from kernel.state import State
+
+Effect = Callable[[Exchange], Awaitable[None]]
+
+
+def _logout(state: State) -> Effect:
+    """Refuse the presented token from now on, everywhere."""
+
+    async def logout(x: Exchange) -> None:
+        identity = x.identity
+        if identity.jti and not await state.revocations.revoke(identity.jti, identity.exp):
+            state.log.warning("revocation waits for the store", request_id=x.request_id)
+
+    return logout
+
+
+def _subscription_changed(state: State) -> Effect:
+    """Make the tokens that were issued for the tenant until now stale."""
+
+    async def subscription_changed(x: Exchange) -> None:
+        if x.tenant and not await state.tenants.note_changed(x.tenant):
+            state.log.warning("subscription change waits for the store", request_id=x.request_id)
+
+    return subscription_changed
+
+
+EFFECTS: dict[str, Callable[[State], Effect]] = {
+    LOGOUT: _logout,
+    SUBSCRIPTION_CHANGED: _subscription_changed,
+}
+
+
+def following(effect: Effect, handler: Handler) -> Handler:
+    """`handler`, with `effect` run once its answer is known to be 2xx and before the client gets it.
+
+    PERF: the response is intercepted per exchange, so that routes without an effect pay nothing.
+    """
+
+    async def handle(x: Exchange) -> None:
+        send = x.send
+
+        async def after_effect(message: Message) -> None:
+            if message["type"] == "http.response.start" and 200 <= message["status"] < 300:
+                await effect(x)
+            await send(message)
+
+        x.send = after_effect
+        await handler(x)
+
+    return handle

@@ -1,0 +1,69 @@
+"""Revocations: tokens that every worker refuses at once, although their signature is good (RFC 7009's purpose)."""
+
+from __future__ import annotations
+
+from asyncio import Future
+from collections.abc import Callable
+from functools import partial
+from math import ceil
+from time import time
+from typing import Any
+
+from kernel.store.errors import StoreError
+from kernel.store.keys import token_revoked
+from kernel.store.redis import Store
+
+_MAX_WAITING = 4096
+_MARK = "logout"
+
+
+class Revocations:
+    """One a worker. `clock` gives Unix seconds. What the store cannot take now, it gets when it is back."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], float] = time) -> None:
+        self._store = store
+        self._clock = clock
+        # `jti` -> `exp` of tokens whose revocation the store does not know yet.
+        self._waiting: dict[str, float] = {}
+        self._delayed = 0
+        store.on_connect(self._write_again)
+
+    async def revoke(self, jti: str, exp: float) -> bool:
+        """Refuse the token `jti` for what is left of its life. False: the store is down, and the mark waits for it."""
+        try:
+            reply = self._write(jti, exp)
+            if reply is not None:
+                await reply
+        except StoreError:
+            self._delayed += 1
+            if len(self._waiting) >= _MAX_WAITING:
+                del self._waiting[next(iter(self._waiting))]
+            self._waiting[jti] = exp
+            return False
+        return True
+
+    def families(self) -> dict[str, int]:
+        """For metrics."""
+        return {
+            "gateway_revocations_delayed_total": self._delayed,
+            "gateway_revocations_waiting": len(self._waiting),
+        }
+
+    def _write(self, jti: str, exp: float) -> Future[Any] | None:
+        """The command's reply; None when the token has expired by itself."""
+        left = exp - self._clock()
+        if left <= 0:
+            return None
+        # A second more than its life: clocks differ, and the key costs little.
+        return self._store.execute("SET", token_revoked(jti), _MARK, "EX", ceil(left) + 1)
+
+    def _write_again(self, _after_outage: bool) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for jti, exp in waiting.items():
+            reply = self._write(jti, exp)
+            if reply is not None:
+                reply.add_done_callback(partial(self._written, jti, exp))
+
+    def _written(self, jti: str, exp: float, reply: Future[Any]) -> None:
+        if reply.cancelled() or reply.exception() is not None:
+            self._waiting.setdefault(jti, exp)
