@@ -48,7 +48,8 @@ class Keys:
 
     def user_token(self, claims: Mapping[str, Any], kind: str, lifetime: int) -> str:
         """`claims` with `type`, `jti`, `iss` and the times; `lifetime` in seconds."""
-        now = int(time.time())
+        # With its fraction (RFC 7519, NumericDate): a token issued in the second of a change must tell on which side.
+        now = time.time()
         times = {"iat": now, "exp": now + lifetime}
         return self.sign({**claims, "type": kind, "jti": uuid.uuid4().hex, "iss": ISSUER, **times})
 
