@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from kernel.catalog import RouteRow
 from kernel.effects import EFFECTS, following
 from kernel.exchange import Exchange
@@ -24,7 +26,8 @@ def make(state: State, row: RouteRow) -> Handler:
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
-    async def proxy(x: Exchange) -> None:
+    def proxy(x: Exchange) -> Awaitable[None]:
+        # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.
         captured = x.captured
         x.service = service
         given = captured.get(b"traceparent")
@@ -54,7 +57,7 @@ def make(state: State, row: RouteRow) -> Handler:
                 x.context,
             )
         )
-        await forward(x, upstream, b"".join(lines), timeout)
+        return forward(x, upstream, b"".join(lines), timeout)
 
     if row.effect is None:
         return proxy

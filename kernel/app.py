@@ -49,10 +49,12 @@ class Gateway:
             route = self._preflight
         else:
             route, x.params = self.router.match(x.method, x.raw_path)
-        metrics.in_flight += 1
-        if metrics.in_flight > self._max_in_flight and not route.exempt:
-            metrics.shed += 1
-            route = self._overloaded
+        counted = not route.exempt
+        if counted:
+            metrics.in_flight += 1
+            if metrics.in_flight > self._max_in_flight:
+                metrics.shed += 1
+                route = self._overloaded
         x.route = route
         if state.access_log.debug:
             client = scope["client"][0]
@@ -76,7 +78,8 @@ class Gateway:
             state.log.exception("unhandled error", request_id=x.request_id, route=route.template)
             broken = await self._fail(x, INTERNAL())
         finally:
-            metrics.in_flight -= 1
+            if counted:
+                metrics.in_flight -= 1
             self._finish(x)
         if broken:
             # The access log says what happened; the server only has to break the connection.

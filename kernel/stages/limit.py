@@ -74,7 +74,7 @@ class Ledger:
     def _tell(self, x: Exchange, verdict: Verdict) -> Problem | None:
         admitted, remaining, reset, retry = verdict
         # PERF: 0.9 us; numbers up to an hour, or four thousand, are ready-made.
-        full = ceil(reset)
+        full = ceil(reset) if reset > 0 else 0
         left = _NUMBERS[remaining] if remaining < _READY else b"%d" % remaining
         seconds = _NUMBERS[full] if full < _READY else b"%d" % full
         current = b"%b%b;t=%b" % (self._prefix, left, seconds)

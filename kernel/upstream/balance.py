@@ -13,7 +13,7 @@ from typing import Any
 from kernel.problems import UPSTREAM_OPEN, GatewayError
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
-from kernel.upstream.http1 import ResponseNames
+from kernel.upstream.names import ResponseNames
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
 
 # A fifth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
@@ -53,13 +53,15 @@ class Upstream:
         self.idle_timeout = idle_timeout
         self.body_timeout = body_timeout
         self._budget = _BUDGET_MOST
+        self._counted = 0
         names = ResponseNames()
         self.replicas: list[Replica] = []
         for url in urls:
             address = parse(url)
             context = (tls or ssl.create_default_context()) if address.tls else None
             self.replicas.append(Replica(Pool(address, limits, sweeper, names, context), address.authority))
-        self._only = self.replicas[0] if len(self.replicas) == 1 else None
+        # The usual case is decided without a call.
+        self.only = self.replicas[0] if len(self.replicas) == 1 else None
 
     def other(self, replica: Replica) -> Replica | None:
         """Another replica that admits a request, or None."""
@@ -74,9 +76,6 @@ class Upstream:
             GatewayError: UPSTREAM_OPEN, with the seconds until the next probe.
         """
         now = self.sweeper.now
-        only = self._only
-        if only is not None and only.breaker.admits(now):
-            return only
         able = [replica for replica in self.replicas if replica.breaker.admits(now)]
         if not able:
             soonest = min(replica.breaker.until for replica in self.replicas) - now
@@ -86,13 +85,11 @@ class Upstream:
         random.shuffle(able)
         return min(able, key=lambda replica: len(replica.pool.busy) + replica.pool.waiting)
 
-    def count(self) -> None:
-        """A request: it earns a part of a retry."""
-        if self._budget < _BUDGET_MOST:
-            self._budget += _BUDGET_SHARE
-
     def may_retry(self) -> bool:
         """Spend one retry of the budget; False when it is used up."""
+        requests = sum(self.meter.outcomes.values())
+        self._budget = min(_BUDGET_MOST, self._budget + _BUDGET_SHARE * (requests - self._counted))
+        self._counted = requests
         if self._budget < 1:
             return False
         self._budget -= 1

@@ -14,7 +14,7 @@ _LONGEST_SECONDS = 30.0
 class Breaker:
     """`now` is loop time in seconds, always passed in."""
 
-    __slots__ = ("_failures", "_probing", "_seconds", "opened", "until")
+    __slots__ = ("_failures", "_probing", "_seconds", "opened", "troubled", "until")
 
     def __init__(self) -> None:
         self._failures = 0
@@ -22,6 +22,8 @@ class Breaker:
         self._probing = False
         self.until = 0.0
         self.opened = 0
+        # False while nothing has failed: then nobody need call `admits`, `begin` or `success`.
+        self.troubled = False
 
     def state(self, now: float) -> str:
         """closed, open or half-open."""
@@ -49,11 +51,13 @@ class Breaker:
         self._failures = 0
         self._seconds = 0.0
         self._probing = False
+        self.troubled = False
 
     def failure(self, now: float) -> None:
         """None came, and it was the replica's fault."""
         self._failures += 1
         self._probing = False
+        self.troubled = True
         if self._seconds:
             if now < self.until:
                 return  # one of those sent before it opened

@@ -65,7 +65,7 @@ class ServiceClient:
         connection = None
         try:
             connection = await replica.pool.acquire()
-            await connection.start(head + (body or b""), method == "HEAD", NEVER)
+            await connection.start(head + (body or b""), method == "HEAD", NEVER, None)
             parts: list[bytes] = []
             size = 0
             while part := await connection.read(NEVER):

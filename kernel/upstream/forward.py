@@ -36,6 +36,7 @@ from kernel.upstream.upload import Upload
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 # RFC 9110 section 8.6: a request without a body says so with a length of 0 when its method gives a body a meaning.
 _NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+_METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
 _ITS_FAULT = _CONNECTING | {UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
 
@@ -63,12 +64,15 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
     else:
         framing = b"\r\n"
     target = x.raw_path + b"?" + x.query if x.query else x.raw_path
-    method = x.method.encode()
-    upstream.count()
-    replica = upstream.choose()  # 3.
+    method = _METHODS.get(x.method) or x.method.encode()
+    replica = upstream.only
+    if replica is None or replica.breaker.troubled:
+        replica = upstream.choose()  # 3.
     attempt = 1
     while True:
-        replica.breaker.begin()
+        breaker = replica.breaker
+        if breaker.troubled:
+            breaker.begin()
         x.phase = "connect"
         connection: Connection | None = None
         upload: Upload | None = None
@@ -82,22 +86,32 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
             # 5.
             x.phase = "response-head"
             sent = perf_counter()
-            head = b"".join((method, b" ", target, replica.host_line, lines, framing))
-            connection.watched = x
+            data = b"".join(
+                (method, b" ", target, replica.host_line, lines, framing, b"" if streamed else body)
+            )
             if streamed:
-                head_came = connection.start(head, x.method == "HEAD", NEVER)
+                head_came = connection.start(data, x.method == "HEAD", NEVER, x)
                 upload = Upload(x, connection, body, upstream, timeout)
             else:
-                data = head + body if body else head
-                head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout)
+                head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
             await head_came
             connection.deadline = NEVER
             # 6.
-            x.upstream_seconds = perf_counter() - sent
+            x.upstream_seconds = seconds = perf_counter() - sent
             x.phase = "response-body"
-            replica.breaker.success()
-            upstream.meter.answered(connection.status, x.upstream_seconds)
-            await _relay(x, connection, upstream.idle_timeout, upstream)
+            if breaker.troubled:
+                breaker.success()
+            upstream.meter.answered(connection.status, seconds)
+            if connection.complete and upload is None:
+                # PERF: whole already, as most are: its connection serves the next request while this answer goes out.
+                chunks = connection.chunks
+                whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                status, headers = connection.status, connection.headers
+                pool.release(connection)
+                connection = None
+                await x.send_whole(status, headers, whole)
+            else:
+                await _relay(x, connection, upstream.idle_timeout, upstream)
             x.phase = "done"
             return
         except GatewayError as error:
@@ -138,11 +152,6 @@ async def _first_part(x: Exchange, patience: float) -> bytes:
 
 async def _relay(x: Exchange, connection: Connection, patience: float, upstream: Upstream) -> None:
     """Steps 6: `patience` is the longest pause in the body, on either side, in seconds."""
-    if connection.complete:
-        chunks = connection.chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        await x.send_whole(connection.status, connection.headers, body)
-        return
     await x.start(connection.status, connection.headers)
     if not connection.chunks:
         await x.write(b"", True)  # granian holds the head back until the first part of the body

@@ -3,10 +3,12 @@
 Rules:
 - One exchange at a time. `start` writes a request; its future is done when a read has brought the response's head, and
   the body that came in the same read is in `chunks` by then: a small response costs one await.
+- Futures only wake; whether an exchange failed is in `error`, which whoever was woken looks at first.
 - The head decides the framing (RFC 9112 section 6.3). Whatever is ambiguous is a protocol error and ends the connection.
 - SECURITY: a byte that arrives when no response is due ends the connection: it would become the next client's response
-  otherwise (response splitting, desynchronisation).
+  otherwise (response splitting, desynchronisation). Trailers are never merged into the head (RFC 9110 section 6.5.1).
 - Deadlines are numbers the sweeper compares; no timer is made for a request.
+- A connection is used again only after a clean exchange, so `start` resets no more than such a one leaves behind.
 """
 
 from __future__ import annotations
@@ -17,79 +19,51 @@ from typing import Any, cast
 
 import httptools
 
-from kernel.headers import HOP_BY_HOP, connection_options
+from kernel.headers import connection_options
 from kernel.problems import UPSTREAM_PROTOCOL, UPSTREAM_RESET, GatewayError, ProblemKind
+from kernel.upstream.names import CONNECTION, ENCODING, LENGTH, ResponseNames
 
 NEVER = float("inf")
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 HIGH_WATER = 64 * 1024
-_MEMO_LIMIT = 1024
 
-# What a header of a response is to us, when it is not simply passed on under its lower-case name.
-_DROP, _LENGTH, _ENCODING, _CONNECTION = 0, 1, 2, 3
-_SPECIAL = {b"content-length": _LENGTH, b"transfer-encoding": _ENCODING, b"connection": _CONNECTION}
-# The gateway says these itself; a service's copy would contradict or double it.
-_OURS = frozenset(
-    {
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"strict-transport-security",
-        b"x-content-type-options",
-        b"x-ratelimit-limit",
-        b"x-ratelimit-remaining",
-        b"x-ratelimit-reset",
-        b"x-request-id",
-    }
-)
-
-
-class ResponseNames(dict[bytes, bytes | int]):
-    """Response header name as sent -> its lower-case form to pass on, or one of the codes above. A bounded memo."""
-
-    def __missing__(self, name: bytes) -> bytes | int:
-        lower = name.lower()
-        kind: bytes | int = _SPECIAL.get(lower, lower)
-        if kind is lower and (lower in HOP_BY_HOP or lower in _OURS or lower.startswith(b"access-control-")):
-            kind = _DROP
-        if len(self) < _MEMO_LIMIT:
-            self[name] = kind
-        return kind
+# How far the exchange is: none, waiting for the response's head, in its body, response complete.
+IDLE, HEAD, BODY, COMPLETE = 0, 1, 2, 3
 
 
 class Connection(asyncio.Protocol):
     """A connection and the exchange it is busy with.
 
-    `on_lost(connection)` is called once, when the transport is gone. After an exchange, `reusable()` tells whether another
-    may follow.
+    `on_lost(connection)`, once set, is called when the transport is gone; `lost` tells that it is. `closed` comes earlier:
+    nothing can be sent any more.
     """
 
     __slots__ = (
         "_buffered",
         "_can_write",
         "_connection_names",
-        "_head_bytes",
+        "_fields",
         "_head_only",
+        "_idle_bytes",
         "_informational",
         "_keep_alive",
         "_loop",
         "_names",
-        "_on_lost",
         "_parser",
         "_paused",
         "_unframed",
-        "busy",
         "chunks",
         "closed",
-        "complete",
         "deadline",
         "dirty",
         "error",
         "exchanges",
-        "got_bytes",
-        "head_done",
         "headers",
         "idle_since",
+        "lost",
+        "on_lost",
+        "stage",
         "status",
         "transport",
         "waiter",
@@ -97,55 +71,57 @@ class Connection(asyncio.Protocol):
         "watching",
     )
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, names: ResponseNames, on_lost: Callable[[Connection], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, names: ResponseNames) -> None:
         # For the connection's life.
         self._loop = loop
         self._names = names
-        self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
-        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anyone sees it
         self._can_write: asyncio.Future[None] | None = None
         self._paused = False
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anyone sees it
+        self.on_lost: Callable[[Connection], None] | None = None
         self.closed = False
+        self.lost = False
+        self.dirty = False  # no other exchange may follow
+        self.error: GatewayError | None = None
         self.exchanges = 0
         self.idle_since = 0.0
         # For one exchange.
-        self.busy = False
-        self.waiter: asyncio.Future[None] | None = None
-        self.deadline = NEVER
-        self.watched: Any = None  # the Exchange whose client may leave
-        self.watching: asyncio.Task[None] | None = None
-        self._reset(False)
-
-    def _reset(self, head_only: bool) -> None:
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.chunks: list[bytes] = []
-        self.status = 0
-        self.head_done = False
-        self.complete = False
-        self.dirty = False
-        self.got_bytes = False
-        self.error: GatewayError | None = None
-        self._head_only = head_only
-        self._head_bytes = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_only = False
+        self._idle_bytes = 0  # since the request or the last part of the body: head, chunk framing, trailers
         self._buffered = 0
         self._informational = False
         self._unframed = True
         self._keep_alive = False
         self._connection_names: frozenset[bytes] | None = None
+        self.stage = IDLE
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.waiter: asyncio.Future[None] | None = None
+        self.deadline = NEVER
+        self.watched: Any = None  # the Exchange whose client may leave
+        self.watching: asyncio.Task[None] | None = None
 
     # --- the exchange ---
 
     def start(self, data: bytes, head_only: bool, deadline: float) -> asyncio.Future[None]:
-        """Write a request (or its head). The future is done with the response's head, or fails with GatewayError."""
-        self._reset(head_only)
+        """Write a request (or its head). The future is done with the response's head, or when `error` is set."""
+        self.stage = HEAD
+        self.chunks = []
+        self._fields = []
+        self._head_only = head_only
+        self._idle_bytes = 0
+        self._buffered = 0
+        self._unframed = True
         self.exchanges += 1
-        self.busy = True
         self.deadline = deadline
         waiter = self.waiter = self._loop.create_future()
-        self.transport.write(data)
+        if self.closed:
+            self._ended(clean=False)
+        else:
+            self.transport.write(data)
         return waiter
 
     async def read(self, deadline: float) -> bytes:
@@ -157,7 +133,7 @@ class Connection(asyncio.Protocol):
         while not self.chunks:
             if self.error is not None:
                 raise self.error
-            if self.complete:
+            if self.stage == COMPLETE:
                 return b""
             self.deadline = deadline
             self.waiter = self._loop.create_future()
@@ -184,14 +160,14 @@ class Connection(asyncio.Protocol):
         if self._can_write is not None:
             await self._can_write
 
-    def reusable(self) -> bool:
-        """Whether the last exchange ended so cleanly that another may follow."""
-        return self.complete and not self.dirty and self._keep_alive and not self.closed
+    def unanswered(self) -> bool:
+        """Whether not one byte of a response has come."""
+        return self.stage == HEAD and not self._idle_bytes
 
-    def finish(self) -> None:
-        """The exchange is over."""
-        self.busy = False
-        self.waiter = None
+    def finish(self) -> bool:
+        """The exchange is over, however it ended; True when another may follow."""
+        clean = self.stage == COMPLETE and self._keep_alive and not self.dirty and not self.closed
+        self.stage = IDLE
         self.deadline = NEVER
         self.watched = None
         if self.watching is not None:
@@ -200,32 +176,42 @@ class Connection(asyncio.Protocol):
         if self._head_only:
             # httptools cannot be told that this response has no body; a fresh parser has forgotten that it waits for one.
             self._parser = httptools.HttpResponseParser(self)
+        self.chunks.clear()  # an idle connection must not hold a large body
+        return clean
 
     def fail(self, error: GatewayError) -> None:
         """End the exchange with `error` and the connection with it."""
         if self.error is None:
             self.error = error
-        self.dirty = True
-        self._wake(self.error)
+        self._wake()
         self.abort()
 
     def abort(self) -> None:
         """Close at once, unsent bytes and all."""
         if not self.closed:
+            self.closed = True
             self.transport.abort()
 
-    def _wake(self, error: GatewayError | None) -> None:
+    def _wake(self) -> None:
         waiter = self.waiter
         if waiter is not None and not waiter.done():
-            if error is None:
-                waiter.set_result(None)
-            else:
-                waiter.set_exception(error)
-        if error is not None and self._can_write is not None and not self._can_write.done():
-            self._can_write.set_result(None)
+            waiter.set_result(None)
+        if self.error is not None:
+            self.resume_writing()
 
     def _break(self, kind: ProblemKind, detail: str) -> None:
         self.fail(GatewayError(kind(detail)))
+
+    def _ended(self, clean: bool) -> None:
+        """Nothing more will come. Where only the end of the connection ends a body, a clean end completes it."""
+        if self.error is not None or self.stage == IDLE or self.stage == COMPLETE:
+            return
+        if clean and self.stage == BODY and self._unframed:
+            self.stage = COMPLETE  # RFC 9112 section 6.3, rule 8
+        else:
+            phase = "in its body" if self.stage == BODY else "before its response"
+            self.error = GatewayError(UPSTREAM_RESET(f"connection closed {phase}"))
+        self._wake()
 
     # --- asyncio.Protocol ---
 
@@ -233,49 +219,45 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, without the inheritance
 
     def data_received(self, data: bytes) -> None:
-        if not self.busy or self.complete:
-            self.dirty = True
+        if self.stage == IDLE or self.stage == COMPLETE:
             self.abort()
             return
-        self.got_bytes = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._garbage(type(error).__name__)
-        if self.error is not None:
-            return
-        if self.head_done:
-            self._wake(None)
-            if self._buffered > HIGH_WATER and not self._paused and not self.complete:
+            self.dirty = True
+            if self.stage != COMPLETE:  # after a complete response it only costs the connection
+                self._break(UPSTREAM_PROTOCOL, f"malformed response ({type(error).__name__})")
+        if self.stage == COMPLETE:
+            self._wake()
+        elif self.error is None:
+            self._partial(len(data))
+
+    def _partial(self, size: int) -> None:
+        """A read that did not complete the response: bound what may pile up, in here and in the parser."""
+        if self._buffered:
+            self._idle_bytes = 0
+            if self._buffered > HIGH_WATER and not self._paused:
                 self._paused = True
                 self.transport.pause_reading()
         else:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._break(UPSTREAM_PROTOCOL, "response head too large")
+            self._idle_bytes += size
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                what = "head" if self.stage == HEAD else "chunk framing"
+                self._break(UPSTREAM_PROTOCOL, f"response {what} too large")
+        if self.stage == BODY:
+            self._wake()
 
-    def _garbage(self, what: str) -> None:
-        """The parser gave up. After a complete response that only costs the connection."""
-        self.dirty = True
-        if not self.complete:
-            self._break(UPSTREAM_PROTOCOL, f"malformed response ({what})")
+    def eof_received(self) -> None:
+        self._ended(clean=True)
+        self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.closed = True
-        if self.busy and not self.complete and self.error is None:
-            if self.head_done and self._unframed and exc is None:
-                self.complete = (
-                    True  # the end of the connection is the end of the body (RFC 9112 section 6.3, rule 8)
-                )
-                self.dirty = True
-                self._wake(None)
-            else:
-                phase = "in its body" if self.head_done else "before its response"
-                self.error = GatewayError(UPSTREAM_RESET(f"connection closed {phase}"))
-                self._wake(self.error)
-        if self._can_write is not None and not self._can_write.done():
-            self._can_write.set_result(None)
-        self._on_lost(self)
+        self.closed = self.lost = True
+        self._ended(clean=exc is None)
+        self.resume_writing()
+        if self.on_lost is not None:
+            self.on_lost(self)
 
     def pause_writing(self) -> None:
         self._can_write = self._loop.create_future()
@@ -289,48 +271,53 @@ class Connection(asyncio.Protocol):
     # --- httptools ---
 
     def on_message_begin(self) -> None:
-        if self.complete:
+        if self.stage == COMPLETE:
             self.dirty = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         kind = self._names[name]
         if kind.__class__ is bytes:
-            self.headers.append((kind, value))
-        elif kind == _LENGTH:
+            self._fields.append((kind, value))
+        elif self.stage != HEAD:
+            return  # a trailer
+        elif kind == LENGTH:
             self._unframed = False
-            self.headers.append((b"content-length", value))
-        elif kind == _ENCODING:
-            if value.lower() != b"chunked" or not self._unframed:
+            self._fields.append((b"content-length", value.strip()))
+        elif kind == ENCODING:
+            chunked = self._unframed and value.strip().lower() == b"chunked"
+            if not chunked or self._parser.get_http_version() != "1.1":
                 self._break(UPSTREAM_PROTOCOL, "unsupported Transfer-Encoding")
             self._unframed = False
-        elif kind == _CONNECTION:
+        elif kind == CONNECTION:
             named = connection_options(value)
             if named:
                 self._connection_names = (self._connection_names or frozenset()) | named
-        if len(self.headers) > MAX_HEADERS:
-            self._break(UPSTREAM_PROTOCOL, "too many response headers")
 
     def on_headers_complete(self) -> None:
-        if self.complete:
+        if self.stage != HEAD:
             return
         status = self.status = self._parser.get_status_code()
         if status < 200:
-            if status == 101:
-                self._break(UPSTREAM_PROTOCOL, "unexpected protocol switch")
+            if status < 100 or status == 101:
+                self._break(UPSTREAM_PROTOCOL, f"unexpected status {status}")
             self._informational = True
             return
+        headers = self._fields
+        self._fields = []  # what comes now is a trailer
+        if len(headers) > MAX_HEADERS:
+            self._break(UPSTREAM_PROTOCOL, "too many response headers")
         if self._connection_names:
-            self.headers = [pair for pair in self.headers if pair[0] not in self._connection_names]
-        if self._head_only or status in {204, 304}:
+            headers = [pair for pair in headers if pair[0] not in self._connection_names]
+            self._connection_names = None
+        if status in {204, 304}:
             self._unframed = False
-            if self._head_only:
-                self.complete = True
         self._keep_alive = self._parser.should_keep_alive()
-        self.head_done = True
+        self.headers = headers
+        self.stage = COMPLETE if self._head_only else BODY
 
     def on_body(self, body: bytes) -> None:
-        if self.complete:
-            self.dirty = True  # a body after HEAD
+        if self.stage != BODY:
+            self.dirty = True  # a body after HEAD, or a second response
             return
         self.chunks.append(body)
         self._buffered += len(body)
@@ -338,8 +325,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._informational:
             self._informational = False
-            self.headers = []
-            self.status = 0
+            self._fields = []
             self._unframed = True
-            return
-        self.complete = True
+        elif self.stage == BODY:
+            self.stage = COMPLETE

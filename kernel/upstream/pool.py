@@ -26,7 +26,8 @@ from kernel.problems import (
     GatewayError,
 )
 from kernel.upstream.address import Address
-from kernel.upstream.http1 import NEVER, Connection, ResponseNames
+from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.names import ResponseNames
 
 _TICK = 0.05
 _RETRY = ((b"retry-after", b"1"),)
@@ -113,9 +114,8 @@ class Pool:
 
     def take_idle(self) -> Connection | None:
         """An idle connection, or None; never waits."""
-        idle = self.idle
-        while idle:
-            connection = idle.pop()
+        while self.idle:
+            connection = self.idle.pop()
             if not connection.closed:
                 self.reused += 1
                 self.busy.add(connection)
@@ -280,5 +280,6 @@ class Pool:
 
 async def _watch(connection: Connection) -> None:
     """End the exchange when its client leaves: granian does not cancel the application."""
+    assert connection.watched is not None
     await connection.watched.wait_disconnect()
     connection.fail(ClientGone("the client left while the service was at work"))
