@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from kernel.catalog import RouteRow
+from kernel.cookies import REFRESH_TOKEN, without
 from kernel.effects import EFFECTS, following
 from kernel.exchange import Exchange
 from kernel.headers import connection_options
@@ -18,11 +19,21 @@ def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     return [line for line in lines if line.partition(b":")[0] not in names]
 
 
+def _without_refresh_token(lines: list[bytes], cookies: bytes) -> list[bytes]:
+    """`lines` with the client's `cookies` less the refresh token."""
+    left = without(cookies, REFRESH_TOKEN)
+    lines = [line for line in lines if not line.startswith(b"cookie:")]
+    if left:
+        lines.append(b"cookie: %b\r\n" % left)
+    return lines
+
+
 def make(state: State, row: RouteRow) -> Handler:
     """The handler of a proxied row."""
     assert row.service is not None
     upstream = state.upstreams[row.service]
     service = row.service
+    issues_tokens = service == "auth"
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
@@ -38,6 +49,9 @@ def make(state: State, row: RouteRow) -> Handler:
             trace += b"\r\ntracestate: " + captured[b"tracestate"]
         x.trace = trace
         lines = x.lines
+        # SECURITY: who holds it can become the user for a week; only its issuer needs it.
+        if not issues_tokens and b"cookie" in captured and REFRESH_TOKEN in captured[b"cookie"]:
+            lines = _without_refresh_token(lines, captured[b"cookie"])
         if b"connection" in captured:
             named = connection_options(captured[b"connection"])
             if named:

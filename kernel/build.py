@@ -21,6 +21,7 @@ from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
 from kernel.identity.tokens import Verifier
+from kernel.keysources import MakeUpstream, make_authority
 from kernel.moments import Moments
 from kernel.revocations import Revocations
 from kernel.state import State
@@ -65,7 +66,7 @@ def key_set(settings: Settings) -> KeySet:
         keys += load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
     if settings.jwt_secret_key:
         keys.append(secret_key(settings.jwt_secret_key))
-    return KeySet(keys)
+    return KeySet(keys, provisional=settings.provisional_keys)
 
 
 def policy(settings: Settings) -> Policy:
@@ -144,13 +145,18 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     await tracked.start()
     moments = Moments()
     metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": moments.unreadable})
-    upstreams = _upstreams(settings, metrics)
+    make_upstream = _upstream_maker(settings, metrics)
+    upstreams = _upstreams(settings, metrics, make_upstream)
     verifier = Verifier(key_set(settings), policy(settings))
     minter = None
     if settings.jwt_secret_key:
         signer = Signer(settings.jwt_secret_key, "HS256")
         minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
     client = ServiceClient(upstreams, minter.token if minter else None)
+    authority, key_upstreams = make_authority(
+        settings, verifier, store, metrics, telemetry.log, client, make_upstream
+    )
+    metrics.register_source("authority", authority.families)
     revocations = Revocations(store)
     metrics.register_source("revocations", revocations.families)
     tenants = Tenants(store, client)
@@ -174,6 +180,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         limiter=limiter,
         tracked=tracked,
         verifier=verifier,
+        authority=authority,
         minter=minter,
         client=client,
         revocations=revocations,
@@ -190,7 +197,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
             prober,
             version=__version__,
             redis_connected=lambda: store.connected,
-            not_ready=lambda: "draining" if state.draining else "",
+            not_ready=lambda: "draining" if state.draining else "" if authority.ready else "keys",
             breakers=lambda: {name: upstream.breaker_state for name, upstream in upstreams.items()},
         ),
         request_ids=RequestIds(),
@@ -200,9 +207,11 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     )
     await telemetry.start()
     prober.start()
+    authority.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
     state.closers += [tenants.close, demo.close, guard.close]
-    state.closers += [upstream.close for upstream in upstreams.values()]
+    state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
+    state.closers += [authority.close]
     return state
 
 
@@ -216,7 +225,8 @@ def _store_families(store: Store) -> dict[str, Any]:
     }
 
 
-def _upstreams(settings: Settings, metrics: Metrics) -> dict[str, Upstream]:
+def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
+    """Makes upstreams with the pool limits that are configured."""
     sweeper = Sweeper(asyncio.get_running_loop())
     limits = PoolLimits(
         max_connections=settings.upstream_max_connections,
@@ -225,8 +235,9 @@ def _upstreams(settings: Settings, metrics: Metrics) -> dict[str, Upstream]:
         connect_timeout=settings.connect_timeout_seconds,
         keepalive=settings.keepalive_seconds,
     )
-    upstreams = {
-        name: Upstream(
+
+    def make(name: str, urls: tuple[str, ...]) -> Upstream:
+        return Upstream(
             name,
             urls,
             sweeper,
@@ -235,8 +246,12 @@ def _upstreams(settings: Settings, metrics: Metrics) -> dict[str, Upstream]:
             idle_timeout=settings.idle_timeout_seconds,
             body_timeout=settings.body_timeout_seconds,
         )
-        for name, urls in settings.services.items()
-    }
+
+    return make
+
+
+def _upstreams(settings: Settings, metrics: Metrics, make: MakeUpstream) -> dict[str, Upstream]:
+    upstreams = {name: make(name, urls) for name, urls in settings.services.items()}
     metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
     return upstreams
 

@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -36,7 +37,7 @@ def _say(text: str) -> None:
 
 def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
     """Keys for a laptop: made anew at each start, said, and never used outside ENVIRONMENT=dev."""
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     if not settings.jwt_secret_key:
         changes["jwt_secret_key"] = secrets.token_urlsafe(48)
     if not settings.jwt_public_key and not settings.jwt_jwks_url:
@@ -44,7 +45,7 @@ def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
         path = run_dir / "dev-private-key.pem"
         path.touch(mode=0o600)
         path.write_text(private)
-        changes["jwt_public_key"] = public
+        changes |= {"jwt_public_key": public, "provisional_keys": True}
         _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
     return msgspec.structs.replace(settings, **changes)
 

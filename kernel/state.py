@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from kernel.addresses import Peers
+from kernel.authority import Authority
 from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
@@ -43,6 +44,7 @@ class State:
     limiter: Limiter
     tracked: TrackedMap
     verifier: Verifier
+    authority: Authority
     minter: Minter | None
     client: ServiceClient
     revocations: Revocations

@@ -99,8 +99,15 @@ def _keys(settings: Settings) -> str:
     from kernel.identity.pem import load_public_keys  # noqa: PLC0415
 
     parts: list[str] = []
+    dev = settings.environment == "dev"
     if settings.jwt_public_key:
         keys = load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
         parts.append(f"{settings.jwt_algorithm}, {plural(len(keys), 'public key')}")
     parts += [f"key set {source.url}" for source in settings.jwt_jwks_url]
-    return "; ".join(parts) or f"{settings.jwt_algorithm}, a key pair made for this run"
+    if parts:
+        return "; ".join(parts)
+    return (
+        f"{settings.jwt_algorithm}, a key pair made for this run"
+        if dev
+        else "none: the auth service is asked"
+    )

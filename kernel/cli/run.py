@@ -14,7 +14,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 Serve until SIGINT or SIGTERM; then stop accepting, end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0.
 
 With ENVIRONMENT=dev (the default) a missing REDIS_HOST starts an embedded store and a missing JWT_PUBLIC_KEY makes a
-key pair for this run; staging and prod refuse to start without them. Exits 1 when the configuration is not valid."""
+key pair for this run. In staging and prod the store must be named, and without a key the auth service is asked about each
+new token. Exits 1 when the configuration is not valid."""
     parser.epilog = """\
 examples:
   gateway run

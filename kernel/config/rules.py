@@ -35,12 +35,6 @@ def store_is_named(settings: Settings, given: frozenset[str]) -> Iterator[Config
         yield ConfigError("REDIS_HOST", f"is needed in {settings.environment} (or REDIS_URL)", "redis")
 
 
-def keys_are_given(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
-    if settings.environment != "dev" and not given & {"JWT_PUBLIC_KEY", "JWT_JWKS_URL"}:
-        problem = f"is needed in {settings.environment} (or JWT_JWKS_URL): no token could be verified"
-        yield ConfigError("JWT_PUBLIC_KEY", problem, "/run/keys/jwt_public.pem")
-
-
 def credentials_need_origins(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     # SECURITY: any page could then act as the user who is logged in.
     if "*" in settings.cors_origins and settings.cors_allow_credentials:
@@ -68,7 +62,6 @@ def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[Config
 RULES: tuple[Rule, ...] = (
     secret_is_secret,
     store_is_named,
-    keys_are_given,
     credentials_need_origins,
     tls_needs_both,
 )
@@ -85,6 +78,9 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
             yield ConfigError(name, "is not used without REDIS_HOST: an embedded store is started")
     if settings.environment == "dev":
         return
+    if not given & {"JWT_PUBLIC_KEY", "JWT_JWKS_URL"}:
+        problem = "is not set (nor JWT_JWKS_URL): the auth service is asked about each new token"
+        yield ConfigError("JWT_PUBLIC_KEY", problem, "/run/keys/jwt_public.pem")
     if settings.jwt_secret_key is None:
         yield ConfigError("JWT_SECRET_KEY", "is not set: service tokens are refused", _NEW_SECRET)
     if settings.environment == "prod" and not settings.https_only:

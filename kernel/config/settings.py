@@ -59,7 +59,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         str,
         _var(
             choice("dev", "staging", "prod", fold=str.lower),
-            "`dev` brings an embedded store and makes its own keys; `staging` and `prod` demand real ones.",
+            "`dev` brings an embedded store and makes its own keys; `staging` and `prod` do neither.",
             "prod",
         ),
     ] = "dev"
@@ -133,7 +133,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         _var(
             TEXT,
             "Public keys that verify tokens: PEM text (one or several blocks, each after a line `kid: NAME`), or paths "
-            "of PEM files, comma-separated, each `[kid=]path`. In `dev`, without it, a key pair is made.",
+            "of PEM files, comma-separated, each `[kid=]path`. Without it and `JWT_JWKS_URL` the auth service is asked about "
+            "each new token; in `dev` a key pair is made, and it is asked if `AUTH_SERVICE_URL` is set.",
             "/run/keys/jwt_public.pem",
             group="Tokens",
             secret=True,
@@ -265,6 +266,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         float, _var(number(0, 3650), "Days that an expired subscription goes on.", "7")
     ] = 7.0
 
+    # The keys above were made for this run: nobody else signs with them.
+    provisional_keys: bool = False
     # From the service URL variables, the catalogue and gateway.toml.
     services: dict[str, tuple[str, ...]] = field(default_factory=default_services)
     service_catalog: tuple[Service, ...] = SERVICES

@@ -112,12 +112,13 @@ class JwksSource:
     """Keeps `keys` supplied from one address. `fetch` gives the body of a 200 answer or raises.
 
     `interval` and `timeout` are seconds; `patience` is how long after its start a fetch may hold up the requests whose
-    `kid` is unknown. `clock` is monotonic seconds. `loaded`, `failures` and `last_error` are for health and metrics.
+    `kid` is unknown. `clock` is monotonic seconds. `fetched(source)` is called after every fetch. `loaded`, `failures`
+    and `last_error` are for health and metrics.
     """
 
     __slots__ = (
-        "_clock", "_fetch", "_flight", "_interval", "_issuer", "_keys", "_patience", "_rsa", "_sought", "_started",
-        "_timeout", "failures", "fetches", "last_error", "loaded", "name",
+        "_clock", "_fetch", "_fetched", "_flight", "_interval", "_issuer", "_keys", "_patience", "_rsa", "_sought",
+        "_started", "_timeout", "failures", "fetches", "last_error", "loaded", "name",
     )  # fmt: skip
 
     def __init__(
@@ -132,8 +133,10 @@ class JwksSource:
         timeout: float = 5.0,
         patience: float = 0.3,
         clock: Callable[[], float] = time.monotonic,
+        fetched: Callable[[JwksSource], None] = lambda source: None,
     ) -> None:
         self.name = name
+        self._fetched = fetched
         self._fetch = fetch
         self._keys = keys
         self._rsa = rsa if rsa.startswith(("RS", "PS")) else "RS256"
@@ -199,10 +202,12 @@ class JwksSource:
             # Whatever the client library raises: the last good keys stay, and the loop goes on.
             self.failures += 1
             self.last_error = str(error) or type(error).__name__
+            self._fetched(self)
             return False
         self.loaded = True
         self.last_error = ""
         self._keys.replace(self.name, keys)
+        self._fetched(self)
         return True
 
     async def close(self) -> None:

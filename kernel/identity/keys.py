@@ -130,10 +130,13 @@ class KeySet:
         "_listeners",
         "_sources",
         "open_algorithms",
+        "provisional",
         "trusted",
     )
 
-    def __init__(self, keys: Iterable[Key] = ()) -> None:
+    def __init__(self, keys: Iterable[Key] = (), *, provisional: bool = False) -> None:
+        """`provisional`: these keys are a development run's own; the auth service signs with others."""
+        self.provisional = provisional
         self._configured = tuple(keys)
         self._sources: dict[str, tuple[Key, ...]] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -180,7 +183,11 @@ class KeySet:
     @property
     def verifies_users(self) -> bool:
         """Whether any local key may vouch for a user (else the auth service must be asked)."""
-        return any(key.access for key in self.trusted.values())
+        return not self.provisional and any(key.access for key in self.trusted.values())
+
+    def named(self, alg: str, kid: str) -> bool:
+        """Whether a key for `alg` has this `kid`."""
+        return (alg, kid) in self._by_kid
 
     def candidates(self, alg: str, kid: str | None) -> tuple[Key, ...]:
         """The keys that may have signed a token with this header, at most four.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -21,6 +22,9 @@ _SHARED_SECONDS = 10.0
 _SHARED_SESSIONS = 1024
 _REFRESH_TOKEN = re.compile(r"[!-~]{1,4096}")
 _COOKIE = b"set-cookie"
+
+
+Recognise = Callable[[bytes], Awaitable[Identity]]
 
 
 class Refreshed(NamedTuple):
@@ -41,12 +45,16 @@ _issued_decoder = msgspec.json.Decoder(Issued)
 
 
 class Refresher:
-    """Asks `call(refresh_token)`, which posts it to the auth service and may raise when that is out of reach."""
+    """Asks `call(refresh_token)`, which posts it to the auth service and may raise when that is out of reach.
 
-    __slots__ = ("_call", "_flight", "_recent", "_verifier")
+    `recognise` verifies the new token; without it, `verifier` does with the keys at hand.
+    """
 
-    def __init__(self, verifier: Verifier, call: Call) -> None:
+    __slots__ = ("_call", "_flight", "_recent", "_recognise", "_verifier")
+
+    def __init__(self, verifier: Verifier, call: Call, recognise: Recognise | None = None) -> None:
         self._verifier = verifier
+        self._recognise = recognise
         self._call = call
         self._flight: SingleFlight[bytes, Refreshed] = SingleFlight()
         self._recent: dict[bytes, tuple[float, Refreshed]] = {}
@@ -81,20 +89,21 @@ class Refresher:
             answer = await self._call(refresh_token)
         except Exception:
             raise GatewayError(AUTH_UNAVAILABLE()) from None
-        refreshed = self._read(answer)
+        refreshed = await self._read(answer)
         if len(self._recent) >= _SHARED_SESSIONS:
             self._recent.clear()
         self._recent[session] = (self._verifier.clock() + _SHARED_SECONDS, refreshed)
         return refreshed
 
-    def _read(self, answer: Answer) -> Refreshed:
+    async def _read(self, answer: Answer) -> Refreshed:
         if answer.status in (400, 401, 403, 404, 422):
             raise TokenError(TOKEN_EXPIRED, "The token expired and could not be refreshed: log in again.")
         if answer.status not in (200, 201):
             raise GatewayError(AUTH_UNAVAILABLE())
         try:
             issued = _issued_decoder.decode(answer.body)
-            identity = self._verifier.verify(issued.access_token.encode())
+            token = issued.access_token.encode()
+            identity = await self._recognise(token) if self._recognise else self._verifier.verify(token)
         except (ValueError, RecursionError, TokenError):
             # A new token that we refuse is the auth service's fault, not the client's.
             raise GatewayError(

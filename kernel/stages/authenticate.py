@@ -1,4 +1,7 @@
-"""Authentication: whose request is this. A token this worker knows costs one dict hit (already made by the limiter)."""
+"""Authentication: whose request is this. A token this worker knows costs one dict hit (already made by the limiter).
+
+Any other one goes to the authority; an expired one may be exchanged there for a new one (see refresh.py).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from collections.abc import Awaitable
 from kernel.catalog import RouteRow
 from kernel.demo import named
 from kernel.exchange import Exchange
+from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
-from kernel.problems import SERVICE_ONLY, TOKEN_MISSING, Problem
+from kernel.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
 from kernel.route import Stage
+from kernel.stages import refresh
 from kernel.state import State
 
 _REALM = b'Bearer realm="bakery-gateway"'
+_RETRY_SOON = ((b"retry-after", b"1"),)
 
 
 def challenge(error: str, description: str) -> tuple[tuple[bytes, bytes], ...]:
@@ -26,35 +32,57 @@ def make(state: State, row: RouteRow) -> Stage | None:
     if not row.identified:
         return None
     visit = state.demo.enter
-    verify = state.verifier.verify
+    recognise = state.authority.recognise
+    renew = refresh.make(state, row)
     metrics = state.metrics
     service_only = row.service_only
 
-    def authenticate(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
-        identity = x.cached_identity
-        if identity is None:
-            token = x.token
-            if token is None:
-                session = named(x)
-                if session is not None and not service_only:
-                    return visit(x, session)
-                metrics.auth_failure += 1
-                return TOKEN_MISSING(headers=((b"www-authenticate", _REALM),))
-            metrics.auth_cache_misses += 1
+    async def first_seen(x: Exchange, token: bytes) -> Problem | None:
+        """A token that this worker has not verified, or not yet."""
+        try:
             try:
-                identity = verify(token)
-            except TokenError as refused:
-                metrics.auth_failure += 1
-                kind = refused.kind
-                return kind(
-                    refused.detail, challenge("invalid_token", kind.title) if kind.status == 401 else ()
-                )
-        else:
-            metrics.auth_cache_hits += 1
+                identity = await recognise(token)
+            except TokenError as error:
+                expired = error.expired_identity
+                renewal = refresh.presented(x) if expired is not None else None
+                if expired is None or renewal is None:
+                    raise
+                identity = await renew(x, expired, renewal)
+        except GatewayError as error:
+            metrics.auth_failure += 1
+            return _refused(error)
+        return admit(x, identity)
+
+    def admit(x: Exchange, identity: Identity) -> Problem | None:
         metrics.auth_success += 1
         x.identity = identity
         if service_only and identity.kind != "service":
             return SERVICE_ONLY()
         return None
 
+    def authenticate(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        identity = x.cached_identity
+        if identity is not None:
+            metrics.auth_cache_hits += 1
+            metrics.auth_success += 1
+            x.identity = identity
+            return SERVICE_ONLY() if service_only and identity.kind != "service" else None
+        token = x.token
+        if token is not None:
+            return first_seen(x, token)
+        session = named(x)
+        if session is not None and not service_only:
+            return visit(x, session)
+        metrics.auth_failure += 1
+        return TOKEN_MISSING(headers=((b"www-authenticate", _REALM),))
+
     return authenticate
+
+
+def _refused(error: GatewayError) -> Problem:
+    """The problem of a token that is not accepted, or cannot be judged now."""
+    problem = error.problem
+    kind = problem.kind
+    if kind.status == 401:
+        return kind(problem.detail, challenge("invalid_token", kind.title))
+    return kind(problem.detail, _RETRY_SOON if kind.status == 503 else ())

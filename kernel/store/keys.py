@@ -49,6 +49,11 @@ def auth_token(sha256_hex: str) -> str:
     return f"auth:token:{sha256_hex}"
 
 
+def token_refresh(sha256_hex: str) -> str:
+    """String: who asks the auth service for new tokens now, then its answer, sealed with the old refresh token."""
+    return f"auth:refresh:{sha256_hex}"
+
+
 def rate_limit(bucket: str, requests: int, window: float) -> str:
     """Hash: one token bucket (see lease.lua). The limit is in the name: under another limit it is another bucket."""
     return f"ratelimit:{bucket}:{requests}/{window:g}"

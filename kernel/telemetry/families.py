@@ -74,8 +74,14 @@ _ROWS = (
         COUNTER,
         "Values of subscription_changed_at that were neither Unix seconds nor ISO 8601.",
     ),
+    Family("gateway_jwks_fetches_total", COUNTER, "Key sets fetched, by result.", ("result",)),
     Family(
-        "gateway_revocations_delayed_total", COUNTER, "Logouts that had to wait because Redis was out of reach."
+        "gateway_auth_refreshes_total", COUNTER, "Expired sessions to be refreshed, by result.", ("result",)
+    ),
+    Family(
+        "gateway_revocations_delayed_total",
+        COUNTER,
+        "Logouts that had to wait because Redis was out of reach.",
     ),
     Family("gateway_revocations_waiting", GAUGE, "Logouts that Redis does not know of yet."),
     # Upstreams.

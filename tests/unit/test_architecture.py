@@ -13,11 +13,20 @@ SOURCES = sorted([*ROOT.glob("kernel/**/*.py"), *ROOT.glob("handlers/**/*.py")])
 # Lowest first. A module may import from its own organ and from layers below; organs of one layer do not know each other.
 LAYERS: list[set[str]] = [
     {"kernel", "kernel.problems", "kernel.catalog", "kernel.headers", "kernel.addresses", "kernel.paths"},
-    {"kernel.config", "kernel.moments", "kernel.singleflight"},
+    {"kernel.config", "kernel.cookies", "kernel.moments", "kernel.singleflight"},
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
     {"kernel.route", "kernel.context", "kernel.documents"},
-    {"kernel.router", "kernel.tenants", "kernel.demo", "kernel.guard", "kernel.revocations"},
+    {
+        "kernel.router",
+        "kernel.tenants",
+        "kernel.demo",
+        "kernel.guard",
+        "kernel.revocations",
+        "kernel.refreshes",
+        "kernel.authority",
+    },
+    {"kernel.keysources"},
     {"kernel.state"},
     {"kernel.stages", "kernel.effects"},
     {"kernel.app", "kernel.build"},

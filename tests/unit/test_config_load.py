@@ -89,7 +89,7 @@ def test_every_error_has_an_example() -> None:
                 "TLS_KEY_FILE": "/x",
             }
         )
-    assert len(raised.value.errors) == 7
+    assert len(raised.value.errors) == 6
     assert all(error.example for error in raised.value.errors if "cannot be read" not in error.problem)
     assert "PORT: 'x' is not a whole number (for example 8000)" in str(raised.value)
 
@@ -114,8 +114,8 @@ def test_a_guessable_secret_is_refused_in_dev_too() -> None:
 
 
 @pytest.mark.parametrize("environment", ["staging", "prod"])
-def test_store_and_keys_are_demanded_outside_dev(environment: str) -> None:
-    assert set(problems({"ENVIRONMENT": environment})) == {"REDIS_HOST", "JWT_PUBLIC_KEY"}
+def test_a_store_is_demanded_outside_dev(environment: str) -> None:
+    assert set(problems({"ENVIRONMENT": environment})) == {"REDIS_HOST"}
     sound = load(
         {
             "ENVIRONMENT": environment,
@@ -209,6 +209,12 @@ def test_warnings_come_with_errors_since_they_may_be_the_cause() -> None:
     with pytest.raises(ConfigErrors) as raised:
         load(SOUND | {"REDIS_HOST": "", "REDISHOST": "redis"})
     assert [warning.variable for warning in raised.value.warnings] == ["REDISHOST"]
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_without_any_key_the_auth_service_is_asked_and_that_is_said(environment: str) -> None:
+    found = doubts({"ENVIRONMENT": environment, "REDIS_HOST": "redis"})
+    assert "the auth service is asked" in found["JWT_PUBLIC_KEY"]
 
 
 def test_what_is_set_in_vain_or_dangerously_is_warned_about() -> None:

@@ -1,0 +1,180 @@
+"""Authority: from a token's bytes to an identity, by every means there is.
+
+In this order, each costing more than the one before:
+1. the worker's own cache (a dict hit, asked by whoever has the token: `cached`),
+2. the second-level cache in the store, filled by whichever worker verified the token first,
+3. the local keys; an unknown `kid` has the key sets fetched, at most once a minute,
+4. without a local key for users: the auth service's word.
+
+An expired token whose signature is good can be exchanged for a new one with a refresh token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from kernel.identity.claims import Identity, decode_header
+from kernel.identity.errors import TokenError
+from kernel.identity.jwks import JwksSource
+from kernel.identity.jws import parse, parse_head
+from kernel.identity.refresh import Refreshed, Refresher
+from kernel.identity.remote import RemoteVerifier
+from kernel.identity.second import encode, fingerprint, lifetime, restore
+from kernel.identity.tokens import Verifier
+from kernel.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
+from kernel.store.errors import StoreError
+from kernel.store.keys import auth_token
+from kernel.store.redis import Store
+from kernel.telemetry.metrics import Metrics
+
+
+class Authority:
+    """One a worker. `sources` supply `verifier` with keys; `remote` asks the auth service instead.
+
+    The two refreshers differ in how they present the refresh token: in the body alone, or as the cookie it came in.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        store: Store,
+        metrics: Metrics,
+        *,
+        sources: Sequence[JwksSource] = (),
+        remote: RemoteVerifier | None = None,
+    ) -> None:
+        self.verifier = verifier
+        self.cached = verifier.cached
+        self.sources = tuple(sources)
+        self._store = store
+        self._metrics = metrics
+        self._remote = remote
+        self._refreshers: dict[bool, Refresher] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._refreshes: defaultdict[str, int] = defaultdict(int)
+
+    def refresh_with(self, by_body: Refresher, by_cookie: Refresher) -> None:
+        """Offer automatic refresh."""
+        self._refreshers = {False: by_body, True: by_cookie}
+
+    def start(self) -> None:
+        """Fetch the key sets, now and ever again. Nothing waits for them; see `ready`."""
+        self._tasks = [asyncio.create_task(source.run()) for source in self.sources]
+
+    @property
+    def ready(self) -> bool:
+        """False until the first keys have come, when they can only come from a key set."""
+        return not self.sources or self.verifier.keys.verifies_users
+
+    async def recognise(self, token: bytes) -> Identity:
+        """Whose `token` is that this worker has not verified yet.
+
+        Raises:
+            TokenError: it is refused.
+            GatewayError: AUTH_UNAVAILABLE.
+        """
+        verifier = self.verifier
+        verifier.refusals.check(token, verifier.clock())
+        # What is no token costs no trip.
+        parse(token)
+        identity = await self._recall(token) or verifier.cached(token)
+        if identity is not None:
+            self._metrics.auth_cache_hits += 1
+            return identity
+        self._metrics.auth_cache_misses += 1
+        return await self.verify(token)
+
+    async def verify(self, token: bytes) -> Identity:
+        """The same without looking into the store first. Raises as `recognise` does."""
+        try:
+            identity = await self._prove(token)
+        except TokenError as error:
+            if not self.sources or not self._names_unknown_key(token, error):
+                raise
+            if not await self._seek():
+                if not self.ready:
+                    raise GatewayError(AUTH_UNAVAILABLE("No keys have been loaded yet.")) from None
+                raise
+            identity = await self._prove(token)
+        self._remember(token, identity)
+        return identity
+
+    async def refresh(self, expired: Identity, refresh_token: str, *, by_cookie: bool) -> Refreshed:
+        """New tokens for an `expired` session. Raises as `Refresher.refresh` does."""
+        try:
+            refreshed = await self._refreshers[by_cookie].refresh(expired, refresh_token)
+        except TokenError:
+            self._refreshes["refused"] += 1
+            raise
+        except GatewayError:
+            self._refreshes["unavailable"] += 1
+            raise
+        self._refreshes["refreshed"] += 1
+        return refreshed
+
+    def families(self) -> dict[str, Any]:
+        """For metrics."""
+        fetches: dict[str, int] = {}
+        if self.sources:
+            failed = sum(source.failures for source in self.sources)
+            fetches = {"ok": sum(source.fetches for source in self.sources) - failed, "failed": failed}
+        return {"gateway_jwks_fetches_total": fetches, "gateway_auth_refreshes_total": dict(self._refreshes)}
+
+    async def close(self) -> None:
+        """End what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        parts = (*self.sources, self._remote, *self._refreshers.values())
+        await asyncio.gather(*(part.close() for part in parts if part is not None))
+
+    async def _prove(self, token: bytes) -> Identity:
+        return await self._remote.verify(token) if self._remote else self.verifier.verify(token)
+
+    def _names_unknown_key(self, token: bytes, error: TokenError) -> bool:
+        """Whether a fresh key set might change the verdict."""
+        if error.kind is TOKEN_KEY_UNKNOWN:
+            return True
+        if error.kind is not TOKEN_SIGNATURE:
+            return False
+        # Keys without a name were tried for want of the one that the token names.
+        header = decode_header(parse_head(parse(token).head))
+        keys = self.verifier.keys
+        known = header.kid is None or keys.named(header.alg, header.kid)
+        return not known and header.alg in keys.open_algorithms
+
+    async def _seek(self) -> bool:
+        return any(await asyncio.gather(*(source.seek() for source in self.sources)))
+
+    async def _recall(self, token: bytes) -> Identity | None:
+        """What some worker verified. The store's trouble is never the client's."""
+        if not self._store.connected:
+            return None
+        try:
+            raw = await self._store.execute("GET", auth_token(fingerprint(token)))
+        except StoreError:
+            return None
+        return restore(raw, token, self.verifier) if raw else None
+
+    def _remember(self, token: bytes, identity: Identity) -> None:
+        """Tell the other workers; nothing waits for it. Only what was accepted gets here."""
+        seconds = lifetime(identity, self.verifier.clock())
+        if not seconds:
+            return
+        try:
+            reply = self._store.execute(
+                "SET", auth_token(fingerprint(token)), encode(identity), "EX", seconds
+            )
+        except StoreError:
+            return
+        reply.add_done_callback(_forget)
+
+
+def _forget(reply: Future[Any]) -> None:
+    """Take note of a failure, or asyncio reports it as one that nobody saw."""
+    if not reply.cancelled():
+        reply.exception()
