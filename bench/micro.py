@@ -22,6 +22,7 @@ from typing import Any
 
 import uvloop
 
+from bench.closedloop import Upstream
 from bench.keys import ISSUER, Keys
 from bench.report import markdown
 from bench.rig import BODY, PATH
@@ -34,7 +35,6 @@ from kernel.identity.claims import decode_claims
 from kernel.identity.jws import parse
 from kernel.state import State
 from kernel.store.embedded import EmbeddedStore
-from kernel.upstream.http1 import Connection, ResponseNames
 
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 23 Nov 2026 03:00:00 GMT\r\nContent-Type: application/json\r\n"
@@ -46,16 +46,17 @@ SILENT = "/dev/null"
 
 
 class InstantTransport:
-    """Answers every write with `ANSWER` in the next turn of the loop."""
+    """Answers every write with `ANSWER` in the next turn of the loop; takes the place of a connection's real transport."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: Any) -> None:
         self._loop, self._connection = loop, connection
+        self._real = connection.transport
 
     def write(self, data: bytes) -> None:
         self._loop.call_soon(self._connection.data_received, ANSWER)
 
     def abort(self) -> None:
-        pass
+        self._real.abort()
 
 
 class Bench:
@@ -65,15 +66,13 @@ class Bench:
         self.state = state
         self.gateway = Gateway(state, lambda row: FACTORIES[row.handler](state, row))
         self.token = token.encode()
+
+    async def prepare(self) -> None:
+        """Open CONCURRENT connections to the real upstream, then let them answer by themselves."""
+        await asyncio.gather(*(self.gateway(self.scope(), receive, send) for _ in range(CONCURRENT)))
         loop = asyncio.get_running_loop()
-        pool = state.upstreams["inventory"].replicas[0].pool
-        names = ResponseNames()
-        for _ in range(CONCURRENT):
-            connection = Connection(loop, names, lambda _: None)
-            connection.connection_made(InstantTransport(loop, connection))  # type: ignore[arg-type]
-            connection.idle_since = loop.time()
-            pool.size += 1
-            pool.idle.append(connection)
+        for connection in self.state.upstreams["inventory"].replicas[0].pool.idle:
+            connection.transport = InstantTransport(loop, connection)  # type: ignore[assignment]
 
     def scope(self) -> dict[str, Any]:
         """What granian gives for the benchmark's request; the token is a new object each time, as there."""
@@ -224,6 +223,7 @@ async def steps(bench: Bench) -> list[Step]:
 async def measure(names: Sequence[str]) -> list[list[str]]:
     """Rows of the table for all steps, or those whose name has one of `names`."""
     keys = Keys()
+    server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
     with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
         settings = load(
             {
@@ -235,15 +235,17 @@ async def measure(names: Sequence[str]) -> list[list[str]]:
                 "JWT_ISSUER": ISSUER,
                 "RATE_LIMIT_REQUESTS": "1000000000",
                 "KEEPALIVE_SECONDS": "600",
+                "INVENTORY_SERVICE_URL": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
             }
         )
         state = await build_state(settings, store.url, Path(directory))
         try:
             bench = Bench(state, keys.token())
-            await bench.admitted()
+            await bench.prepare()
             return [*_sync(await steps(bench), names), *await _async(bench, names)]
         finally:
             await state.close()
+            server.close()
 
 
 def _sync(found: Sequence[Step], names: Sequence[str]) -> list[list[str]]:

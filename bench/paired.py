@@ -77,6 +77,8 @@ async def compare(
         with Rig(upstream_port=server.sockets[0].getsockname()[1]) as rig:
             for batch in range(1, batches + 1):
                 await _batch(rig, (a, b), evidence)
+                if not evidence.speed:
+                    raise RuntimeError(f"no window in which both answered; {evidence.errors} requests failed")
                 if enough(evidence, batch):
                     break
     return evidence
@@ -107,7 +109,7 @@ async def _batch(rig: Rig, launchers: tuple[Launcher, Launcher], evidence: Evide
             done = [new[0] - old[0] for new, old in zip(now, before, strict=True)]
             spent = [new[1] - old[1] for new, old in zip(now, before, strict=True)]
             before = now
-            if min(done) > 0 and min(spent) > 0:
+            if min(done) > 0 and min(spent) > 0:  # a window in which one of them never ran says nothing
                 evidence.speed.append(done[1] / done[0])
                 evidence.economy.append((spent[0] / done[0]) / (spent[1] / done[1]))
         await asyncio.gather(*running)

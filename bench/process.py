@@ -74,18 +74,18 @@ class Process:
         began = time.monotonic()
         while time.monotonic() - began < timeout:
             if self._popen.poll() is not None:
-                raise StartError(f"{self._command} ended with {self._popen.returncode}: {self.tail()}")
+                raise StartError(f"{self._command} ended with {self._popen.returncode}: {self.tail(300)}")
             try:
                 socket.create_connection(("127.0.0.1", port), 0.2).close()
             except OSError:
                 time.sleep(0.01)
             else:
                 return time.monotonic() - began
-        raise StartError(f"{self._command} did not listen within {timeout:g} s: {self.tail()}")
+        raise StartError(f"{self._command} did not listen within {timeout:g} s: {self.tail(300)}")
 
     def tail(self, size: int = 2000) -> str:
-        """The end of what it printed."""
-        return self.log.read_bytes()[-size:].decode(errors="replace").strip()
+        """The end of what it printed, on one line."""
+        return " | ".join(self.log.read_bytes()[-size:].decode(errors="replace").split("\n")).strip(" |")
 
     def stop(self, *, grace: float = 4.0) -> None:
         """SIGTERM, then SIGKILL for whatever of its session is left."""
