@@ -81,9 +81,10 @@ class Upstream:
             soonest = min(replica.breaker.until for replica in self.replicas) - now
             wait = b"%d" % max(1, int(soonest + 0.999))
             detail = f"{self.name} has failed repeatedly and is left alone for a moment."
+            self.meter.failed(UPSTREAM_OPEN.code)
             raise GatewayError(UPSTREAM_OPEN(detail, ((b"retry-after", wait),)))
         random.shuffle(able)
-        return min(able, key=lambda replica: len(replica.pool.busy) + replica.pool.waiting)
+        return min(able, key=lambda replica: replica.pool.outstanding)
 
     def may_retry(self) -> bool:
         """Spend one retry of the budget; False when it is used up."""

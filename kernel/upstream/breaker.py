@@ -37,13 +37,13 @@ class Breaker:
             return True
         return now >= self.until and not self._probing
 
-    def begin(self) -> None:
-        """A request is being sent; with an open breaker it is the probe."""
-        if self._seconds:
-            self._probing = True
+    def begin(self) -> bool:
+        """A request is being sent; True when it is the probe of an open breaker, which must be told how that ended."""
+        self._probing = bool(self._seconds)
+        return self._probing
 
     def abandon(self) -> None:
-        """A request ended without telling anything of the replica (its client left)."""
+        """The probe ended without telling anything of the replica (its client left)."""
         self._probing = False
 
     def success(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from asyncio import timeout as limit
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import NamedTuple
 
-from kernel.problems import UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
-from kernel.upstream.balance import Upstream
-from kernel.upstream.http1 import NEVER
+from kernel.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
+from kernel.upstream.balance import Replica, Upstream
+from kernel.upstream.http1 import NEVER, Connection
 
 _MAX_BODY = 1024 * 1024
 _Headers = tuple[tuple[bytes, bytes], ...]
@@ -35,23 +35,13 @@ class ServiceClient:
     async def call(
         self, service: str, method: str, target: str, body: bytes | None = None, headers: _Headers = ()
     ) -> Answer:
-        """Ask `service`; `body` is JSON. The whole call takes `timeout` seconds at most and is never repeated.
+        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; only a GET is repeated, and only when
+        an idle connection turned out to be closed.
 
         Raises:
             GatewayError: no whole answer came.
         """
         upstream = self._upstreams[service]
-        try:
-            async with limit(self._timeout):
-                return await self._ask(upstream, method, target, body, headers)
-        except TimeoutError:
-            raise GatewayError(
-                UPSTREAM_TIMEOUT(f"{service}: no answer within {self._timeout:g} s.")
-            ) from None
-
-    async def _ask(
-        self, upstream: Upstream, method: str, target: str, body: bytes | None, headers: _Headers
-    ) -> Answer:
         lines = [b"accept: application/json\r\nx-forwarded-by: bakery-gateway\r\n"]
         lines += [b"%b: %b\r\n" % pair for pair in headers]
         if self._token is not None:
@@ -59,27 +49,66 @@ class ServiceClient:
         if body is not None:
             lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
         replica = upstream.choose()
-        replica.breaker.begin()
         head = b"".join((method.encode(), b" ", target.encode(), replica.host_line, *lines, b"\r\n"))
-        failed = True
-        connection = None
+        data = head + (body or b"")
         try:
-            connection = await replica.pool.acquire()
-            await connection.start(head + (body or b""), method == "HEAD", NEVER, None)
+            return await _exchange(
+                upstream, replica, replica.pool.acquire, data, method == "HEAD", self._timeout
+            )
+        except _Stale:
+            if method not in {"GET", "HEAD"}:
+                raise
+            return await _exchange(
+                upstream, replica, replica.pool.fresh, data, method == "HEAD", self._timeout
+            )
+
+
+class _Stale(GatewayError):
+    """An idle connection turned out to be closed: the race every keep-alive client has, and nobody's failure."""
+
+
+async def _exchange(
+    upstream: Upstream,
+    replica: Replica,
+    take: Callable[[], Awaitable[Connection]],
+    data: bytes,
+    head_only: bool,
+    seconds: float,
+) -> Answer:
+    breaker = replica.breaker
+    probe = breaker.begin()
+    connection = None
+    try:
+        async with limit(seconds):
+            connection = await take()
+            await connection.start(data, head_only, NEVER)
+            if connection.error is not None:
+                raise connection.error
             parts: list[bytes] = []
             size = 0
             while part := await connection.read(NEVER):
                 parts.append(part)
                 size += len(part)
                 if size > _MAX_BODY:
-                    raise GatewayError(UPSTREAM_PROTOCOL(f"{upstream.name}: the answer is too large."))
-            failed = False
-            replica.breaker.success()
-            return Answer(connection.status, b"".join(parts), tuple(connection.headers))
-        finally:
-            if failed:
-                replica.breaker.failure(upstream.sweeper.now)
-            if connection is not None:
-                if not connection.complete:
-                    connection.dirty = True
-                replica.pool.release(connection)
+                    raise GatewayError(UPSTREAM_PROTOCOL("the answer is too large"))
+        breaker.success()
+        return Answer(connection.status, b"".join(parts), tuple(connection.headers))
+    except GatewayError as error:
+        if probe:
+            breaker.abandon()
+        problem = error.problem.kind(f"{upstream.name}: {error.problem.detail}.", error.problem.headers)
+        if connection is not None and connection.exchanges > 1 and connection.unanswered():
+            raise _Stale(problem) from None
+        if problem.kind is not UPSTREAM_BUSY:
+            breaker.failure(upstream.sweeper.now)
+        raise GatewayError(problem) from None
+    except TimeoutError:
+        breaker.failure(upstream.sweeper.now)
+        raise GatewayError(UPSTREAM_TIMEOUT(f"{upstream.name}: no answer within {seconds:g} s.")) from None
+    except BaseException:
+        if probe:
+            breaker.abandon()
+        raise
+    finally:
+        if connection is not None:
+            replica.pool.release(connection)

@@ -16,10 +16,10 @@ from __future__ import annotations
 from asyncio import timeout as limit
 from time import perf_counter
 
-from kernel.exchange import CLIENT, UPSTREAM, Exchange
+from kernel.exchange import UPSTREAM, Exchange
 from kernel.problems import (
     BODY_TIMEOUT,
-    CLIENT_GONE,
+    UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     UPSTREAM_PROTOCOL,
@@ -27,9 +27,12 @@ from kernel.problems import (
     UPSTREAM_TIMEOUT,
     ClientGone,
     GatewayError,
+    Problem,
+    ProblemKind,
 )
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.response import COMPLETE
 from kernel.upstream.upload import Upload
 
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
@@ -38,7 +41,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 _METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
-_ITS_FAULT = _CONNECTING | {UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
+_FAILURES = _CONNECTING | {UPSTREAM_BUSY, UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
 
 
 async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float) -> None:  # noqa: ASYNC109
@@ -71,74 +74,79 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
     attempt = 1
     while True:
         breaker = replica.breaker
-        if breaker.troubled:
-            breaker.begin()
+        probe = breaker.troubled and breaker.begin()
         x.phase = "connect"
         connection: Connection | None = None
         upload: Upload | None = None
+        sent = 0.0
         try:
             # 4.
             pool = replica.pool
             if attempt == 1:
-                connection = pool.take_idle() or await pool.acquire()
+                connection = pool.take_idle() or await pool.acquire(x)
             else:
-                connection = await pool.fresh()
+                connection = await pool.fresh(x)
             # 5.
             x.phase = "response-head"
             sent = perf_counter()
-            data = b"".join(
-                (method, b" ", target, replica.host_line, lines, framing, b"" if streamed else body)
-            )
+            head = (method, b" ", target, replica.host_line, lines, framing)
             if streamed:
-                head_came = connection.start(data, x.method == "HEAD", NEVER, x)
+                head_came = connection.start(b"".join(head), x.method == "HEAD", NEVER, x)
                 upload = Upload(x, connection, body, upstream, timeout)
             else:
+                data = b"".join((*head, body)) if body else b"".join(head)
                 head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
             await head_came
-            connection.deadline = NEVER
+            if connection.error is not None:
+                raise connection.error
             # 6.
             x.upstream_seconds = seconds = perf_counter() - sent
             x.phase = "response-body"
             if breaker.troubled:
                 breaker.success()
             upstream.meter.answered(connection.status, seconds)
-            if connection.complete and upload is None:
+            if connection.stage == COMPLETE and upload is None:
                 # PERF: whole already, as most are: its connection serves the next request while this answer goes out.
                 chunks = connection.chunks
                 whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 status, headers = connection.status, connection.headers
-                pool.release(connection)
-                connection = None
+                given_back, connection = connection, None
+                pool.release(given_back)
                 await x.send_whole(status, headers, whole)
             else:
-                await _relay(x, connection, upstream.idle_timeout, upstream)
+                connection.deadline = NEVER
+                await _relay(x, connection, upstream)
             x.phase = "done"
             return
         except GatewayError as error:
+            if sent and not x.response_started:
+                x.upstream_seconds = perf_counter() - sent
             kind = error.problem.kind
-            if x.response_started or kind not in _ITS_FAULT:
-                replica.breaker.abandon()
-                if kind in _ITS_FAULT:
-                    x.ended_by = UPSTREAM
-                raise _named(error, upstream) from None
-            following = _again(x, upstream, replica, connection, error, attempt, streamed or bool(body))  # 8.
+            if probe:
+                breaker.abandon()
+            if kind not in _FAILURES:
+                raise
+            following = None
+            if not x.response_started:
+                # 8.
+                in_hand = not streamed or connection is None
+                following = _again(x, upstream, replica, connection, kind, attempt, in_hand, bool(body))
+                if following is None:
+                    upstream.meter.failed(kind.code)
             if following is None:
                 x.ended_by = UPSTREAM
-                upstream.meter.failed(kind.code)
-                raise _named(error, upstream) from None
+                raise _named(error.problem, upstream, x.phase) from None
             replica = following
             attempt += 1
         except BaseException:
-            replica.breaker.abandon()
+            if probe:
+                breaker.abandon()
             raise
         finally:
             # 7.
-            if upload is not None and not upload.close():
-                assert connection is not None
-                connection.dirty = True  # the rest of the request was never sent
             if connection is not None:
-                if not connection.complete:
-                    connection.dirty = True
+                if upload is not None and not upload.close():
+                    connection.dirty = True  # the rest of the request was never sent
                 pool.release(connection)
 
 
@@ -150,22 +158,21 @@ async def _first_part(x: Exchange, patience: float) -> bytes:
         raise GatewayError(BODY_TIMEOUT()) from None
 
 
-async def _relay(x: Exchange, connection: Connection, patience: float, upstream: Upstream) -> None:
-    """Steps 6: `patience` is the longest pause in the body, on either side, in seconds."""
+async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> None:
+    """Step 6 for a response that is not whole yet; neither side may pause longer than `upstream.idle_timeout` seconds."""
+    patience = upstream.idle_timeout
     await x.start(connection.status, connection.headers)
-    if not connection.chunks:
+    if not connection.chunks and connection.stage != COMPLETE:
         await x.write(b"", True)  # granian holds the head back until the first part of the body
-    while True:
+    more = True
+    while more:
         data = await connection.read(upstream.sweeper.now + patience)
-        if not data:
-            break
+        more = connection.stage != COMPLETE or connection.error is not None
         try:
             async with limit(patience):
-                await x.write(data, True)
+                await x.write(data, more)
         except TimeoutError:
-            x.ended_by = CLIENT
             raise ClientGone("the client stopped reading") from None
-    await x.write(b"", False)
 
 
 def _again(
@@ -173,39 +180,39 @@ def _again(
     upstream: Upstream,
     replica: Replica,
     connection: Connection | None,
-    error: GatewayError,
+    kind: ProblemKind,
     attempt: int,
-    body: bool,
+    in_hand: bool,
+    has_body: bool,
 ) -> Replica | None:
-    """The replica to try once more after `error`, or None.
+    """The replica to try once more after a failure of `kind`, or None.
 
     - An idle connection that turned out to be closed: the same replica on a fresh one, for idempotent methods whose body (if
-      any) is still in hand. This is the race every keep-alive client has; it costs no retry.
+      any) is still `in_hand`. This is the race every keep-alive client has; it costs no retry.
     - No connection could be made: another replica, since nothing was sent.
     - A connection broken before any byte of the response: another replica or the same, for idempotent methods without body.
     """
-    kind = error.problem.kind
     breaker = replica.breaker
-    idempotent = x.method in _IDEMPOTENT and x.body_done
-    broken = kind is UPSTREAM_RESET and connection is not None and not connection.got_bytes
-    if attempt == 1 and broken and idempotent and connection is not None and connection.exchanges > 1:
-        breaker.abandon()
+    broken = kind is UPSTREAM_RESET and connection is not None and connection.unanswered()
+    again = broken and x.method in _IDEMPOTENT and in_hand
+    if again and attempt == 1 and connection is not None and connection.exchanges > 1:
         return replica
-    breaker.failure(upstream.sweeper.now)
-    if attempt > 2 or not x.body_done or x.disconnected:
+    if kind is UPSTREAM_BUSY:
+        return None
+    now = upstream.sweeper.now
+    breaker.failure(now)
+    if attempt > 2 or x.disconnected:
         return None
     if kind in _CONNECTING:
         other = upstream.other(replica)
         return other if other is not None and upstream.may_retry() else None
-    if broken and idempotent and not body and breaker.admits(upstream.sweeper.now) and upstream.may_retry():
-        return upstream.other(replica) or replica
+    if again and not has_body:
+        other = upstream.other(replica) or (replica if breaker.admits(now) else None)
+        return other if other is not None and upstream.may_retry() else None
     return None
 
 
-def _named(error: GatewayError, upstream: Upstream) -> GatewayError:
-    """`error` with a detail that says which service failed, and in which phase, without its address."""
-    problem = error.problem
-    if problem.kind is CLIENT_GONE or problem.kind not in _ITS_FAULT:
-        return error
-    problem.detail = f"{upstream.name}: {problem.detail}."
-    return error
+def _named(problem: Problem, upstream: Upstream, phase: str) -> GatewayError:
+    """`problem` with a detail that says which service failed, and in which phase, without its address."""
+    detail = f"{upstream.name} failed in phase {phase}: {problem.detail}."
+    return GatewayError(problem.kind(detail, problem.headers))

@@ -3,8 +3,9 @@
 Rules:
 - `acquire` gives an idle connection at once; a new one while there are fewer than `max_connections`; else a place in a
   bounded queue.
-- Every connection that was acquired is released exactly once, in a `finally`. `size` counts connections that are open or
-  being opened; it never exceeds the cap and reaches zero when everything is closed.
+- Every connection that was acquired is released exactly once. `size` counts connections that are open or being opened;
+  it never exceeds the cap and reaches zero when everything is closed. A slot is freed when its transport is gone, or when
+  opening failed: `on_lost` is set only once opening has succeeded, so that never both count.
 - Idle connections are used last in, first out, so that the surplus grows old and is closed.
 """
 
@@ -17,16 +18,16 @@ from contextlib import suppress
 
 from msgspec import Struct
 
+from kernel.exchange import Exchange
 from kernel.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
-    UPSTREAM_TIMEOUT,
     ClientGone,
     GatewayError,
 )
 from kernel.upstream.address import Address
-from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.http1 import Connection
 from kernel.upstream.names import ResponseNames
 
 _TICK = 0.05
@@ -60,7 +61,7 @@ class Sweeper:
 
     def _tick(self) -> None:
         self.now = now = self._loop.time()
-        for pool in self.pools:
+        for pool in list(self.pools):
             pool.sweep(now)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
@@ -112,6 +113,11 @@ class Pool:
         """Requests in the queue."""
         return len(self._waiters)
 
+    @property
+    def outstanding(self) -> int:
+        """Requests that have a connection, wait for one to open, or queue."""
+        return self.size - len(self.idle) + len(self._waiters)
+
     def take_idle(self) -> Connection | None:
         """An idle connection, or None; never waits."""
         while self.idle:
@@ -122,11 +128,11 @@ class Pool:
                 return connection
         return None
 
-    async def acquire(self) -> Connection:
-        """A connection for one exchange: idle, new, or the next to be released.
+    async def acquire(self, x: Exchange | None = None) -> Connection:
+        """A connection for one exchange: idle, new, or the next to be released. Waits no longer than the client of `x`.
 
         Raises:
-            GatewayError: UPSTREAM_BUSY, UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT.
+            GatewayError: UPSTREAM_BUSY, UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT; ClientGone.
         """
         connection = self.take_idle()
         if connection is not None:
@@ -134,25 +140,22 @@ class Pool:
         if self.size < self._limits.max_connections:
             self.size += 1
             return await self._open()
-        if len(self._waiters) >= self._limits.max_waiting:
-            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
-        return await self._queue()
+        return await self._queue(x)
 
-    async def fresh(self) -> Connection:
-        """A connection nobody used before, for a request that an old one failed. Raises as `acquire`."""
-        if self.size >= self._limits.max_connections and self.idle:
-            self._drop(self.idle.popleft())
-        if self.size < self._limits.max_connections:
-            self.size += 1
-            return await self._open()
-        return await self.acquire()
+    async def fresh(self, x: Exchange | None = None) -> Connection:
+        """A connection that did not rest, for a request that one of those failed. Raises as `acquire`."""
+        if self.size >= self._limits.max_connections:
+            if self.idle:
+                self.idle.popleft().abort()
+            return await self._queue(x)
+        self.size += 1
+        return await self._open()
 
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange, however that ended."""
         self.busy.discard(connection)
-        connection.finish()
-        if self._closed or not connection.reusable():
-            self._drop(connection)
+        if not connection.finish() or self._closed:
+            connection.abort()
             return
         while self._waiters:
             waiter = self._waiters.popleft()
@@ -167,9 +170,7 @@ class Pool:
         """Fail what is over its deadline, watch the clients of what takes long, close what rested too long."""
         for connection in list(self.busy):
             if connection.deadline <= now:
-                connection.deadline = NEVER
-                what = "its response stalled" if connection.head_done else "no response headers in time"
-                connection.fail(GatewayError(UPSTREAM_TIMEOUT(what)))
+                connection.expire()
             elif (
                 connection.watching is None
                 and connection.watched is not None
@@ -178,15 +179,15 @@ class Pool:
                 connection.watching = self._loop.create_task(_watch(connection))
         oldest = now - self._limits.keepalive
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
-            self._drop(self.idle.popleft())
+            self.idle.popleft().abort()
+        if self._closed and not self.size:
+            self.sweeper.pools.remove(self)
 
     async def close(self) -> None:
         """Close idle connections now and busy ones when they are released; refuse those in the queue."""
         self._closed = True
-        with suppress(ValueError):
-            self.sweeper.pools.remove(self)
         while self.idle:
-            self._drop(self.idle.popleft())
+            self.idle.popleft().abort()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -194,9 +195,13 @@ class Pool:
 
     # --- inside ---
 
-    async def _queue(self) -> Connection:
+    async def _queue(self, x: Exchange | None) -> Connection:
+        if len(self._waiters) >= self._limits.max_waiting:
+            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
         waiter: asyncio.Future[Connection | None] = self._loop.create_future()
         self._waiters.append(waiter)
+        # While the client still sends its body, reading that is the forwarder's.
+        watch = self._loop.create_task(_leave(x, waiter)) if x is not None and x.body_done else None
         try:
             async with asyncio.timeout(self._limits.queue_timeout):
                 connection = await waiter
@@ -208,10 +213,15 @@ class Pool:
                 raise GatewayError(UPSTREAM_BUSY("no connection became free in time", _RETRY)) from None
             raise
         finally:
+            if watch is not None:
+                watch.cancel()
             with suppress(ValueError):
                 self._waiters.remove(waiter)
         if connection is None:
             return await self._open()  # the slot of one that was closed
+        if connection.closed:  # since it was given
+            self.busy.discard(connection)
+            return await self.acquire(x)
         self.reused += 1
         return connection
 
@@ -240,19 +250,28 @@ class Pool:
         except TimeoutError:
             self._slot_free()
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
-        except (OSError, ssl.SSLError):
+        except OSError as error:  # TLS failures are of this kind too
             self._slot_free()
-            raise GatewayError(UPSTREAM_CONNECT("the connection was refused")) from None
+            what = (
+                "the TLS handshake failed"
+                if isinstance(error, ssl.SSLError)
+                else "the connection was refused"
+            )
+            raise GatewayError(UPSTREAM_CONNECT(what)) from None
         except BaseException:
             self._slot_free()
             raise
+        connection.on_lost = self._lost
+        if connection.lost:
+            self._slot_free()
+            raise GatewayError(UPSTREAM_CONNECT("the connection was closed as soon as it was made"))
         self.opened += 1
         self.busy.add(connection)
         return connection
 
     async def _connect(self) -> Connection:
         def make() -> Connection:
-            return Connection(self._loop, self._names, self._lost)
+            return Connection(self._loop, self._names)
 
         address = self._address
         if address.path:
@@ -267,19 +286,18 @@ class Pool:
             )
         return connection
 
-    def _drop(self, connection: Connection) -> None:
-        """Close a connection that is neither idle nor busy any more."""
-        if connection.closed:
-            return  # `_lost` has counted it
-        connection.idle_since = NEVER
-        connection.abort()
-
     def _lost(self, connection: Connection) -> None:
         self._slot_free()
 
 
 async def _watch(connection: Connection) -> None:
     """End the exchange when its client leaves: granian does not cancel the application."""
-    assert connection.watched is not None
     await connection.watched.wait_disconnect()
     connection.fail(ClientGone("the client left while the service was at work"))
+
+
+async def _leave(x: Exchange, waiter: asyncio.Future[Connection | None]) -> None:
+    """Give up a place in the queue when its client leaves."""
+    await x.wait_disconnect()
+    if not waiter.done():
+        waiter.set_exception(ClientGone("the client left while its request was queued"))

@@ -6,9 +6,10 @@ import asyncio
 from asyncio import timeout as limit
 
 from kernel.exchange import Exchange
-from kernel.problems import BODY_TIMEOUT, GatewayError
+from kernel.problems import BAD_REQUEST, BODY_TIMEOUT, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Upstream
-from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.http1 import Connection
+from kernel.upstream.response import COMPLETE, HEAD
 
 
 class Upload:
@@ -39,25 +40,37 @@ class Upload:
         return self._ended
 
     async def _run(self, data: bytes) -> None:
-        x, connection, upstream = self._x, self._connection, self._upstream
         try:
-            while data:
-                if connection.closed or connection.complete:
-                    return  # an early response: the rest is of no use to anybody
-                connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-                connection.deadline = upstream.sweeper.now + upstream.idle_timeout
-                await connection.drain()
-                connection.deadline = NEVER
+            await self._send(data)
+        except GatewayError as error:
+            self._connection.fail(error)
+
+    async def _send(self, data: bytes) -> None:
+        x, connection, upstream = self._x, self._connection, self._upstream
+        left = x.content_length if x.content_length >= 0 else None
+        while data:
+            if connection.closed or connection.stage == COMPLETE:
+                return  # an early response: the rest is of no use to anybody
+            if left is not None:
+                left -= len(data)
+                if left < 0:
+                    # SECURITY: the surplus would be the next request on this connection (smuggling).
+                    raise GatewayError(BAD_REQUEST("The body is longer than its Content-Length."))
+            connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            try:
+                async with limit(upstream.idle_timeout):
+                    await connection.drain()
+            except TimeoutError:
+                raise GatewayError(UPSTREAM_TIMEOUT("it stopped taking the request's body")) from None
+            try:
                 async with limit(upstream.body_timeout):
                     data = await x.read()
-        except TimeoutError:
-            connection.fail(GatewayError(BODY_TIMEOUT()))
-            return
-        except GatewayError as error:
-            connection.fail(error)
-            return
+            except TimeoutError:
+                raise GatewayError(BODY_TIMEOUT()) from None
+        if left:
+            raise GatewayError(BAD_REQUEST("The body is shorter than its Content-Length."))
         if self._chunked:
             connection.write(b"0\r\n\r\n")
         self._ended = True
-        if not connection.head_done:
+        if connection.stage == HEAD:
             connection.deadline = upstream.sweeper.now + self._timeout

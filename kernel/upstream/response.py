@@ -1,0 +1,155 @@
+"""Response: what httptools reads from a service, held to RFC 9112 and kept until it is taken.
+
+- The head decides the framing (RFC 9112 section 6.3). Whatever is ambiguous is refused: `error` is set.
+- Trailers are never merged into the head (RFC 9110 section 6.5.1); they are dropped.
+- Bytes after the end of a response make the connection `dirty`: they would become the next client's response.
+"""
+
+from __future__ import annotations
+
+import httptools
+
+from kernel.headers import connection_options
+from kernel.problems import UPSTREAM_PROTOCOL, GatewayError
+from kernel.upstream.names import CONNECTION, ENCODING, LENGTH, ResponseNames
+
+MAX_HEADERS = 256
+
+# How far an exchange is: there is none, its response's head is awaited, then its body, the response is complete.
+IDLE, HEAD, BODY, COMPLETE = 0, 1, 2, 3
+
+
+class Response:
+    """The response being read; one after the other on a connection.
+
+    `headers` are (lower-case name, value) less hop-by-hop fields and the gateway's own; `chunks` the body so far.
+    """
+
+    __slots__ = (
+        "_buffered",
+        "_connection_names",
+        "_fields",
+        "_head_only",
+        "_informational",
+        "_keep_alive",
+        "_names",
+        "_parser",
+        "_unframed",
+        "chunks",
+        "dirty",
+        "error",
+        "headers",
+        "stage",
+        "status",
+    )
+
+    def __init__(self, names: ResponseNames) -> None:
+        self._names = names
+        self._parser = httptools.HttpResponseParser(self)
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_only = False
+        self._buffered = 0
+        self._informational = False
+        self._unframed = True
+        self._keep_alive = False
+        self._connection_names: frozenset[bytes] | None = None
+        self.dirty = False  # no other exchange may follow
+        self.error: GatewayError | None = None
+        self.stage = IDLE
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+
+    def expect(self, head_only: bool) -> None:
+        """A request is being sent. Resets no more than a clean exchange leaves behind: no other can come before."""
+        self.stage = HEAD
+        self.chunks = []
+        self._fields = []
+        self._head_only = head_only
+        self._buffered = 0
+        self._unframed = True
+
+    def forget(self) -> None:
+        """The exchange is over."""
+        self.stage = IDLE
+        self.chunks.clear()  # an idle connection must not hold a large body
+        if self._head_only:
+            # httptools cannot be told that this response has no body; a fresh parser has forgotten that it waits for one.
+            self._parser = httptools.HttpResponseParser(self)
+
+    def feed(self, data: bytes) -> None:
+        """Read `data`; nothing is raised, `error` is set."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.dirty = True
+            if self.stage != COMPLETE:  # after a complete response it only costs the connection
+                self.refuse(f"malformed response ({type(error).__name__})")
+
+    def refuse(self, detail: str) -> None:
+        """The service does not speak HTTP/1.1 as it should."""
+        if self.error is None:
+            self.error = GatewayError(UPSTREAM_PROTOCOL(detail))
+
+    # --- httptools ---
+
+    def on_message_begin(self) -> None:
+        if self.stage == COMPLETE:
+            self.dirty = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        kind = self._names[name]
+        if kind.__class__ is bytes:
+            self._fields.append((kind, value))
+        elif self.stage != HEAD:
+            return  # a trailer
+        elif kind == LENGTH:
+            self._unframed = False
+            self._fields.append((b"content-length", value.strip()))
+        elif kind == ENCODING:
+            chunked = self._unframed and value.strip().lower() == b"chunked"
+            if not chunked or self._parser.get_http_version() != "1.1":
+                self.refuse("unsupported Transfer-Encoding")
+            self._unframed = False
+        elif kind == CONNECTION:
+            named = connection_options(value)
+            if named:
+                self._connection_names = (self._connection_names or frozenset()) | named
+
+    def on_headers_complete(self) -> None:
+        if self.stage != HEAD:
+            return
+        status = self.status = self._parser.get_status_code()
+        if status < 200:
+            if status < 100 or status == 101:
+                self.refuse(f"unexpected status {status}")
+            self._informational = True
+            return
+        headers = self._fields
+        self._fields = []  # what comes now is a trailer
+        if len(headers) > MAX_HEADERS:
+            self.refuse("too many response headers")
+        if self._connection_names:
+            headers = [pair for pair in headers if pair[0] not in self._connection_names]
+            self._connection_names = None
+        if status in {204, 304}:
+            self._unframed = False
+        self._keep_alive = self._parser.should_keep_alive()
+        self.headers = headers
+        self.stage = COMPLETE if self._head_only else BODY
+
+    def on_body(self, body: bytes) -> None:
+        if self.stage != BODY:
+            self.dirty = True  # a body after HEAD, or a second response
+            return
+        self.chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            self._informational = False
+            self._fields = []
+            self._unframed = True
+            self._connection_names = None
+        elif self.stage == BODY:
+            self.stage = COMPLETE
