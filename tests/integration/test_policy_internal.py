@@ -98,6 +98,14 @@ def test_a_changed_subscription_makes_older_tokens_stale_and_no_younger(client: 
     assert client.ask("GET", ITEMS, access_token(iat=int(moment) + 1)).status == 200
 
 
+def test_a_token_of_the_very_moment_of_a_change_is_not_older(client: Client, redis_cli: redis.Redis) -> None:
+    moment = int(time.time()) - 100
+    redis_cli.set(f"tenant:{TENANT}:subscription_changed_at", moment)
+    Fence(client, redis_cli).wait()
+    assert client.ask("GET", ITEMS, access_token(iat=moment)).status == 200
+    assert client.ask("GET", ITEMS, access_token(iat=moment - 1)).code == "token-stale"
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("PUT", LOCK), ("DELETE", LOCK), ("PUT", PLATFORM), ("DELETE", PLATFORM), ("POST", CHANGED)],

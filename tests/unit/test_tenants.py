@@ -1,0 +1,182 @@
+"""What is known of tenants and for how long, with a clock that passes by hand and a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from kernel.problems import UPSTREAM_TIMEOUT, GatewayError
+from kernel.store.embedded import EmbeddedStore
+from kernel.store.errors import StoreError
+from kernel.store.keys import subscription_changed_at, tenant_ancestors
+from kernel.store.redis import Store
+from kernel.tenants import Tenants
+from kernel.upstream.client import Answer
+from tests.support.store import until
+
+
+class TenantService:
+    """Stands in for the client: counts, and answers what a test says."""
+
+    def __init__(self) -> None:
+        self.ancestors: list[str] | None = ["group"]
+        self.down = False
+        self.calls = 0
+
+    async def call(self, service: str, method: str, target: str, body: bytes | None = None) -> Answer:
+        self.calls += 1
+        await asyncio.sleep(0)
+        if self.down:
+            raise GatewayError(UPSTREAM_TIMEOUT())
+        if self.ancestors is None:
+            return Answer(404, b"{}")
+        return Answer(200, msgspec.json.encode({"ancestors": self.ancestors}))
+
+
+class World:
+    """A worker's `Tenants`, its clock, and those of another worker on the same store."""
+
+    def __init__(self, store: Store) -> None:
+        self.now = 1_000_000.0
+        self.store = store
+        self.service = TenantService()
+        self.tenants = self.worker()
+
+    def worker(self) -> Tenants:
+        client: Any = self.service
+        return Tenants(self.store, client, clock=lambda: self.now)
+
+    async def parent(self, tenant: str = "outlet", *, worker: Tenants | None = None) -> str | None:
+        found = (worker or self.tenants).parent(tenant, {"group", "region"})
+        return found if found is None or isinstance(found, str) else await found
+
+    def at_once(self, tenant: str = "outlet") -> bool:
+        """Whether the answer comes without waiting."""
+        found = self.tenants.parent(tenant, {"group"})
+        if found is None or isinstance(found, str):
+            return True
+        assert asyncio.iscoroutine(found)
+        found.close()
+        return False
+
+
+@pytest.fixture
+async def world(store_server: EmbeddedStore) -> AsyncIterator[World]:
+    store = Store(store_server.url)
+    await store.start()
+    world = World(store)
+    yield world
+    await world.tenants.close()
+    await store.close()
+
+
+async def test_the_nearest_of_those_asked_for_is_found(world: World) -> None:
+    world.service.ancestors = ["shop-floor", "region", "group"]
+    assert await world.parent() == "region"
+
+
+async def test_an_answer_is_at_hand_for_half_a_minute(world: World) -> None:
+    assert await world.parent() == "group"
+    assert world.at_once()
+    world.now += 29
+    assert world.at_once()
+    world.now += 2
+    assert not world.at_once()
+    assert await world.parent() == "group"
+    assert world.service.calls == 1, "the store still knew"
+
+
+async def test_an_answer_is_used_for_five_minutes_in_all(world: World) -> None:
+    await world.parent()
+    world.now += 290
+    other = world.worker()
+    assert await world.parent(worker=other) == "group"
+    assert world.service.calls == 1
+    # Half a minute on, the other worker's copy would be older than five minutes.
+    world.now += 11
+    world.service.ancestors = []
+    assert await world.parent(worker=other) is None
+    assert world.service.calls == 2
+
+
+async def test_a_denial_is_asked_again_after_ten_seconds(world: World) -> None:
+    world.service.ancestors = ["stranger"]
+    assert await world.parent() is None
+    world.now += 9
+    assert world.at_once()
+    world.now += 2
+    world.service.ancestors = ["group"]
+    assert await world.parent() == "group"
+    assert world.service.calls == 2
+
+
+async def test_what_the_store_says_of_the_future_is_not_believed(world: World) -> None:
+    record = {"at": world.now + 60, "ancestors": ["group"]}
+    await world.store.execute("SET", tenant_ancestors("outlet"), msgspec.json.encode(record))
+    world.service.ancestors = []
+    assert await world.parent() is None
+
+
+async def test_without_the_store_the_service_is_asked(world: World) -> None:
+    await world.store.close()
+    assert await world.parent() == "group"
+    assert world.at_once()
+
+
+async def test_an_outage_is_not_remembered_and_an_old_answer_not_prolonged(world: World) -> None:
+    world.service.down = True
+    with pytest.raises(GatewayError) as refused:
+        await world.parent()
+    assert refused.value.problem.kind.code == "tenant-unavailable"
+    world.service.down = False
+    assert await world.parent() == "group"
+    world.now += 301
+    world.service.down = True
+    with pytest.raises(GatewayError):
+        await world.parent()
+
+
+async def test_an_unknown_tenant_is_remembered_for_ten_seconds(world: World) -> None:
+    world.service.ancestors = None
+    assert await world.parent() is None
+    assert int(await world.store.execute("TTL", tenant_ancestors("outlet"))) <= 10
+    assert await world.parent() is None
+    assert world.service.calls == 1
+
+
+async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.tenants._MAX_PLACES", 8)
+    for number in range(20):
+        await world.parent(f"outlet-{number}")
+    assert len(world.tenants._places) == 8
+    assert world.at_once("outlet-19")
+    assert not world.at_once("outlet-0")
+
+
+async def test_a_change_is_marked_with_its_fraction(world: World) -> None:
+    world.now = 1_764_000_000.123456
+    assert await world.tenants.mark_changed("t") == world.now
+    stored = await world.store.execute("GET", subscription_changed_at("t"))
+    assert float(stored) == world.now
+
+
+async def test_a_change_that_the_store_missed_is_marked_when_it_is_back(mortal_store: EmbeddedStore) -> None:
+    store = Store(mortal_store.url, probe=0.02)
+    await store.start()
+    world = World(store)
+    mortal_store.kill()
+    assert not await world.tenants.note_changed("t")
+    with pytest.raises(StoreError):
+        await world.tenants.mark_changed("u")
+    moment = world.now
+    world.now += 100
+    mortal_store.start()
+    await until(lambda: store.connected and not world.tenants._unmarked)
+    # The moment of the change, not that of the store's return.
+    assert float(await store.execute("GET", subscription_changed_at("t"))) == moment
+    assert await store.execute("GET", subscription_changed_at("u")) is None
+    await store.close()
