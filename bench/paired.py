@@ -3,15 +3,18 @@
 The scheduler changes between them every few milliseconds, so whatever the machine does to one it does to the other: a
 neighbour, a busy sibling thread, a slower clock. On a machine whose speed swung by half within seconds the ratio of CPU
 time per request still stayed within 4 % in windows of a quarter of a second, its median within 2 %. Memory layout and
-hash seeds differ from start to start, so a comparison takes several batches of fresh processes.
+hash seeds differ from start to start, so a comparison takes several batches of fresh processes. Compare like with like:
+on a shared core the two also share its caches, which costs a Python program more than a C one.
 
-`python -m bench.paired TREE_A TREE_B` compares the gateways of two working trees (`git worktree add ../old HEAD~1`).
+`python -m bench.paired A B` compares two peers by name (`bare gateway`), or the gateways of two working trees
+(`git worktree add ../old HEAD~1`, then `../old .`).
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -23,7 +26,7 @@ from statistics import median
 import uvloop
 
 from bench.closedloop import Load, Upstream
-from bench.peers.base import Launch
+from bench.peers import PEERS, Check, Launch, Peer
 from bench.peers.gateway import Gateway
 from bench.process import Process, free_port
 from bench.rig import PATH, Rig
@@ -89,10 +92,12 @@ async def _batch(rig: Rig, launchers: tuple[Launcher, Launcher], evidence: Evide
         processes, loads = [], []
         for name, launcher in zip("ab", launchers, strict=True):
             port = free_port()
-            launch = launcher(rig, rig.directory, port)
-            log = rig.directory / f"{name}.log"
+            directory = rig.directory / name
+            directory.mkdir()
+            stack.callback(shutil.rmtree, directory)
+            launch = launcher(rig, directory, port)
+            log = directory / "output.log"
             process = Process(launch.command, core=rig.cores.peer, log=log, env=launch.env, cwd=launch.cwd)
-            stack.callback(log.unlink)
             stack.callback(process.stop)
             process.wait_for_port(port)
             load = Load(port, PATH, rig.token, CONNECTIONS)
@@ -125,17 +130,43 @@ def gateway_of(tree: Path) -> Launcher:
     return launcher
 
 
+def launcher_for(name: str) -> Launcher:
+    """The launcher of a peer, or of the gateway in the working tree at the path `name`.
+
+    Raises:
+        ValueError: neither.
+    """
+    for peer in PEERS:
+        if peer.name == name:
+            return _started(peer)
+    if not (Path(name) / "kernel").is_dir():
+        raise ValueError(f"{name} is no peer and no working tree")
+    return gateway_of(Path(name).resolve())
+
+
+def _started(peer: Peer) -> Launcher:
+    if Check.PROXIES not in peer.checks or not peer.available():
+        raise ValueError(f"{peer.name} is not installed, or proxies nothing")
+
+    def launcher(rig: Rig, directory: Path, port: int) -> Launch:
+        launch = peer.launch(rig, directory, port)
+        if launch is None:
+            raise ValueError(f"{peer.name} is no process of its own")
+        return launch
+
+    return launcher
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare two trees; 0 unless requests failed."""
+    """Compare two; 0 unless requests failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.paired", description="The gateways of two working trees."
+        prog="python -m bench.paired", description="Two peers, or two working trees."
     )
-    parser.add_argument("a", type=Path)
-    parser.add_argument("b", type=Path)
+    parser.add_argument("a", type=launcher_for)
+    parser.add_argument("b", type=launcher_for)
     parser.add_argument("--batches", type=int, default=4)
     options = parser.parse_args(argv)
-    a, b = (gateway_of(tree.resolve()) for tree in (options.a, options.b))
-    evidence = uvloop.run(compare(a, b, batches=options.batches))
+    evidence = uvloop.run(compare(options.a, options.b, batches=options.batches))
     print(f"b against a, above 1 is better: {evidence.summary()}")
     if evidence.errors:
         print(f"{evidence.errors} requests failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -84,6 +85,15 @@ class Rig:
     @property
     def store_url(self) -> str:
         return self._store.url
+
+    def empty_store(self) -> None:
+        """Forget what an earlier peer kept: they share key names, not formats."""
+        with socket.socket(socket.AF_UNIX) as link:
+            link.settimeout(5)
+            link.connect(str(self._store.socket_path))
+            link.sendall(b"FLUSHALL\r\n")
+            if not link.recv(64).startswith(b"+OK"):
+                raise RuntimeError("the store cannot be emptied")
 
     def helper_seconds(self) -> float:
         """CPU seconds so far of what belongs to the rig on the load core."""

@@ -131,6 +131,7 @@ class _Running:
         if self._launch is None:
             self.port = self._rig.upstream_port
             return self
+        self._rig.empty_store()
         self._process = Process(
             self._launch.command,
             core=self._rig.cores.peer,
