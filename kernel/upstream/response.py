@@ -81,7 +81,7 @@ class Response:
         """Read `data`; nothing is raised, `error` is set."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.dirty = True
             if self.stage != COMPLETE:  # after a complete response it only costs the connection
                 self.refuse(f"malformed response ({type(error).__name__})")
@@ -102,7 +102,7 @@ class Response:
         if kind.__class__ is bytes:
             self._fields.append((kind, value))
         elif self.stage != HEAD:
-            return  # a trailer
+            self.dirty = True  # a trailer that says something about framing or the connection
         elif kind == LENGTH:
             self._unframed = False
             self._fields.append((b"content-length", value.strip()))
