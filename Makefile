@@ -15,7 +15,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench lock clean FORCE
+.PHONY: help install demo test lint format bench load lock clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
@@ -44,11 +44,15 @@ format: $(VENV)/.stamp-dev ## rewrite the sources in the project's style
 bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed
 	@$(BIN)/python -m bench $(ARGS)
 
+load: $(VENV)/.stamp-load ## run the load test on a demo of its own, for a minute
+	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary -u 40 -r 10 -t 60s $(ARGS)
+
 lock: $(VENV)/.stamp-dev ## pin anew what requirements/*.in ask for (ARGS=--upgrade for the newest)
 	@$(UV) $(ARGS) requirements/build.in -o requirements/build.lock
 	@$(UV) $(ARGS) requirements/runtime.in -o requirements/runtime.lock
 	@$(UV) $(ARGS) requirements/dev.in -c requirements/runtime.lock -o requirements/dev.lock
 	@$(UV) $(ARGS) requirements/bench.in -c requirements/runtime.lock -o requirements/bench.lock
+	@$(UV) $(ARGS) requirements/load.in -c requirements/runtime.lock -o requirements/load.lock
 
 clean: ## remove .venv, caches and build output
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out
@@ -78,4 +82,9 @@ $(VENV)/.stamp-dev: requirements/dev.lock $(VENV)/.stamp-runtime
 $(VENV)/.stamp-bench: requirements/bench.lock $(VENV)/.stamp-runtime
 	@echo "Installing the pinned benchmark peers..."
 	@$(LOCKED) requirements/bench.lock
+	@touch $@
+
+$(VENV)/.stamp-load: requirements/load.lock $(VENV)/.stamp-runtime
+	@echo "Installing the pinned load test tools..."
+	@$(LOCKED) requirements/load.lock
 	@touch $@

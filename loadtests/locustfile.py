@@ -1,0 +1,231 @@
+"""Load test: bakery owners and their tills at work while somebody attacks. `make load` runs it for a minute.
+
+Every client has an address of its own, as behind a load balancer, so that a flood empties the attacker's bucket and
+nobody else's. What must hold is judged at the end, and the exit code says it: the platform's users see no error and
+no long wait, no attack gets in, and the flood is refused with 429.
+
+GATEWAY_INFO    the file of a running `gateway demo --info FILE`, started with RATE_LIMIT_REQUESTS and TRUSTED_PROXIES
+                as below; unset: a demo is started for this run, and stopped after it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from locust import FastHttpUser, between, constant, events, task
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.stats import StatsEntry
+
+LIMIT = 600
+DEMO = {"RATE_LIMIT_REQUESTS": str(LIMIT), "TRUSTED_PROXIES": "127.0.0.0/8"}
+START_SECONDS = 30
+ATTACK = "attack: "
+_numbers = itertools.count(1)
+_info: dict[str, Any] = {}
+
+
+@events.init_command_line_parser.add_listener
+def _thresholds(parser: LocustArgumentParser) -> None:
+    parser.add_argument("--max-fail-ratio", type=float, default=0.0, help="share of unexpected answers")
+    parser.add_argument("--max-p95-ms", type=float, default=200.0, help="of the honest clients' requests")
+
+
+@events.init.add_listener
+def _connect(environment: Environment, **_: Any) -> None:
+    """Find the demo, or start one."""
+    file = os.environ.get("GATEWAY_INFO")
+    if not file:
+        directory = tempfile.TemporaryDirectory(prefix="bakery-load-")
+        file = f"{directory.name}/info.json"
+        demo = subprocess.Popen(  # noqa: S603  # this interpreter, a fixed command
+            [sys.executable, "-m", "kernel", "demo", "--port", "0", "--info", file],
+            env={**os.environ, **DEMO},
+            stdout=subprocess.DEVNULL,
+        )
+
+        @events.quit.add_listener
+        def _stop(exit_code: int, **_: Any) -> None:
+            demo.terminate()
+            demo.wait()
+            directory.cleanup()
+
+        deadline = time.monotonic() + START_SECONDS
+        while not os.path.exists(file):
+            if demo.poll() is not None or time.monotonic() > deadline:
+                demo.kill()
+                sys.exit("the demo did not start")
+            time.sleep(0.05)
+    _info.update(json.loads(Path(file).read_text()))
+    environment.host = _info["url"]
+
+
+@events.quitting.add_listener
+def _judge(environment: Environment, **_: Any) -> None:
+    """The exit code: 1 when a threshold is missed."""
+    options, stats = environment.parsed_options, environment.stats
+    honest = StatsEntry(stats, "honest", "")
+    for entry in stats.entries.values():
+        if not entry.name.startswith(ATTACK):
+            honest.extend(entry)
+    missed = []
+    p95 = honest.get_response_time_percentile(0.95)
+    if p95 > options.max_p95_ms:
+        missed.append(f"honest clients: 95 % within {p95:.0f} ms, not {options.max_p95_ms:.0f}")
+    if honest.num_requests == 0:
+        missed.append("no honest request was made")
+    if stats.total.fail_ratio > options.max_fail_ratio:
+        missed.append(f"{stats.total.fail_ratio:.2%} unexpected answers, not {options.max_fail_ratio:.2%}")
+    flood = stats.get(ATTACK + "flood", "GET")
+    if flood.num_requests > 2 * LIMIT and not Attacker.refused:
+        missed.append("the flood was never refused")
+    for line in missed:
+        sys.stderr.write(f"load test: {line}\n")
+    environment.process_exit_code = 1 if missed else 0
+
+
+class Client(FastHttpUser):
+    """Someone with an address of his own."""
+
+    abstract = True
+    token = ""
+
+    def on_start(self) -> None:
+        self.number = next(_numbers)
+        self.address = f"198.18.{self.number >> 8 & 255}.{self.number & 255}"
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        expect: tuple[int, ...] = (200,),
+        name: str | None = None,
+        token: str | None = None,
+        headers: dict[str, str] | None = None,
+        body: object = None,
+    ) -> Any:
+        """Send a request; an answer outside `expect` is a failure. Returns the response."""
+        bearer = self.token if token is None else token
+        sent = {"x-forwarded-for": self.address, **(headers or {})}
+        if bearer:
+            sent["authorization"] = f"Bearer {bearer}"
+        arguments: dict[str, Any] = {} if body is None else {"json": body}
+        with self.client.request(
+            method, path, name=name or path.partition("?")[0], headers=sent, catch_response=True, **arguments
+        ) as response:
+            if response.status_code in expect:
+                response.success()
+            else:
+                response.failure(f"{response.status_code} {(response.text or '')[:120]}")
+            return response
+
+
+class Owner(Client):
+    """Opens a bakery, looks at the dashboard, writes now and then."""
+
+    weight = 6
+    wait_time = between(0.5, 1.5)
+
+    def on_start(self) -> None:
+        super().on_start()
+        answer = self.call(
+            "POST",
+            "/api/v1/auth/register",
+            expect=(201,),
+            body={
+                "email": f"owner-{secrets.token_hex(8)}@load.example",
+                "password": "pan-con-tomate",
+                "full_name": "Load Owner",
+                "tenant_name": f"Bakery {self.number}",
+            },
+        )
+        self.token = answer.json()["access_token"] if answer.status_code == 201 else ""
+
+    @task(8)
+    def dashboard(self) -> None:
+        for path in ("orders", "inventory/items", "production/batches", "sales/records"):
+            self.call("GET", f"/api/v1/{path}?limit=20")
+
+    @task(2)
+    def write(self) -> None:
+        item = {"name": "Harina de espelta", "unit": "kg", "stock": 25}
+        self.call("POST", "/api/v1/inventory/items", expect=(201,), body=item)
+
+    @task(1)
+    def who_am_i(self) -> None:
+        self.call("GET", "/api/v1/auth/me")
+
+
+class Till(Client):
+    """A shop's till: one account for all of them, many small writes into one tenant, whose path it names."""
+
+    weight = 3
+    wait_time = between(0.2, 0.6)
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.token = _info["tokens"]["staff"]
+        self.path = f"/api/v1/tenants/{_info['tenants']['staff']}/pos/transactions"
+
+    @task(5)
+    def sell(self) -> None:
+        self.call("POST", self.path, expect=(201,), name="…/pos/transactions", body={"total_eur": 4.2})
+
+    @task(1)
+    def read_back(self) -> None:
+        self.call("GET", self.path, name="…/pos/transactions")
+
+
+class Attacker(Client):
+    """Floods, and tries what must not work. 429 is as good an answer as any refusal; all attackers share an address."""
+
+    weight = 1
+    wait_time = constant(0)
+    refused = 0
+
+    def on_start(self) -> None:
+        super().on_start()
+        self.address = "203.0.113.66"
+
+    def attack(self, name: str, path: str, refusal: int, **how: Any) -> None:
+        answer = self.call("GET", path, expect=(refusal, 429), name=ATTACK + name, **how)
+        Attacker.refused += answer.status_code == 429
+
+    @task(20)
+    def flood(self) -> None:
+        self.attack("flood", "/api/v1/orders", 401)
+
+    @task(2)
+    def forged_signature(self) -> None:
+        head, _, signature = _info["tokens"]["owner"].rpartition(".")
+        token = f"{head}.{signature[:-8]}{secrets.token_urlsafe(6)}"
+        self.attack("forged signature", "/api/v1/orders", 401, token=token)
+
+    @task(2)
+    def no_algorithm(self) -> None:
+        payload = _info["tokens"]["owner"].split(".")[1]
+        self.attack("alg none", "/api/v1/orders", 401, token=f"eyJhbGciOiJub25lIn0.{payload}.")
+
+    @task(2)
+    def foreign_tenant(self) -> None:
+        path = f"/api/v1/tenants/{_info['tenants']['owner']}/orders"
+        self.attack("foreign tenant", path, 403, token=_info["tokens"]["starter"])
+
+    @task(2)
+    def forged_identity(self) -> None:
+        headers = {"x-user-id": "1", "x-user-role": "admin", "x-tenant-id": _info["tenants"]["owner"]}
+        self.attack("forged identity", "/api/v1/orders", 401, headers=headers)
+
+    @task(1)
+    def traversal(self) -> None:
+        self.attack("traversal", "/api/v1/auth/login/%2e%2e/%2e%2e/tenants", 400)
