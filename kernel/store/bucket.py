@@ -23,15 +23,18 @@ class Bucket:
     """A lease on a shared bucket (`left` tokens until `until`), and the share to live on while there is no store."""
 
     __slots__ = (
+        "alone",
         "blocked",
         "capacity",
+        "charged",
         "due",
         "epoch",
         "flight",
         "granted",
+        "guess",
+        "guessed",
         "key",
         "left",
-        "level",
         "limit",
         "low",
         "number",
@@ -41,7 +44,8 @@ class Bucket:
         "retry",
         "returned",
         "seen",
-        "stamp",
+        "share",
+        "shared",
         "stock",
         "told",
         "until",
@@ -76,17 +80,17 @@ class Bucket:
         self.seen = now
         self.queued = False
         self.due = 0.0
-        # --- alone: this worker's own bucket while the store is out of reach; None: not in use ---
-        self.level: float | None = None
-        self.stamp = 0.0
+        # --- alone: without the store, this worker's share of the limit, and what it believes of the whole ---
+        self.alone = False  # whether requests were admitted of which the store does not know
+        self.share: float | None = None  # charged with all that this worker admits; None: not yet needed
+        self.shared = now  # when it was reckoned, ...
+        self.charged = 0  # ... and how many uses of leases have been charged to it
+        self.guess: float = limit.requests
+        self.guessed = now
 
-    def estimate(self, now: float, fleet: int) -> float:
+    def estimate(self, now: float) -> float:
         """The tokens there should be in the store, by what this worker knows."""
-        if self.level is not None:
-            return self._refilled(now, fleet) * fleet
-        if not self.told:
-            return self.capacity
-        return min(self.capacity, self.rest + (now - self.told) / self.per_token)
+        return min(self.capacity, self.guess + (now - self.guessed) / self.per_token)
 
     def keep(self, fleet: int) -> int:
         """How many tokens this worker may hold although they are not used."""
@@ -98,11 +102,15 @@ class Bucket:
         pace = spent / max(now - self.told, 0.1) if self.told else 0
         return max(self.waiting, ceil(pace), self.keep(fleet), 1) - self.left
 
-    def land(self, granted: int, rest: int, wait: float, now: float, until: float) -> None:
+    def land(self, granted: int, rest: int, wait: float, now: float, until: float, fleet: int) -> None:
         """Take in the store's reply: totals, its tokens, seconds until it has one, and when the lease ends here."""
+        self._reckon(now, fleet)
         self.left = max(0, self.left + granted - self.granted)
         self.granted = granted
+        self.charged = granted - self.returned - self.left
         self.rest = rest
+        self.guess = rest
+        self.guessed = now
         self.told = now
         self.until = until
         self.stock = self.left
@@ -122,26 +130,36 @@ class Bucket:
 
     def refuse(self, now: float) -> Verdict:
         """The verdict while the bucket is known to be empty."""
-        retry = max(
-            round(self.retry - now, 6), 0.0
-        )  # a stray 1e-9 would round up to a whole second in a header
+        # Rounded: a stray 1e-9 would become a whole second in a header.
+        retry = max(round(self.retry - now, 6), 0.0)
         return False, 0, max(self.told + self.capacity * self.per_token - now, retry), retry
 
     def take_alone(self, now: float, fleet: int) -> Verdict:
-        """A token of this worker's share: the limit divided by the live workers, or of what was left at last."""
-        level = self._refilled(now, fleet)
-        admitted = level >= 1
+        """A token of this worker's share: the limit divided by the live workers, less what it has admitted itself, and
+        at first no more than its part of what the store had left at last."""
+        share = self._reckon(now, fleet)
+        guess = self.estimate(now)
+        if not self.alone:
+            self.alone = True
+            share = min(share, guess / fleet)
+        admitted = share >= 1
         if admitted:
-            level -= 1
-        self.level = level
-        self.stamp = now
+            share -= 1
+            guess = max(0.0, guess - fleet)  # the others are taken to admit as much
+        self.share = share
+        self.guess = guess
+        self.guessed = now
         pace = self.per_token * fleet
-        reset = (self.capacity / fleet - level) * pace
-        return admitted, int(level), max(reset, 0.0), 0.0 if admitted else (1 - level) * pace
+        reset = (self.capacity / fleet - share) * pace
+        return admitted, int(share), max(reset, 0.0), 0.0 if admitted else (1 - share) * pace
 
-    def _refilled(self, now: float, fleet: int) -> float:
-        if self.level is None:
-            return self.estimate(now, fleet) / fleet
+    def _reckon(self, now: float, fleet: int) -> float:
+        """This worker's share now: refilled, and charged with the lease's use since it was last reckoned."""
+        used = self.granted - self.returned - self.left
+        share = self.capacity / fleet if self.share is None else self.share
         # A share below one token may grow to one, or a small limit would admit nothing at all.
-        share = max(self.capacity / fleet, 1.0)
-        return max(self.level, min(share, self.level + (now - self.stamp) / (self.per_token * fleet)))
+        share = min(max(self.capacity / fleet, 1.0), share + (now - self.shared) / (self.per_token * fleet))
+        self.share = max(0.0, share - used + self.charged)
+        self.shared = now
+        self.charged = used
+        return self.share

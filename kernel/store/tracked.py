@@ -164,7 +164,7 @@ class TrackedMap:
             self._known[key] = value
             if life >= 0:
                 # The server announces an expiry when it gets round to it.
-                asyncio.get_running_loop().call_later(life / 1000, self._expired, key, value)
+                asyncio.get_running_loop().call_later((life + 1) / 1000, self._expired, key, value)
         reading.land(value)
 
     def _expired(self, key: str, value: str | None) -> None:
@@ -175,21 +175,22 @@ class TrackedMap:
 
     async def _keep_tracking(self, tried: asyncio.Future[None]) -> None:
         while True:
-            was_live = False
+            began = monotonic()
             try:
                 await self._track(tried)
             except (StoreError, RedisError, OSError) as error:
-                was_live = self.live
                 self._last_error = str(error) or type(error).__name__
             finally:
                 self._drop()
                 if not tried.done():
                     tried.set_result(None)
-            if not was_live:
+            # At once after a break, at intervals when it cannot be had.
+            if monotonic() - began < _SETUP:
                 await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))  # noqa: S311
 
     async def _track(self, tried: asyncio.Future[None]) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
+        self._rebuild.clear()
         endpoints = await self._store.endpoints()
         connections = [self._store.connection(endpoint) for endpoint in endpoints]
         tasks: list[asyncio.Task[None]] = []
@@ -197,7 +198,6 @@ class TrackedMap:
             async with asyncio.timeout(_SETUP):
                 await asyncio.gather(*(self._subscribe(connection) for connection in connections))
             self._heard = dict.fromkeys(connections, monotonic())
-            self._rebuild.clear()
             self.live = True
             if not tried.done():
                 tried.set_result(None)

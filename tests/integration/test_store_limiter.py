@@ -19,9 +19,7 @@ from kernel.store.keys import rate_limit
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from tests.support.limits import TIMED_LEASE, Clock, IdealBucket, LossyStore, settled, verdict
-from tests.support.store import mortal_store, redis_cli, session_store, store_server, until
-
-__all__ = ["mortal_store", "redis_cli", "session_store", "store_server"]
+from tests.support.store import until
 
 LIMIT = Limit(requests=300, window=60.0)
 

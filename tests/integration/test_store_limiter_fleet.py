@@ -2,140 +2,131 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from types import TracebackType
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 import pytest
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.store import mortal_store, session_store, store_server
-
-__all__ = ["mortal_store", "session_store", "store_server"]
+from tests.support.poll import poll
 
 REQUESTS = 240
 WINDOW = 60.0
+SIZE = 4
 
 
 class Fleet:
-    """Worker processes that all do the same at the same time."""
+    """Worker processes that all do the same at the same time, and the store between them."""
 
-    def __init__(self, url: str, size: int, requests: int = REQUESTS) -> None:
-        self._url = url
-        self.size = size
-        self._requests = requests
-        self._workers: list[asyncio.subprocess.Process] = []
+    def __init__(self, store: EmbeddedStore) -> None:
+        self.store = store
+        command = [
+            sys.executable,
+            "-m",
+            "tests.support.limiter_worker",
+            store.url,
+            str(REQUESTS),
+            str(WINDOW),
+        ]
+        pipe = subprocess.PIPE
+        self._workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(SIZE)]
 
-    async def __aenter__(self) -> Fleet:
-        arguments = ("-m", "tests.support.limiter_worker", self._url, str(self._requests), str(WINDOW))
-        pipe = asyncio.subprocess.PIPE
-        self._workers = list(
-            await asyncio.gather(
-                *(
-                    asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=pipe, stdout=pipe)
-                    for _ in range(self.size)
-                )
-            )
-        )
-        while any(answer["workers"] != self.size for answer in await self.all("figures")):
-            await asyncio.sleep(0.05)
-        self.started = time.monotonic()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def all(self, command: str) -> list[dict[str, Any]]:
+        """The answers of every worker to `command`."""
         for worker in self._workers:
             assert worker.stdin is not None
-            with contextlib.suppress(ConnectionError):
-                worker.stdin.close()
-        codes = [await worker.wait() for worker in self._workers]
-        assert error is not None or codes == [0] * self.size
+            worker.stdin.write(command.encode() + b"\n")
+            worker.stdin.flush()
+        return [msgspec.json.decode(worker.stdout.readline()) for worker in self._workers if worker.stdout]
 
-    async def all(self, command: str) -> list[dict[str, Any]]:
-        """The answers of every worker to `command`."""
-        return list(await asyncio.gather(*(self._ask(worker, command) for worker in self._workers)))
-
-    async def admitted(self, command: str) -> int:
+    def admitted(self, command: str) -> int:
         """How many requests they admitted together."""
-        return sum(answer["admitted"] for answer in await self.all(command))
+        return sum(answer["admitted"] for answer in self.all(command))
 
-    def ideal(self) -> float:
-        """What one bucket would have admitted at most since the fleet started."""
-        return self._requests + (time.monotonic() - self.started) * self._requests / WINDOW
+    def total(self, figure: str) -> int:
+        """The sum of a figure over the workers."""
+        return sum(answer[figure] for answer in self.all("figures"))
 
-    async def _ask(self, worker: asyncio.subprocess.Process, command: str) -> dict[str, Any]:
-        assert worker.stdin is not None
-        assert worker.stdout is not None
-        worker.stdin.write(command.encode() + b"\n")
-        line = await worker.stdout.readline()
-        assert line, "the worker died"
-        answer: dict[str, Any] = msgspec.json.decode(line)
-        return answer
+    def stop(self) -> list[int]:
+        """End them in order; their exit codes."""
+        for worker in self._workers:
+            worker.communicate(timeout=10)
+        return [worker.returncode for worker in self._workers]
 
 
-@pytest.fixture
-async def fleet(mortal_store: EmbeddedStore) -> AsyncIterator[Fleet]:
-    async with Fleet(mortal_store.url, 4) as fleet:
-        yield fleet
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[Fleet]:
+    with EmbeddedStore() as store:
+        fleet = Fleet(store)
+        try:
+            poll(lambda: fleet.total("workers") == SIZE * SIZE)
+            yield fleet
+        finally:
+            codes = fleet.stop()
+        assert codes == [0] * SIZE
 
 
-@pytest.mark.parametrize("size", [2, 4])
-async def test_processes_under_load_use_the_limit_up_and_never_exceed_it(
-    store_server: EmbeddedStore, size: int
-) -> None:
-    async with Fleet(store_server.url, size) as fleet:
-        admitted = await fleet.admitted("hammer 0.7 client")
-        assert admitted <= fleet.ideal()
-        # A lease that a worker no longer needs comes back after a second.
-        admitted += await fleet.admitted("hammer 1.3 client")
-        most = fleet.ideal()
-        assert 0.97 * most <= admitted <= most
-        figures = await fleet.all("figures")
-        # A refused client does not ask the store each time: thousands were sent.
-        assert sum(each["trips"] for each in figures) < 400
+class Ideal:
+    """What one bucket would have admitted at most since now."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def __float__(self) -> float:
+        return REQUESTS + (time.monotonic() - self._since) * REQUESTS / WINDOW
 
 
-async def test_an_outage_admits_no_more_than_the_limit_and_a_tenth(
-    fleet: Fleet, mortal_store: EmbeddedStore
-) -> None:
-    used = await fleet.admitted("take 25 client")
-    assert used == 100
-    mortal_store.kill()
-    admitted, fresh = used, 0
-    admitted += await fleet.admitted("hammer 0.5 client")
-    fresh += await fleet.admitted("hammer 0.5 other")
+def test_processes_under_load_use_the_limit_up_and_never_exceed_it(fleet: Fleet) -> None:
+    ideal = Ideal()
+    trips = fleet.total("trips")
+    admitted = fleet.admitted("hammer 0.4 first")
+    assert admitted <= float(ideal)
+    # A lease that a worker no longer needs comes back after a second.
+    admitted += fleet.admitted("hammer 1.2 first")
+    most = float(ideal)
+    assert 0.97 * most <= admitted <= most
+    # A refused client does not ask the store each time: thousands were sent.
+    assert fleet.total("trips") - trips < 400
+
+
+def test_an_outage_admits_no_more_than_the_limit_and_a_tenth(fleet: Fleet) -> None:
+    ideal = Ideal()
+    half = fleet.admitted("take 25 half-used")
+    assert half == 100
+    fleet.store.kill()
+    half += fleet.admitted("hammer 0.3 half-used")
+    fresh = fleet.admitted("hammer 0.3 unseen")
     # A client half-way to its limit, and one that nobody had seen.
-    assert 0.75 * REQUESTS <= admitted <= 1.1 * fleet.ideal()
-    assert 0.9 * REQUESTS <= fresh <= 1.1 * fleet.ideal()
+    assert 0.75 * REQUESTS <= half <= 1.1 * float(ideal)
+    assert 0.9 * REQUESTS <= fresh <= 1.1 * float(ideal)
 
     # Back, and empty: nobody gets a second helping.
-    mortal_store.start()
-    while not all(each["connected"] for each in await fleet.all("figures")):
-        await asyncio.sleep(0.02)
+    fleet.store.start()
+    poll(lambda: fleet.total("connected") == SIZE)
     for _ in range(3):
-        admitted += await fleet.admitted("hammer 0.2 client")
-        fresh += await fleet.admitted("hammer 0.2 other")
-    assert admitted <= 1.1 * fleet.ideal()
-    assert fresh <= 1.1 * fleet.ideal()
-    alone = sum(each["alone"] for each in await fleet.all("figures"))
-    await fleet.all("hammer 0.2 client")
-    assert sum(each["alone"] for each in await fleet.all("figures")) == alone, "still on their own"
+        half += fleet.admitted("hammer 0.15 half-used")
+        fresh += fleet.admitted("hammer 0.15 unseen")
+    assert half <= 1.1 * float(ideal)
+    assert fresh <= 1.1 * float(ideal)
+    # And they do not stay on their own.
+    alone = fleet.total("alone")
+    fleet.all("hammer 0.1 unseen")
+    assert fleet.total("alone") == alone
 
 
-async def test_a_store_restarted_under_load_never_gives_twice(
-    fleet: Fleet, mortal_store: EmbeddedStore
-) -> None:
-    load = asyncio.create_task(fleet.admitted("hammer 2.5 client"))
-    for _ in range(3):
-        await asyncio.sleep(0.4)
-        mortal_store.kill()
-        await asyncio.sleep(0.1)
-        mortal_store.start()
-    admitted = await load
-    assert 0.9 * REQUESTS <= admitted <= 1.1 * fleet.ideal()
+def test_a_store_restarted_under_load_never_gives_twice(fleet: Fleet) -> None:
+    ideal = Ideal()
+    # The restarts are this thread's: a server dies with the thread that started it.
+    with ThreadPoolExecutor(1) as aside:
+        load = aside.submit(fleet.admitted, "hammer 1.8 restarted")
+        for _ in range(2):
+            time.sleep(0.3)
+            fleet.store.kill()
+            time.sleep(0.1)
+            fleet.store.start()
+        assert 0.9 * REQUESTS <= load.result() <= 1.1 * float(ideal)

@@ -6,9 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,9 +15,7 @@ import redis
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.redis import Script, Store
-from tests.support.store import RawServer, mortal_store, redis_cli, session_store, store_server, until
-
-__all__ = ["mortal_store", "redis_cli", "session_store", "store_server"]
+from tests.support.store import RawServer, until
 
 
 async def connected(url: str, **options: float) -> Store:
@@ -213,21 +209,6 @@ async def test_a_wrong_password_is_said(mortal_store: EmbeddedStore) -> None:
         await store.close()
 
 
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[tuple[RawServer, RawServer, RawServer]]:
-    """A master, its successor to be, and a sentinel that watches the master."""
-    servers: list[RawServer] = []
-    try:
-        servers.append(RawServer(tmp_path / "first", ""))
-        servers.append(RawServer(tmp_path / "second", ""))
-        monitor = f"sentinel monitor mymaster 127.0.0.1 {servers[0].port} 1"
-        servers.append(RawServer(tmp_path / "sentinel", monitor, "--sentinel"))
-        yield servers[0], servers[1], servers[2]
-    finally:
-        for server in servers:
-            server.kill()
-
-
 async def test_a_sentinel_failover_fails_no_command(watched: tuple[RawServer, RawServer, RawServer]) -> None:
     first, second, sentinel = watched
     store = await connected(f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster", probe=0.02)
@@ -251,48 +232,3 @@ async def test_an_unknown_sentinel_service_is_said(watched: tuple[RawServer, Raw
     with pytest.raises(StoreDown, match="other"):
         await store.endpoints()
     await store.close()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[list[RawServer]]:
-    """Two primaries that share the slots."""
-    config = "cluster-enabled yes\ncluster-node-timeout 1000\ncluster-allow-replica-migration no"
-    nodes: list[RawServer] = []
-    try:
-        nodes.extend(RawServer(tmp_path / str(number), config) for number in range(2))
-        nodes[0].call("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
-        nodes[1].call("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
-        nodes[0].call("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
-        deadline = time.monotonic() + 10
-        while any("cluster_state:ok" not in str(node.call("CLUSTER", "INFO")) for node in nodes):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield nodes
-    finally:
-        for node in nodes:
-            node.kill()
-
-
-async def test_a_cluster_serves_keys_of_every_node(cluster: list[RawServer]) -> None:
-    store = await connected(f"redis+cluster://127.0.0.1:{cluster[0].port}")
-    assert store.connected, store.last_error
-    await asyncio.gather(*(store.execute("SET", f"key{n}", n) for n in range(50)))
-    assert all(node.call("DBSIZE") > 5 for node in cluster)
-    script = Script("return redis.call('GET', KEYS[1])")
-    for n in range(10):
-        assert await store.run(script, [f"key{n}"], []) == str(n).encode()
-    assert await store.endpoints() == {("127.0.0.1", node.port) for node in cluster}
-    with pytest.raises(StoreRefused, match="WRONGTYPE"):
-        await store.execute("HGETALL", "key1")
-    cluster[1].kill()
-    await until(lambda: _down(store))
-    with pytest.raises(StoreDown):
-        await store.execute("GET", "key1")
-    await store.close()
-
-
-def _down(store: Store) -> bool:
-    if store.connected:
-        for n in range(10):
-            store.execute("GET", f"key{n}").add_done_callback(lambda call: call.exception())
-    return not store.connected

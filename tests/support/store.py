@@ -16,7 +16,7 @@ import redis
 from kernel.store.embedded import EmbeddedStore, find_binary
 
 # The fixtures: what conftest.py imports.
-__all__ = ["mortal_store", "redis_cli", "session_store", "store_server"]
+__all__ = ["cluster", "mortal_store", "redis_cli", "session_store", "store_server", "watched"]
 
 
 async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
@@ -99,3 +99,39 @@ def redis_cli(store_server: EmbeddedStore) -> Iterator[redis.Redis]:
     """A plain blocking client of `store_server`: the stranger who changes keys by hand."""
     with redis.Redis.from_url(store_server.url, decode_responses=True) as client:
         yield client
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[tuple[RawServer, RawServer, RawServer]]:
+    """A master, its successor to be, and a sentinel that watches the master."""
+    servers: list[RawServer] = []
+    try:
+        servers.append(RawServer(tmp_path / "first", ""))
+        servers.append(RawServer(tmp_path / "second", ""))
+        monitor = f"sentinel monitor mymaster 127.0.0.1 {servers[0].port} 1"
+        servers.append(RawServer(tmp_path / "sentinel", monitor, "--sentinel"))
+        yield servers[0], servers[1], servers[2]
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[RawServer]]:
+    """Two primaries that share the slots."""
+    config = "cluster-enabled yes\ncluster-node-timeout 1000\ncluster-allow-replica-migration no"
+    directory = tmp_path_factory.mktemp("cluster")
+    nodes: list[RawServer] = []
+    try:
+        nodes.extend(RawServer(directory / str(number), config) for number in range(2))
+        nodes[0].call("CLUSTER", "ADDSLOTSRANGE", 0, 8191)
+        nodes[1].call("CLUSTER", "ADDSLOTSRANGE", 8192, 16383)
+        nodes[0].call("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
+        deadline = time.monotonic() + 10
+        while any("cluster_state:ok" not in str(node.call("CLUSTER", "INFO")) for node in nodes):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()

@@ -35,10 +35,10 @@ def test_alone_a_worker_has_its_share_of_the_limit() -> None:
 
 def test_alone_it_begins_with_its_share_of_what_was_left() -> None:
     each = bucket(100)
-    each.land(0, 40, 0.0, 1.0, 10.0)
+    each.land(0, 40, 0.0, 1.0, 10.0, 4)
     assert alone(each, 1.0, 4) == 10
     each = bucket(100)
-    each.land(0, 40, 0.0, 1.0, 10.0)
+    each.land(0, 40, 0.0, 1.0, 10.0, 4)
     assert alone(each, 3.0, 4) == 15  # 2 s of refill for the whole fleet have passed
 
 
@@ -66,12 +66,23 @@ def test_a_fleet_alone_stays_within_the_limit(requests: int, fleet: int, pauses:
 
 def test_what_is_left_is_estimated_with_the_refill_since() -> None:
     each = bucket(100)
-    assert each.estimate(5.0, 4) == 100
-    each.land(0, 40, 0.0, 1.0, 10.0)
-    assert each.estimate(2.0, 4) == pytest.approx(50)
-    assert each.estimate(60.0, 4) == 100
+    assert each.estimate(5.0) == 100
+    each.land(0, 40, 0.0, 1.0, 10.0, 4)
+    assert each.estimate(2.0) == pytest.approx(50)
+    assert each.estimate(60.0) == 100
     assert alone(each, 1.0, 4) == 10
-    assert each.estimate(1.0, 4) == pytest.approx(0)
+    assert each.estimate(1.0) == pytest.approx(0)
+
+
+def test_alone_a_worker_has_already_had_what_it_spent_of_leases() -> None:
+    each = bucket(100, 1e6)
+    each.land(40, 60, 0.0, 1.0, 10.0, 4)
+    each.left = 22  # 18 of 40 spent
+    assert alone(each, 1.0, 4) == 7
+    each = bucket(100, 1e6)
+    each.land(40, 60, 0.0, 1.0, 10.0, 4)
+    each.left = 0
+    assert alone(each, 1.0, 4) == 0
 
 
 def test_it_asks_for_a_second_at_the_present_pace_and_for_all_who_wait() -> None:
@@ -81,7 +92,7 @@ def test_it_asks_for_a_second_at_the_present_pace_and_for_all_who_wait() -> None
     each.waiting = 200
     assert each.wanted(0.0, 1) == 200
     each.waiting = 0
-    each.land(100, 900, 0.0, 1.0, 10.0)
+    each.land(100, 900, 0.0, 1.0, 10.0, 4)
     each.left = 20
     assert each.wanted(1.5, 1) == 140
     each.left = 100
@@ -90,23 +101,23 @@ def test_it_asks_for_a_second_at_the_present_pace_and_for_all_who_wait() -> None
 
 def test_it_renews_early_only_while_there_is_plenty() -> None:
     each = bucket(100)
-    each.land(8, 90, 0.0, 1.0, 10.0)
+    each.land(8, 90, 0.0, 1.0, 10.0, 4)
     assert each.low == 4
     each = bucket(100)
-    each.land(2, 60, 0.0, 1.0, 10.0)
+    each.land(2, 60, 0.0, 1.0, 10.0, 4)
     assert each.low == 1
     each = bucket(100)
-    each.land(2, 20, 0.0, 1.0, 10.0)
+    each.land(2, 20, 0.0, 1.0, 10.0, 4)
     assert each.low == -1
     each = bucket(100)
-    each.land(8, 0, 0.3, 1.0, 10.0)
+    each.land(8, 0, 0.3, 1.0, 10.0, 4)
     assert each.low == -1
 
 
 def test_a_refusal_says_when_the_next_token_comes_and_asks_again_soon() -> None:
     each = bucket(10, 60.0)
-    each.land(0, 0, 5.5, 100.0, 110.0)
+    each.land(0, 0, 5.5, 100.0, 110.0, 4)
     assert each.blocked == 100.5
     assert each.refuse(101.0) == (False, 0, 59.0, 4.5)
-    each.land(0, 0, 0.2, 100.0, 110.0)
+    each.land(0, 0, 0.2, 100.0, 110.0, 4)
     assert each.blocked == pytest.approx(100.2)
