@@ -29,7 +29,7 @@ Callback = Callable[[str], None]
 class Watch:
     """One stream under guard. `cancel` it when the stream ends by itself."""
 
-    __slots__ = ("_guard", "callback", "context", "exp", "iat", "keys")
+    __slots__ = ("_callback", "_cancelled", "_guard", "context", "exp", "iat", "keys")
 
     def __init__(
         self,
@@ -41,7 +41,8 @@ class Watch:
         locks: bool,
     ) -> None:
         self._guard = guard
-        self.callback = callback
+        self._callback = callback
+        self._cancelled = False
         self.context = context
         self.exp = identity.exp
         self.iat = identity.iat
@@ -51,8 +52,14 @@ class Watch:
         self.keys = tuple(key for key in keys if key)
 
     def cancel(self) -> None:
-        """Guard it no longer. Harmless when it was told or cancelled before."""
+        """Guard it no longer: from now on it is told nothing. Harmless when it was told or cancelled before."""
+        self._cancelled = True
         self._guard.release(self)
+
+    def tell(self, code: str) -> None:
+        """Call back, unless the stream ended by itself in the meantime."""
+        if not self._cancelled:
+            self._callback(code)
 
 
 class StreamGuard:
@@ -167,7 +174,6 @@ class StreamGuard:
                 self._end(watch, TOKEN_STALE.code)
 
     def _end(self, watch: Watch, code: str) -> None:
-        if watch in self._watches:
-            self.release(watch)
-            # Not called here: a callback that raises must not end the guard of all the others.
-            asyncio.get_running_loop().call_soon(watch.callback, code)
+        self.release(watch)
+        # Not called here: a callback that raises must not end the guard of all the others.
+        asyncio.get_running_loop().call_soon(watch.tell, code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -115,10 +116,41 @@ async def test_a_change_in_the_store_is_told(
     await streams.expect(("writer", code))
 
 
-async def test_a_change_between_the_stages_and_the_watch_is_told(streams: Streams, cli: redis.Redis) -> None:
-    cli.set("token:revoked:j-1", "1")
+async def test_a_change_between_the_stages_and_the_watch_is_told(
+    streams: Streams, tracked: TrackedMap, cli: redis.Redis
+) -> None:
+    key = "token:revoked:j-1"
+    cli.set(key, "1")
+
+    async def known() -> bool:
+        value = tracked.get(key)
+        return (value if value is None or isinstance(value, str) else await value) == "1"
+
+    # Announced and read: nothing more is to come about it.
+    while not (await known() and isinstance(tracked.get(key), str)):
+        await asyncio.sleep(0)
     streams.open("late", identity())
     await streams.expect(("late", "token-revoked"))
+
+
+async def test_a_stream_that_another_ones_end_takes_along_is_not_told(
+    streams: Streams, cli: redis.Redis
+) -> None:
+    told: list[str] = []
+    watches: dict[str, Watch] = {}
+    context = decide(identity(), TENANT)
+    assert isinstance(context, TenantContext)
+
+    def end(name: str, other: str, _code: str) -> None:
+        told.append(name)
+        watches[other].cancel()
+
+    for name, other in (("one", "two"), ("two", "one")):
+        watches[name] = streams.guard.watch(identity(), context, partial(end, name, other))
+    await settle(streams, cli)
+    cli.set("token:revoked:j-1", "1")
+    await settle(streams, cli)
+    assert len(told) == 1
 
 
 async def test_a_younger_token_outlives_an_older_change(streams: Streams, cli: redis.Redis) -> None:

@@ -1,0 +1,51 @@
+"""What the guard makes of a tracked map that comes back to life at an awkward moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from kernel.context import TenantContext, decide
+from kernel.guard import StreamGuard
+from kernel.identity.claims import Claims, access_identity
+from kernel.moments import Moments
+from tests.support.store import until
+
+
+class Tracked:
+    """A map that a test brings to life; `reply` is what a read that has begun will find."""
+
+    def __init__(self) -> None:
+        self.live = False
+        self.reads = 0
+        self.value: str | None = None
+        self.reply: asyncio.Future[str | None] | None = None
+
+    def on_change(self, listener: Any) -> None:
+        """Nothing is ever announced."""
+
+    def get(self, key: str) -> Any:
+        self.reads += 1
+        return self.reply if self.reply is not None else self.value
+
+
+async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernel.guard._TICK", 0.01)
+    tracked = Tracked()
+    tracked.reply = asyncio.get_running_loop().create_future()
+    guard = StreamGuard(tracked, Moments())  # type: ignore[arg-type]
+    claims = Claims(exp=time.time() + 600, iat=1, iss="i", jti="j")
+    identity = access_identity(claims, "u", "key")
+    context = decide(identity, None)
+    assert isinstance(context, TenantContext)
+    told: list[str] = []
+    guard.watch(identity, context, told.append)
+    await until(lambda: tracked.reads > 0)
+    # The read finds nothing; the key is set before the map is live, hence announced to nobody.
+    tracked.reply.set_result(None)
+    tracked.reply, tracked.value, tracked.live = None, "1", True
+    await until(lambda: told == ["token-revoked"])
+    await guard.close()
