@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from bench.check import judge, verdict
+from bench.check import BASELINE, NoBaselineError, extract_baseline, judge, record, verdict
 from bench.paired import Evidence, interval
 from bench.peers.base import fill
-
-BASELINE = {"economy": 0.6, "speed": 0.62}
 
 
 def noisy(centre: float, spread: float, count: int, seed: int = 1) -> list[float]:
@@ -21,25 +20,73 @@ def noisy(centre: float, spread: float, count: int, seed: int = 1) -> list[float
 
 def test_an_unchanged_gateway_passes_despite_noise() -> None:
     for seed in range(20):
-        assert verdict(noisy(0.6, 0.03, 40, seed), 0.6, last=True) is True
+        assert verdict(noisy(1.0, 0.05, 40, seed), last=True) is True
 
 
 def test_a_loss_of_ten_per_cent_fails_despite_noise() -> None:
     for seed in range(20):
-        assert verdict(noisy(0.54, 0.03, 120, seed), 0.6, last=True) is False
+        assert verdict(noisy(0.9, 0.05, 120, seed), last=True) is False
 
 
 def test_what_straddles_the_line_asks_for_more_evidence() -> None:
-    values = noisy(0.57, 0.05, 20)
-    assert verdict(values, 0.6, last=False) is None
-    assert verdict(values, 0.6, last=True) is not None
+    values = noisy(0.95, 0.08, 20)
+    assert verdict(values, last=False) is None
+    assert verdict(values, last=True) is not None
 
 
 def test_one_figure_that_is_worse_is_enough() -> None:
     # A gateway that waits costs no CPU time, and answers less.
-    evidence = Evidence(speed=noisy(0.5, 0.01, 40), economy=noisy(0.6, 0.01, 40))
-    assert judge(evidence, BASELINE, last=True) is False
-    assert judge(evidence, {**BASELINE, "speed": 0.5}, last=True) is True
+    same, less = noisy(1.0, 0.01, 40), noisy(0.85, 0.01, 40)
+    assert judge(Evidence(speed=less, economy=same), last=True) is False
+    assert judge(Evidence(speed=same, economy=less), last=True) is False
+    assert judge(Evidence(speed=same, economy=same), last=True) is True
+
+
+def git(repository: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "commit.gpgsign=false")
+    subprocess.run(["git", "-C", str(repository), *who, *arguments], check=True, capture_output=True)
+
+
+def commit(repository: Path, text: str) -> None:
+    (repository / "kernel" / "speed.py").write_text(text)
+    git(repository, "add", "-A")
+    git(repository, "commit", "-q", "-m", text)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    clone = tmp_path / "clone"
+    for name in ("kernel", "handlers", "bench"):
+        (clone / name).mkdir(parents=True)
+        (clone / name / "__init__.py").touch()
+    git(clone, "init", "-q")
+    return clone
+
+
+def test_the_baseline_is_the_last_commit_that_recorded_one(repository: Path, tmp_path: Path) -> None:
+    commit(repository, "before")
+    record(repository)
+    commit(repository, "recorded")
+    commit(repository, "slower")
+    target = tmp_path / "baseline"
+    target.mkdir()
+    extract_baseline(repository, target)
+    assert (target / "kernel" / "speed.py").read_text() == "recorded"
+    (repository / BASELINE).write_text("{}")
+    commit(repository, "recorded again")
+    extract_baseline(repository, target)
+    assert (target / "kernel" / "speed.py").read_text() == "recorded again"
+
+
+def test_a_clone_that_never_recorded_says_so(repository: Path, tmp_path: Path) -> None:
+    commit(repository, "before")
+    with pytest.raises(NoBaselineError, match="--record"):
+        extract_baseline(repository, tmp_path)
+
+
+def test_a_tree_that_is_no_clone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NoBaselineError, match="git log failed"):
+        extract_baseline(tmp_path, tmp_path)
 
 
 def test_the_interval_holds_the_median_of_most_samples() -> None:
