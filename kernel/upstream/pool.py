@@ -140,15 +140,27 @@ class Pool:
         if self.size < self._limits.max_connections:
             self.size += 1
             return await self._open()
-        return await self._queue(x)
+        given = await self._queue(x)
+        if given is None:
+            return await self._open()  # the slot of one that was closed
+        if given.closed:  # since it was given
+            self.busy.discard(given)
+            return await self.acquire(x)
+        self.reused += 1
+        return given
 
     async def fresh(self, x: Exchange | None = None) -> Connection:
-        """A connection that did not rest, for a request that one of those failed. Raises as `acquire`."""
-        if self.size >= self._limits.max_connections:
-            if self.idle:
-                self.idle.popleft().abort()
-            return await self._queue(x)
-        self.size += 1
+        """A new connection, for a request that a used one failed; others may be as stale. Raises as `acquire`."""
+        if self.size < self._limits.max_connections:
+            self.size += 1
+            return await self._open()
+        used = self.idle.popleft() if self.idle else await self._queue(x)
+        if used is not None:
+            self.busy.discard(used)
+            if used.lost:  # and its slot with it
+                return await self.fresh(x)
+            used.on_lost = None  # its slot is the new one's
+            used.abort()
         return await self._open()
 
     def release(self, connection: Connection) -> None:
@@ -195,7 +207,8 @@ class Pool:
 
     # --- inside ---
 
-    async def _queue(self, x: Exchange | None) -> Connection:
+    async def _queue(self, x: Exchange | None) -> Connection | None:
+        """A connection just released, or None: the slot of one that was closed."""
         if len(self._waiters) >= self._limits.max_waiting:
             raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
         waiter: asyncio.Future[Connection | None] = self._loop.create_future()
@@ -204,7 +217,7 @@ class Pool:
         watch = self._loop.create_task(_leave(x, waiter)) if x is not None and x.body_done else None
         try:
             async with asyncio.timeout(self._limits.queue_timeout):
-                connection = await waiter
+                return await waiter
         except (TimeoutError, asyncio.CancelledError) as ended:
             # What was given in the very moment of giving up must not be lost.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
@@ -217,13 +230,6 @@ class Pool:
                 watch.cancel()
             with suppress(ValueError):
                 self._waiters.remove(waiter)
-        if connection is None:
-            return await self._open()  # the slot of one that was closed
-        if connection.closed:  # since it was given
-            self.busy.discard(connection)
-            return await self.acquire(x)
-        self.reused += 1
-        return connection
 
     def _hand_on(self, given: Connection | None) -> None:
         """Whoever was given this is gone: give it to the next."""
