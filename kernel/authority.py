@@ -120,8 +120,10 @@ class Authority:
         """For metrics."""
         fetches: dict[str, int] = {}
         if self.sources:
-            failed = sum(source.failures for source in self.sources)
-            fetches = {"ok": sum(source.fetches for source in self.sources) - failed, "failed": failed}
+            fetches = {
+                "ok": sum(source.loads for source in self.sources),
+                "failed": sum(source.failures for source in self.sources),
+            }
         return {"gateway_jwks_fetches_total": fetches, "gateway_auth_refreshes_total": dict(self._refreshes)}
 
     async def close(self) -> None:

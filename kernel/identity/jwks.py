@@ -112,13 +112,13 @@ class JwksSource:
     """Keeps `keys` supplied from one address. `fetch` gives the body of a 200 answer or raises.
 
     `interval` and `timeout` are seconds; `patience` is how long after its start a fetch may hold up the requests whose
-    `kid` is unknown. `clock` is monotonic seconds. `fetched(source)` is called after every fetch. `loaded`, `failures`
-    and `last_error` are for health and metrics.
+    `kid` is unknown. `clock` is monotonic seconds. `fetched(source)` is called after every fetch. `loads` (those
+    that brought keys), `failures` and `last_error` are for health and metrics.
     """
 
     __slots__ = (
         "_clock", "_fetch", "_fetched", "_flight", "_interval", "_issuer", "_keys", "_patience", "_rsa", "_sought",
-        "_started", "_timeout", "failures", "fetches", "last_error", "loaded", "name",
+        "_started", "_timeout", "failures", "fetches", "last_error", "loads", "name",
     )  # fmt: skip
 
     def __init__(
@@ -148,11 +148,15 @@ class JwksSource:
         self._flight: SingleFlight[str, bool] = SingleFlight()
         self._sought = float("-inf")
         self._started = 0.0
-        self.loaded = False
         self.fetches = 0
+        self.loads = 0
         self.failures = 0
         self.last_error = ""
         keys.open_algorithms |= ASYMMETRIC
+
+    @property
+    def loaded(self) -> bool:
+        return self.loads > 0
 
     async def run(self) -> None:
         """Refresh for ever; a failing address is tried again after 1, 2, 4, ... seconds, up to the interval."""
@@ -204,7 +208,7 @@ class JwksSource:
             self.last_error = str(error) or type(error).__name__
             self._fetched(self)
             return False
-        self.loaded = True
+        self.loads += 1
         self.last_error = ""
         self._keys.replace(self.name, keys)
         self._fetched(self)
