@@ -64,7 +64,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="two short rounds, under 90 s")
     parser.add_argument("--peers", type=lambda text: text.split(","), help=f"only these: {names}")
-    parser.add_argument("--rounds", type=int, help="rounds (5; quick 2)")
+    parser.add_argument("--rounds", type=int, help="rounds (4; quick 2)")
     parser.add_argument("--seconds", type=int, help="seconds a peer and round, whole (3; quick 1)")
     parser.add_argument(
         "--connections",
@@ -77,7 +77,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
     options = parser.parse_args(argv)
-    options.rounds = options.rounds or (2 if options.quick else 5)
+    options.rounds = options.rounds or (2 if options.quick else 4)
     options.seconds = options.seconds or (1 if options.quick else 3)
     unknown = set(options.peers or ()) - {peer.name for peer in PEERS}
     if unknown:
