@@ -6,6 +6,7 @@ import sys
 from time import perf_counter
 
 from kernel import app, cli
+from kernel.exchange import Receive, Scope, Send
 
 
 def main() -> None:
@@ -13,7 +14,7 @@ def main() -> None:
     seconds = float(sys.argv.pop(1)) / 1e6
     genuine = app.Gateway.__call__
 
-    async def slowed(self: app.Gateway, scope: app.Scope, receive: app.Receive, send: app.Send) -> None:
+    async def slowed(self: app.Gateway, scope: Scope, receive: Receive, send: Send) -> None:
         until = perf_counter() + seconds
         while perf_counter() < until:
             pass

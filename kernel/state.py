@@ -27,6 +27,7 @@ from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
+from kernel.streams import Streams
 from kernel.tenants import Tenants
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
@@ -66,6 +67,8 @@ class State:
     baseline: HeaderList = field(default_factory=list)
     # Ended in reverse order when the worker stops.
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    # Long-lived requests, which a drain ends.
+    streams: Streams = field(default_factory=Streams)
     draining: bool = False
 
     async def close(self) -> None:

@@ -74,6 +74,7 @@ class Worker:
         """Say that this worker is going, then let granian finish what is in flight."""
         assert self._state is not None
         self._state.draining = True
+        self._state.streams.drain()
         os.kill(os.getpid(), signal.SIGINT)
 
     async def _stop(self) -> None:

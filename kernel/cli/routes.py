@@ -35,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
         return 1
     rows = sorted(loaded.settings.routes, key=_key)
     if args.json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows, order="deterministic"), indent=2).decode() + "\n")
+        sys.stdout.write(
+            msgspec.json.format(msgspec.json.encode(rows, order="deterministic"), indent=2).decode() + "\n"
+        )
         return 0
     style = Style(sys.stdout)
     head = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
