@@ -20,6 +20,7 @@ from kernel.revocations import Revocations
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
+from kernel.streams import Streams
 from kernel.telemetry.accesslog import AccessLog
 from kernel.telemetry.audit import Audit
 from kernel.telemetry.health import Health
@@ -27,7 +28,6 @@ from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
-from kernel.streams import Streams
 from kernel.tenants import Tenants
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
