@@ -11,6 +11,7 @@ from kernel.exchange import Exchange
 from kernel.headers import connection_options
 from kernel.route import Handler
 from kernel.state import State
+from kernel.telemetry.trace import sound_state
 from kernel.upstream.forward import forward
 
 
@@ -45,7 +46,7 @@ def make(state: State, row: RouteRow) -> Handler:
         trace = tracer.child(given) if given is not None else None
         if trace is None:
             trace = tracer.start(x.request_id)
-        elif b"tracestate" in captured:
+        elif b"tracestate" in captured and sound_state(captured[b"tracestate"]):
             trace += b"\r\ntracestate: " + captured[b"tracestate"]
         x.trace = trace
         lines = x.lines
@@ -58,7 +59,8 @@ def make(state: State, row: RouteRow) -> Handler:
                 lines = _without(lines, named)
         client = x.client_ip
         if x.peer_trusted and b"x-forwarded-for" in captured:
-            client = f"{captured[b'x-forwarded-for'].decode('latin-1')}, {x.scope['client'][0]}"
+            chain = captured[b"x-forwarded-for"].decode("latin-1").strip(", ")
+            client = f"{chain}, {x.scope['client'][0]}" if chain else x.scope["client"][0]
         lines.append(
             b"x-request-id: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
             b"x-forwarded-by: bakery-gateway\r\ntraceparent: %b\r\n%b"

@@ -58,10 +58,10 @@ def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
     return client
 
 
-def forwarded_elements(value: bytes) -> tuple[bytes, bytes]:
-    """(X-Forwarded-For chain, proto) told by a `Forwarded` header (RFC 7239)."""
+def forwarded_elements(value: bytes) -> tuple[bytes, bytes, bytes]:
+    """(X-Forwarded-For chain, proto, host) told by a `Forwarded` header (RFC 7239), the last two by the nearest proxy."""
     chain: list[bytes] = []
-    proto = b""
+    proto = host = b""
     for element in value.split(b","):
         for pair in element.split(b";"):
             name, _, raw = pair.strip().partition(b"=")
@@ -70,4 +70,6 @@ def forwarded_elements(value: bytes) -> tuple[bytes, bytes]:
                 chain.append(text)
             elif name.lower() == b"proto":
                 proto = text
-    return b",".join(chain), proto
+            elif name.lower() == b"host":
+                host = text
+    return b",".join(chain), proto, host

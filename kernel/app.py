@@ -171,7 +171,7 @@ class Gateway:
 
 async def _refuse_upgrade(send: Send) -> None:
     """No route speaks WebSocket: the handshake gets an ordinary 404 (ASGI's denial response)."""
-    body = ROUTE_UNKNOWN().encode("", "")
+    body = ROUTE_UNKNOWN().encode(b"", "")
     headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "websocket.http.response.start", "status": ROUTE_UNKNOWN.status, "headers": headers})
     await send({"type": "websocket.http.response.body", "body": body})

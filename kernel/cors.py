@@ -54,7 +54,11 @@ class Cors:
         if not self.allowed(origin):
             return _VARY
         if self._any:
-            return [(b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", EXPOSED)]
+            return [
+                (b"access-control-allow-origin", b"*"),
+                (b"access-control-expose-headers", EXPOSED),
+                *_VARY,
+            ]
         headers = [
             (b"access-control-allow-origin", origin),
             (b"access-control-expose-headers", EXPOSED),
@@ -66,7 +70,7 @@ class Cors:
 
     def vary(self) -> HeaderList:
         """What a response without an Origin needs, so that caches keep the answers apart."""
-        return [] if self._any else _VARY
+        return _VARY
 
     def preflight(self, x: Exchange) -> HeaderList:
         """The headers that answer a preflight, beside those of `headers`."""

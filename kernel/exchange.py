@@ -242,7 +242,7 @@ class Exchange:
             self.status = kind.status
             self.ended_by = CLIENT
             return
-        body = problem.encode(self.raw_path.decode("latin-1"), self.request_id)
+        body = problem.encode(self.raw_path, self.request_id)
         await self.respond(kind.status, [_PROBLEM_TYPE, _NO_STORE, *problem.headers], body)
 
     def header_bytes(self) -> int:

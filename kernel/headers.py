@@ -54,20 +54,38 @@ _REWRITTEN = frozenset(
         b"http2-settings",
         b"traceparent",
         b"tracestate",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
-        b"x-original-url",
-        b"x-real-ip",
         b"x-refresh-token",
+    }
+)
+# SECURITY: what proxies and frameworks take for the client's address, its target or its method. Policies were decided on the
+# address, target and method seen here; a service that believes these headers would act on others. `Proxy` becomes
+# HTTP_PROXY in CGI programs (CVE-2016-5385).
+_MISLEADING = frozenset(
+    {
+        b"cf-connecting-ip",
+        b"client-ip",
+        b"fastly-client-ip",
+        b"proxy",
+        b"true-client-ip",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-envoy-external-address",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-forwarded-for",
+        b"x-original-host",
+        b"x-original-method",
+        b"x-original-uri",
+        b"x-original-url",
+        b"x-originating-ip",
+        b"x-real-ip",
+        b"x-remote-addr",
+        b"x-remote-ip",
         b"x-rewrite-url",
     }
 )
+_FAMILIES = (b"proxy-", b"x-forwarded-")
 
 FORWARD, DROP, CAPTURE, CAPTURE_FORWARD = 0, 1, 2, 3
 
@@ -108,7 +126,13 @@ class HeaderKinds(dict[bytes, int]):
 
     def __missing__(self, name: bytes) -> int:
         normal = name.lower().replace(b"_", b"-")
-        drop = normal in TRUSTED or normal in HOP_BY_HOP or normal in _REWRITTEN
+        drop = (
+            normal in TRUSTED
+            or normal in HOP_BY_HOP
+            or normal in _REWRITTEN
+            or normal in _MISLEADING
+            or normal.startswith(_FAMILIES)
+        )
         if name in _CAPTURED:
             kind = CAPTURE if drop else CAPTURE_FORWARD
         else:

@@ -8,11 +8,17 @@ A `ProblemKind` is a row of the catalogue; calling it makes a `Problem`, one occ
 
 from __future__ import annotations
 
+import re
+from urllib.parse import quote
+
 import msgspec
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 CATALOGUE: dict[str, ProblemKind] = {}
+# What `quote` leaves alone in a path: all that RFC 3986 section 3.3 allows there.
+_URI_BYTES = "/%-._~!$&'()*+,;=:@"
+_BARE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 
 
 class ProblemKind:
@@ -50,9 +56,13 @@ class Problem:
         self.detail = detail
         self.headers = headers
 
-    def encode(self, instance: str, request_id: str) -> bytes:
-        """The `application/problem+json` document. `instance` is the request's path without its query."""
-        rest = msgspec.json.encode({"detail": self.detail, "instance": instance, "request_id": request_id})
+    def encode(self, instance: bytes, request_id: str) -> bytes:
+        """The `application/problem+json` document. `instance` is the request's raw path, without its query.
+
+        A path that is no URI reference (RFC 9457 section 3.1.5) is made one.
+        """
+        named = _BARE_PERCENT.sub("%25", quote(instance, _URI_BYTES)) if instance else ""
+        rest = msgspec.json.encode({"detail": self.detail, "instance": named, "request_id": request_id})
         return self.kind.prefix + b"," + rest[1:]
 
     def __repr__(self) -> str:

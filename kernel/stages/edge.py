@@ -22,8 +22,8 @@ from kernel.problems import (
 from kernel.route import Stage
 from kernel.state import State
 
-_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_PORT = re.compile(rb":[0-9]+$")
+_HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
+_PORT = re.compile(rb":[0-9]*\Z")
 _SAFE = frozenset({"GET", "HEAD"})
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,128}")
 
@@ -42,17 +42,23 @@ def make(state: State, row: RouteRow) -> Stage:
     body_limit = row.max_body or settings.max_body_bytes
 
     def believe(x: Exchange, peer: str) -> None:
-        """Take client, scheme and request id from a trusted proxy's headers."""
+        """Take client, scheme, host and request id from a trusted proxy's headers, each from what that proxy itself said."""
         captured = x.captured
         chain = captured.get(b"x-forwarded-for", b"")
         proto = captured.get(b"x-forwarded-proto", b"")
+        host = captured.get(b"x-forwarded-host", b"")
         if not chain and b"forwarded" in captured:
-            chain, proto_too = forwarded_elements(captured[b"forwarded"])
+            chain, proto_too, host_too = forwarded_elements(captured[b"forwarded"])
             proto = proto or proto_too
+            host = host or host_too
         if chain:
             x.client_ip = forwarded_client(peer, chain, trusted)
         if proto:
             x.secure = proto.rpartition(b",")[2].strip().lower() in {b"https", b"wss"}
+        if host:
+            host = host.rpartition(b",")[2].strip()
+            if _HOST.fullmatch(host):
+                captured[b"host"] = host
         given = captured.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             x.request_id = given.decode()
@@ -68,6 +74,8 @@ def make(state: State, row: RouteRow) -> Stage:
             believe(x, peer)
         if x.header_bytes() > header_limit:
             return headers_too_large(header_limit)
+        if not x.query.isascii():
+            return BAD_REQUEST("The query has a byte that must be percent-encoded.")
         host = captured.get(b"host")
         if host is None:
             if x.scope["http_version"] != "1.0":

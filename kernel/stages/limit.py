@@ -27,10 +27,15 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 
 
 def address_key(address: str) -> str:
-    """The bucket of an address: itself, or for IPv6 its /64, which one host holds whole."""
+    """The bucket of an address: itself, or for IPv6 its /64, which one host holds whole.
+
+    An IPv4 address written as IPv6 (a socket that listens on both) is one like others: all of them share one /64.
+    """
     if ":" in address:
         try:
-            address = str(ipaddress.ip_network((address, 64), strict=False))
+            parsed = ipaddress.IPv6Address(address)
+            mapped = parsed.ipv4_mapped
+            address = str(mapped or ipaddress.ip_network((int(parsed), 64), strict=False))
         except ValueError:
             return "ip:unknown"
     return "ip:" + address
@@ -41,10 +46,11 @@ def bearer(x: Exchange) -> bytes | None:
     value = x.captured.get(b"authorization")
     if value is None:
         return None
-    if value.startswith(b"Bearer "):
+    # PERF: the header of a JWT is a JSON object, so its token starts with "e"; whatever else is looked at in detail.
+    if value.startswith(b"Bearer e"):
         return value[7:]
     scheme, _, token = value.partition(b" ")
-    return token if scheme.lower() == b"bearer" else None
+    return token.lstrip(b" ") if scheme.lower() == b"bearer" else None
 
 
 class Ledger:

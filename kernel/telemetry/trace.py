@@ -20,6 +20,18 @@ _TRACEPARENT = re.compile(
 )
 # Bits 0 (sampled) and 1 (random, level 2) have a meaning; the others are set to zero when passed on.
 _FLAGS = {b"%02x" % value: b"-%02x" % (value & 3) for value in range(256)}
+# A list member of tracestate (section 3.3.1.3): a simple key or tenant@system, and a value that does not end with a blank.
+_MEMBER = re.compile(
+    rb"(?:[a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    rb"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
+_MAX_MEMBERS = 32
+
+
+def sound_state(tracestate: bytes) -> bool:
+    """Whether `tracestate` may be passed on: one that cannot be parsed, or has too many members, is discarded whole."""
+    members = [member for each in tracestate.split(b",") if (member := each.strip(b" \t"))]
+    return 0 < len(members) <= _MAX_MEMBERS and all(_MEMBER.fullmatch(member) for member in members)
 
 
 def _ids() -> Iterator[str]:

@@ -104,6 +104,32 @@ def test_a_trusted_proxy_is_believed(proxied: Stack) -> None:
     assert seen.header("x-request-id") == ["from-the-balancer-1"]
 
 
+@pytest.mark.parametrize(
+    ("told", "host"),
+    [
+        ((b"X-Forwarded-Host", b"app.bakery.example"), "app.bakery.example"),
+        ((b"X-Forwarded-Host", b"evil.test, app.bakery.example"), "app.bakery.example"),
+        ((b"X-Forwarded-Host", b'"><script>'), "api.example.com"),
+        ((b"Forwarded", b"for=203.0.113.7;proto=https;host=app.bakery.example"), "app.bakery.example"),
+    ],
+)
+def test_the_host_a_trusted_proxy_tells_is_the_requests_host(
+    proxied: Stack, told: tuple[bytes, bytes], host: str
+) -> None:
+    proxied.upstream.clear()
+    others = [] if told[0] == b"Forwarded" else behind()
+    assert proxied.ask(headers=[*others, told], host=HOST).status == 200
+    assert proxied.seen().header("x-forwarded-host") == [host]
+    plain = [(b"X-Forwarded-Proto", b"http"), (b"X-Forwarded-Host", b"app.bakery.example:80")]
+    assert proxied.ask("GET", b"/x", plain, host=HOST).header("location") == "https://app.bakery.example/x"
+
+
+def test_a_proxy_that_tells_no_address_adds_its_own_alone(proxied: Stack) -> None:
+    proxied.upstream.clear()
+    assert proxied.ask(headers=behind(b" , "), host=HOST).status == 200
+    assert proxied.seen().header("x-forwarded-for") == ["127.0.0.1"]
+
+
 @pytest.mark.parametrize("given", [b"short", b"x" * 129, b"with space", b"a\tb-c-d-e-f"])
 def test_an_unsafe_request_id_is_replaced_even_from_a_trusted_proxy(proxied: Stack, given: bytes) -> None:
     reply = proxied.ask(headers=[*behind(), (b"X-Request-ID", given)], host=HOST)

@@ -177,6 +177,33 @@ def test_the_log_line_escapes_what_the_client_chose(stack: Stack) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("target", "instance"),
+    [
+        (b"/api/v1/sales/a|b\xc3\xa9", "/api/v1/sales/a%7Cb%C3%A9"),
+        (b"/api/v1/sales/%zz%2", "/api/v1/sales/%25zz%252"),
+        (b"/nowhere/caf%C3%A9;v=1/@a:b", "/nowhere/caf%C3%A9;v=1/@a:b"),
+    ],
+)
+def test_the_instance_is_always_a_uri_reference(stack: Stack, target: bytes, instance: str) -> None:
+    assert json.loads(stack.ask(target=target).body)["instance"] == instance
+
+
+def test_more_than_one_blank_may_follow_the_scheme(stack: Stack) -> None:
+    for scheme in (b"Bearer   ", b"bearer "):
+        reply = stack.ask(headers=[(b"Authorization", scheme + access_token())], token=None)
+        assert reply.status == 200
+
+
+def test_a_query_no_server_would_accept_is_the_clients_fault(stack: Stack) -> None:
+    target = b"/api/v1/sales?name=caf\xc3\xa9"
+    check(stack.ask(target=target, headers=[ORIGIN]), 400, "bad-request")
+    assert stack.upstream.requests == []
+    odd = b"/api/v1/sales?a=%zz&&=?b;c[]={1}|^"
+    assert stack.ask(target=odd).status == 200
+    assert stack.seen().target == odd
+
+
 def test_listed_tenants_are_not_other_tenants(stack: Stack) -> None:
     alone = access_token(tenant_access=[])
     target = b"/api/v1/tenants/%b/sales" % OTHER_TENANT.encode()

@@ -7,6 +7,7 @@ import ipaddress
 import pytest
 
 from kernel.addresses import Peers, forwarded_client, forwarded_elements
+from kernel.stages.limit import address_key
 
 TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")])
 
@@ -38,5 +39,20 @@ def test_mapped_addresses_count_as_ipv4() -> None:
 
 
 def test_forwarded_is_read_as_rfc_7239_writes_it() -> None:
-    value = b'for=192.0.2.60;proto=http;by=203.0.113.43, For="[2001:db8:cafe::17]:4711";proto=https'
-    assert forwarded_elements(value) == (b"192.0.2.60,[2001:db8:cafe::17]:4711", b"https")
+    value = b'for=192.0.2.60;proto=http;by=203.0.113.43;host=a, For="[2001:db8:cafe::17]:4711";proto=https;Host="b.test:81"'
+    assert forwarded_elements(value) == (b"192.0.2.60,[2001:db8:cafe::17]:4711", b"https", b"b.test:81")
+    assert forwarded_elements(b"garbage;;==,,") == (b"", b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("address", "key"),
+    [
+        ("203.0.113.7", "ip:203.0.113.7"),
+        ("::ffff:203.0.113.7", "ip:203.0.113.7"),
+        ("2001:db8:1:2:3:4:5:6", "ip:2001:db8:1:2::/64"),
+        ("2001:DB8:1:2::", "ip:2001:db8:1:2::/64"),
+        ("nonsense:", "ip:unknown"),
+    ],
+)
+def test_whose_bucket_an_address_is(address: str, key: str) -> None:
+    assert address_key(address) == key

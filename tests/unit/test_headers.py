@@ -43,6 +43,27 @@ def test_no_spelling_of_a_trusted_or_framing_name_passes(name: bytes) -> None:
             assert kinds[spelling] == DROP
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"proxy",
+        b"proxy-foo",
+        b"x-forwarded-anything",
+        b"x-forwarded-client-cert",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-url",
+        b"x-real-ip",
+        b"true-client-ip",
+        b"cf-connecting-ip",
+        b"x-cluster-client-ip",
+    ],
+)
+def test_what_would_mislead_a_service_never_passes(name: bytes) -> None:
+    kinds = HeaderKinds()
+    assert {kinds[spelling] for spelling in spellings(name)} == {DROP}
+
+
 def test_other_names_pass_and_the_memo_stays_bounded() -> None:
     kinds = HeaderKinds()
     for number in range(5000):

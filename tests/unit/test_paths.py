@@ -47,6 +47,16 @@ from kernel.paths import flaw
         b'/a"b',
         b"/a<b",
         b"/a#b",
+        b"/..%3b/b",
+        b"/%2e%2E%3Bx=1/b",
+        b"/%c0%ae%c0%ae/b",
+        b"/..%c0%afb",
+        b"/%e0%80%ae/b",
+        b"/%f0%80%80%ae/b",
+        b"/%fc%80%80%80%80%af",
+        b"/%ed%a0%80",
+        b"/a%80",
+        b"/%ff",
     ],
 )
 def test_unsafe_paths_are_refused(path: bytes) -> None:
@@ -67,6 +77,8 @@ def test_unsafe_paths_are_refused(path: bytes) -> None:
         b"/a%25b",
         b"/~u/@x:1,2",
         b"/a.b",
+        b"/%F0%9F%A5%90",
+        b"/a%3Bb",
     ],
 )
 def test_ordinary_paths_pass(path: bytes) -> None:

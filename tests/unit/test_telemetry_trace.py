@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.telemetry.trace import RequestIds, Tracer
+from kernel.telemetry.trace import RequestIds, Tracer, sound_state
 
 VALID = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SHAPE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]")
@@ -107,3 +107,44 @@ def test_any_request_id_starts_a_valid_trace(request_id: str) -> None:
 
 def test_a_request_id_of_zeros_is_no_trace_id() -> None:
     assert Tracer().child(Tracer().start("0" * 32)) is not None
+
+
+# As https://github.com/w3c/trace-context/tree/main/test has them.
+@pytest.mark.parametrize(
+    ("state", "passes"),
+    [
+        (b"foo=1,bar=2", True),
+        (b"foo=1 \t , \t bar=2, \t baz=3", True),
+        (b"foo=1,", True),
+        (b"foo=1,foo=2", True),
+        (b"t@v=1", True),
+        (b"z" * 256 + b"=1", True),
+        (b"t" * 241 + b"@" + b"v" * 14 + b"=1", True),
+        (b"a/b*c-d_e=!~ +:", True),
+        (b"1key=v", True),
+        (b"foo=" + b"x" * 256, True),
+        (b",".join(b"k%d=v" % number for number in range(32)), True),
+        (b"", False),
+        (b" , ", False),
+        (b"foo", False),
+        (b"=1", False),
+        (b"foo=", False),
+        (b"foo =1", False),
+        (b"FOO=1", False),
+        (b"foo.bar=1", False),
+        (b"foo@=1,bar=2", False),
+        (b"@foo=1,bar=2", False),
+        (b"foo@@bar=1", False),
+        (b"foo@bar@baz=1", False),
+        (b"foo=bar=baz", False),
+        (b"foo=caf\xe9", False),
+        (b"foo=1,bad", False),
+        (b"z" * 257 + b"=1", False),
+        (b"t" * 242 + b"@v=1", False),
+        (b"t@" + b"v" * 15 + b"=1", False),
+        (b"foo=" + b"x" * 257, False),
+        (b",".join(b"k%d=v" % number for number in range(33)), False),
+    ],
+)
+def test_a_tracestate_is_passed_on_whole_or_not_at_all(state: bytes, passes: bool) -> None:
+    assert sound_state(state) is passes
