@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from kernel.headers import CAPTURE, DROP, FORWARD, HeaderKinds
 from kernel.problems import (
+    BAD_REQUEST,
     BODY_TOO_LARGE,
     CLIENT_GONE,
     HEADERS_TOO_LARGE,
@@ -35,6 +36,8 @@ HeaderList = list[tuple[bytes, bytes]]
 GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
+_CLOSE = (b"connection", b"close")
+_BODY_BROKEN = BAD_REQUEST("The body broke off, or its chunks are malformed.")
 
 
 class Exchange:
@@ -149,6 +152,10 @@ class Exchange:
             self.has_body = self.content_length != 0
         elif b"transfer-encoding" in captured:
             self.has_body = True
+            # SECURITY: the server takes any list that ends in `chunked`; passed on as plain `chunked` it would be another
+            # body, or to a proxy before us another request (RFC 9112 section 6.1).
+            if captured[b"transfer-encoding"].lower() != b"chunked":
+                self.content_length = -2
         self.body_done = not self.has_body
         # The answer.
         self.extra: HeaderList = [(b"x-request-id", request_id.encode()), *baseline]
@@ -239,11 +246,17 @@ class Exchange:
         kind = problem.kind
         self.problem_code = kind.code
         if kind is CLIENT_GONE:
+            if not self.body_done:
+                # The server ends a malformed body as if the client had left; one that is still there learns why.
+                await self.respond(400, [_PROBLEM_TYPE, _NO_STORE, _CLOSE], self._encoded(_BODY_BROKEN))
             self.status = kind.status
             self.ended_by = CLIENT
             return
-        body = problem.encode(self.raw_path, self.request_id)
+        body = self._encoded(problem)
         await self.respond(kind.status, [_PROBLEM_TYPE, _NO_STORE, *problem.headers], body)
+
+    def _encoded(self, problem: Problem) -> bytes:
+        return problem.encode(self.raw_path, self.request_id)
 
     def header_bytes(self) -> int:
         """Bytes of the header lines that pass, and of the target: what the header limit is compared with."""

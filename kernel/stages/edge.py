@@ -25,6 +25,11 @@ from kernel.state import State
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _PORT = re.compile(rb":[0-9]*\Z")
 _SAFE = frozenset({"GET", "HEAD"})
+# The connection goes: whoever framed this so may mean something else by what follows.
+_BAD_FRAMING = BAD_REQUEST(
+    "Content-Length must be one decimal number, Transfer-Encoding 'chunked' and nothing else.",
+    ((b"connection", b"close"),),
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,128}")
 
 
@@ -95,7 +100,7 @@ def make(state: State, row: RouteRow) -> Stage:
             return HTTPS_REQUIRED()
         if x.content_length != -1:
             if x.content_length < 0:
-                return BAD_REQUEST("Content-Length is not one decimal number.")
+                return _BAD_FRAMING
             if x.content_length > body_limit:
                 return BODY_TOO_LARGE(f"The body may have at most {body_limit} bytes.")
         x.max_body = body_limit

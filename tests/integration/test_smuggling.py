@@ -46,6 +46,23 @@ AMBIGUOUS = {
     "length-hex": head(HOST, b"Content-Length: 0x3") + b"abc" + SMUGGLED,
     "length-space": head(HOST, b"Content-Length : 3") + b"abc" + SMUGGLED,
     "length-huge": head(HOST, b"Content-Length: 99999999999999999999999") + b"abc",
+    "length-zeros": head(HOST, b"Content-Length: 00000000000000000000003") + b"abc" + SMUGGLED,
+    "te-gzip-chunked": head(HOST, b"Transfer-Encoding: gzip, chunked") + b"3\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "te-identity-chunked": head(HOST, b"Transfer-Encoding: identity, chunked") + b"0\r\n\r\n" + SMUGGLED,
+    "te-chunked-twice": head(HOST, b"Transfer-Encoding: chunked, chunked") + b"0\r\n\r\n" + SMUGGLED,
+    "te-two-lines": head(HOST, CHUNKED, CHUNKED) + b"0\r\n\r\n" + SMUGGLED,
+    "te-cl-gzip": head(HOST, b"Content-Length: 5", b"Transfer-Encoding: gzip, chunked")
+    + b"0\r\n\r\n"
+    + SMUGGLED,
+    "te-http-10": head(HOST, CHUNKED).replace(b"HTTP/1.1", b"HTTP/1.0") + b"0\r\n\r\n" + SMUGGLED,
+    "chunk-size-blank-before": head(HOST, CHUNKED) + b" 3\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "chunk-size-underscore": head(HOST, CHUNKED) + b"0_3\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "chunk-size-missing": head(HOST, CHUNKED) + b";x\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "chunk-lf-after-data": head(HOST, CHUNKED) + b"3\r\nabc\n0\r\n\r\n" + SMUGGLED,
+    "chunk-extension-cr": head(HOST, CHUNKED) + b"3;a\rX\r\nabc\r\n0\r\n\r\n" + SMUGGLED,
+    "chunk-second-malformed": head(HOST, CHUNKED) + b"3\r\nabc\r\nZ\r\n" + SMUGGLED,
+    "chunk-trailer-malformed": head(HOST, CHUNKED) + b"3\r\nabc\r\n0\r\n" + SMUGGLED,
+    "chunk-trailer-folded": head(HOST, CHUNKED) + b"3\r\nabc\r\n0\r\nX: 1\r\n y\r\n\r\n" + SMUGGLED,
     "length-empty": head(HOST, b"Content-Length:") + b"abc",
     "chunk-bare-lf": head(HOST, CHUNKED) + b"3\nabc\n0\n\n" + SMUGGLED,
     "chunk-extension-bare-lf": head(HOST, CHUNKED) + b"3;x\nabc\r\n0\r\n\r\n" + SMUGGLED,
@@ -96,13 +113,27 @@ def test_the_service_sees_one_request_or_none(stack: Stack, name: str) -> None:
     [
         "two-lengths", "length-list", "length-plus", "length-minus", "length-hex", "length-space", "length-huge",
         "empty-header-name", "space-in-name", "folded-line", "nul-in-value", "no-host", "two-hosts", "host-list",
-        "host-userinfo", "options-star",
+        "host-userinfo", "options-star", "length-zeros", "te-gzip-chunked", "te-identity-chunked", "te-chunked-twice",
+        "te-two-lines", "te-cl-gzip", "te-http-10",
     ],
 )  # fmt: skip
 def test_malformed_requests_never_reach_the_service(stack: Stack, name: str) -> None:
     replies = parse_replies(send_raw(stack.port, AMBIGUOUS[name], timeout=2.0))
     assert stack.upstream.requests == []
+    assert replies
     assert all(400 <= reply.status < 500 for reply in replies)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name in AMBIGUOUS if name.startswith("chunk-") and "huge" not in name)
+)
+def test_a_malformed_chunk_is_the_clients_fault(stack: Stack, name: str) -> None:
+    replies = parse_replies(send_raw(stack.port, AMBIGUOUS[name], timeout=2.0))
+    assert [reply.status for reply in replies] == [400]
+    assert b'"bad-request"' in replies[0].body
+    assert replies[0].header("x-request-id")
+    assert stack.upstream.requests == []
+    assert stack.ask().status == 200
 
 
 @pytest.mark.parametrize("name", ["method-bang", "method-connect", "method-lower", "method-trace"])
