@@ -7,6 +7,7 @@ SIGINT, which granian still owns: it stops accepting, waits for what is in fligh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import os
@@ -32,6 +33,7 @@ class Worker:
     """The ASGI application granian is given. Made before the loop runs; everything else is made in the lifespan."""
 
     def __init__(self, settings: Settings, store_url: str, run_dir: Path, parent: int) -> None:
+        _yield_rarely()
         self._settings = settings
         self._store_url = store_url
         self._run_dir = run_dir
@@ -80,6 +82,17 @@ class Worker:
     async def _stop(self) -> None:
         assert self._state is not None
         await self._state.close()
+
+
+def _yield_rarely() -> None:
+    """Let the threads of this worker finish what they do before the next one of them runs (SCHED_BATCH, Linux).
+
+    PERF: the loop and granian's I/O thread wake each other several times a request; without preemption at each wake-up
+    they work through batches instead: a fifth less CPU time. Called before granian makes its threads, which inherit it.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # forbidden in some sandboxes: only slower
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _die_with(parent: int) -> None:
