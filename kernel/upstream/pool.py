@@ -27,7 +27,7 @@ from kernel.problems import (
     GatewayError,
 )
 from kernel.upstream.address import Address
-from kernel.upstream.http1 import Connection
+from kernel.upstream.http1 import Connection, Outbox
 from kernel.upstream.names import ResponseNames
 
 _TICK = 0.05
@@ -50,6 +50,7 @@ class Sweeper:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.pools: list[Pool] = []
+        self.outbox = Outbox(loop)
         self.now = loop.time()
         self._timer: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
 
@@ -277,7 +278,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         def make() -> Connection:
-            return Connection(self._loop, self._names)
+            return Connection(self._loop, self._names, self.sweeper.outbox)
 
         address = self._address
         if address.path:
