@@ -15,6 +15,7 @@ from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from kernel.upstream.names import ResponseNames
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
+from kernel.upstream.quick import QuickReader
 
 # A fifth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
 _BUDGET_SHARE = 0.2
@@ -54,12 +55,12 @@ class Upstream:
         self.body_timeout = body_timeout
         self._budget = _BUDGET_MOST
         self._counted = 0
-        names = ResponseNames()
+        reader = QuickReader(ResponseNames())
         self.replicas: list[Replica] = []
         for url in urls:
             address = parse(url)
             context = (tls or ssl.create_default_context()) if address.tls else None
-            self.replicas.append(Replica(Pool(address, limits, sweeper, names, context), address.authority))
+            self.replicas.append(Replica(Pool(address, limits, sweeper, reader, context), address.authority))
         # The usual case is decided without a call.
         self.only = self.replicas[0] if len(self.replicas) == 1 else None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from kernel.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
-from kernel.upstream.names import ResponseNames
+from kernel.upstream.quick import QuickReader
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
 
 NEVER = float("inf")
@@ -78,8 +78,8 @@ class Connection(Response, asyncio.Protocol):
         "watching",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, names: ResponseNames, outbox: Outbox) -> None:
-        super().__init__(names)
+    def __init__(self, loop: asyncio.AbstractEventLoop, reader: QuickReader, outbox: Outbox) -> None:
+        super().__init__(reader)
         self._outbox = outbox
         # For the connection's life.
         self._loop = loop
@@ -214,8 +214,14 @@ class Connection(Response, asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, without the inheritance
 
     def data_received(self, data: bytes) -> None:
-        if self.stage in _AT_REST:
+        stage = self.stage
+        if stage in _AT_REST:
             self.abort()
+            return
+        if stage == HEAD and self.whole(data):
+            waiter = self.waiter
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
             return
         buffered = self._buffered
         self.feed(data)

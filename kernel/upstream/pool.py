@@ -28,7 +28,7 @@ from kernel.problems import (
 )
 from kernel.upstream.address import Address
 from kernel.upstream.http1 import Connection, Outbox
-from kernel.upstream.names import ResponseNames
+from kernel.upstream.quick import QuickReader
 
 _TICK = 0.05
 _RETRY = ((b"retry-after", b"1"),)
@@ -75,7 +75,7 @@ class Pool:
         "_closed",
         "_limits",
         "_loop",
-        "_names",
+        "_reader",
         "_tls",
         "_waiters",
         "busy",
@@ -91,13 +91,13 @@ class Pool:
         address: Address,
         limits: PoolLimits,
         sweeper: Sweeper,
-        names: ResponseNames,
+        reader: QuickReader,
         tls: ssl.SSLContext | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
         self._limits = limits
-        self._names = names
+        self._reader = reader
         self._tls = tls
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
@@ -278,7 +278,7 @@ class Pool:
 
     async def _connect(self) -> Connection:
         def make() -> Connection:
-            return Connection(self._loop, self._names, self.sweeper.outbox)
+            return Connection(self._loop, self._reader, self.sweeper.outbox)
 
         address = self._address
         if address.path:

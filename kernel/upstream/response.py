@@ -11,7 +11,8 @@ import httptools
 
 from kernel.headers import connection_options
 from kernel.problems import UPSTREAM_PROTOCOL, GatewayError
-from kernel.upstream.names import CONNECTION, ENCODING, LENGTH, ResponseNames
+from kernel.upstream.names import CONNECTION, ENCODING, LENGTH
+from kernel.upstream.quick import QuickReader
 
 MAX_HEADERS = 256
 
@@ -26,6 +27,7 @@ class Response:
     """
 
     __slots__ = (
+        "_begun",
         "_buffered",
         "_connection_names",
         "_fields",
@@ -34,6 +36,7 @@ class Response:
         "_keep_alive",
         "_names",
         "_parser",
+        "_quick",
         "_unframed",
         "chunks",
         "dirty",
@@ -43,8 +46,10 @@ class Response:
         "status",
     )
 
-    def __init__(self, names: ResponseNames) -> None:
-        self._names = names
+    def __init__(self, reader: QuickReader) -> None:
+        self._quick = reader
+        self._names = reader.names
+        self._begun = False  # the parser has been given something of this response
         self._parser = httptools.HttpResponseParser(self)
         self._fields: list[tuple[bytes, bytes]] = []
         self._head_only = False
@@ -68,6 +73,7 @@ class Response:
         self._head_only = head_only
         self._buffered = 0
         self._unframed = True
+        self._begun = False
 
     def forget(self) -> None:
         """The exchange is over."""
@@ -76,6 +82,22 @@ class Response:
         if self._head_only:
             # httptools cannot be told that this response has no body; a fresh parser has forgotten that it waits for one.
             self._parser = httptools.HttpResponseParser(self)
+
+    def whole(self, data: bytes) -> bool:
+        """Take `data` if it is all of a plain response and nothing of it came before."""
+        if self._head_only or self._begun:
+            return False
+        read = self._quick.read(data)
+        if read is None:
+            self._begun = True
+            return False
+        self.status, self.headers, body = read
+        self._keep_alive = True
+        if body:
+            self.chunks.append(body)
+            self._buffered = len(body)
+        self.stage = COMPLETE
+        return True
 
     def feed(self, data: bytes) -> None:
         """Read `data`; nothing is raised, `error` is set."""
