@@ -95,7 +95,7 @@ class Bench:
     def exchange(self) -> Exchange:
         state = self.state
         return Exchange(
-            self.scope(), receive, send, state.header_kinds, state.request_ids.new(), state.baseline
+            self.scope(), receive, send, state.header_kinds, *state.request_ids.new(), state.baseline
         )
 
     async def admitted(self) -> Exchange:
@@ -176,7 +176,7 @@ async def steps(bench: Bench) -> list[Step]:
         ("request id", state.request_ids.new),
         (
             "exchange: headers sorted and joined",
-            lambda: Exchange(scope, receive, send, state.header_kinds, x.request_id, state.baseline),
+            lambda: Exchange(scope, receive, send, state.header_kinds, x.request_id, x.trace, state.baseline),
         ),
         ("router: path checked, trie", lambda: gateway.router.match("GET", x.raw_path)),
         ("  of which the trie", lambda: gateway.router._trie.match(x.raw_path)),

@@ -43,11 +43,13 @@ def make(state: State, row: RouteRow) -> Handler:
         captured = x.captured
         x.service = service
         given = captured.get(b"traceparent")
-        trace = tracer.child(given) if given is not None else None
-        if trace is None:
-            trace = tracer.start(x.request_id)
+        child = tracer.child(given) if given is not None else None
+        if child is None:
+            trace = x.trace or tracer.start(x.request_id)
         elif b"tracestate" in captured and sound_state(captured[b"tracestate"]):
-            trace += b"\r\ntracestate: " + captured[b"tracestate"]
+            trace = child + b"\r\ntracestate: " + captured[b"tracestate"]
+        else:
+            trace = child
         x.trace = trace
         lines = x.lines
         # SECURITY: who holds it can become the user for a week; only its issuer needs it.

@@ -44,7 +44,7 @@ class Gateway:
         if scope["type"] != "http":
             await _refuse_upgrade(send)
             return
-        x = Exchange(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
+        x = Exchange(scope, receive, send, state.header_kinds, *state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight
         else:

@@ -96,6 +96,7 @@ class Exchange:
         send: Send,
         kinds: HeaderKinds,
         request_id: str,
+        trace: bytes,
         baseline: HeaderList,
     ) -> None:
         # From the request.
@@ -138,7 +139,7 @@ class Exchange:
         self.context = b""
         # What the limiter tells: [least left, its limit, left, reset, RateLimit-Policy, RateLimit].
         self.limits: list[Any] | None = None
-        self.trace = b""
+        self.trace = trace  # the traceparent sent on
         # The body.
         self.max_body = 0
         self.received = 0

@@ -67,6 +67,7 @@ def make(state: State, row: RouteRow) -> Stage:
         given = captured.get(b"x-request-id")
         if given is not None and _REQUEST_ID.fullmatch(given):
             x.request_id = given.decode()
+            x.trace = b""
             x.extra[0] = (b"x-request-id", given)
 
     def edge(x: Exchange) -> Problem | None:

@@ -58,8 +58,8 @@ class QuickReader:
             entry = known.get(line)
             if entry is None:
                 entry = self._line(line)
-            if entry.__class__ is tuple:
-                headers.append(entry)  # type: ignore[arg-type]
+            if isinstance(entry, tuple):
+                headers.append(entry)
             elif entry != DROPPED:
                 if length >= 0 or entry == UNUSUAL:
                     return None

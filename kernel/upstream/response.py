@@ -122,7 +122,7 @@ class Response:
     def on_header(self, name: bytes, value: bytes) -> None:
         kind = self._names[name]
         if kind.__class__ is bytes:
-            self._fields.append((kind, value))
+            self._fields.append((kind, value.rstrip(b" \t")))  # OWS is no part of it (RFC 9110 section 5.5)
         elif self.stage != HEAD:
             self.dirty = True  # a trailer that says something about framing or the connection
         elif kind == LENGTH:

@@ -14,9 +14,9 @@ SHAPE = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-3]")
 
 
 def test_request_ids_are_distinct_version_4_uuids_over_many_batches() -> None:
-    ids = [RequestIds().new() for _ in range(3)]
+    ids = [RequestIds().new()[0] for _ in range(3)]
     new = RequestIds().new
-    ids += [new() for _ in range(1000)]
+    ids += [new()[0] for _ in range(1000)]
     assert len(set(ids)) == len(ids)
     for text in ids:
         parsed = uuid.UUID(text)
@@ -25,7 +25,7 @@ def test_request_ids_are_distinct_version_4_uuids_over_many_batches() -> None:
 
 def test_the_variant_takes_all_its_four_values() -> None:
     new = RequestIds().new
-    assert {new()[19] for _ in range(500)} == set("89ab")
+    assert {new()[0][19] for _ in range(500)} == set("89ab")
 
 
 def test_child_keeps_the_trace_and_flags_with_a_span_of_our_own() -> None:
@@ -92,10 +92,15 @@ def test_whatever_comes_only_a_well_formed_traceparent_goes_out(header: bytes) -
 
 
 def test_a_new_trace_carries_the_request_id() -> None:
-    request_id = RequestIds().new()
-    started = Tracer().start(request_id)
-    assert SHAPE.fullmatch(started)
-    assert started[3:35].decode() == request_id.replace("-", "")
+    new = RequestIds().new
+    spans = set()
+    for _ in range(200):
+        request_id, trace = new()
+        for started in (trace, Tracer().start(request_id)):
+            assert SHAPE.fullmatch(started)
+            assert started[3:35].decode() == request_id.replace("-", "")
+            spans.add(started[36:52])
+    assert len(spans) == 400
 
 
 @given(st.text(alphabet="0123456789abcdefABCDEFxyz._-", min_size=8, max_size=128))

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+from kernel.catalog import RouteRow
+from kernel.route import Handler, Route
+from kernel.router import Router
+
+
+def router() -> Router:
+    def compile_route(row: RouteRow, template: str, handler: Handler | None) -> Route:
+        return Route(row, template, (), cast("Handler", handler), cast("Any", None))
+
+    rows = (
+        RouteRow(pattern="/items/{id}", methods=frozenset({"GET"}), service="inventory"),
+        RouteRow(pattern="/files/**", service="inventory", allow_encoded_slash=True),
+    )
+    return Router(rows, compile_route)
+
+
+def test_a_path_seen_before_is_matched_as_the_first_time() -> None:
+    routes = router()
+    for _ in range(2):
+        route, params = routes.match("GET", b"/items/7")
+        assert (route.template, params) == ("/items/{id}", (b"7",))
+        assert routes.match("HEAD", b"/items/7")[0] is route
+        refused, params = routes.match("POST", b"/items/7")
+        assert refused is not route
+        assert (refused.template, params) == ("/items/{id}", ())
+        assert routes.match("GET", b"/files/a%2Fb")[0].template == "/files/**"
+        assert routes.match("GET", b"/items/a%2Fb")[0].template == "unmatched"
+
+
+def test_paths_that_pass_by_are_forgotten() -> None:
+    routes = router()
+    for number in range(10_000):
+        assert routes.match("GET", b"/items/%d" % number)[1] == (b"%d" % number,)
+        assert routes.match("GET", b"/items/" + b"x" * 200)[1] == (b"x" * 200,)
+    assert len(routes._known) <= 4096
+    assert all(len(path) <= 128 for path in routes._known)
