@@ -116,9 +116,12 @@ class Exchange:
             if kind == FORWARD:
                 lines.append(b"%b: %b\r\n" % (name, value))
             elif kind != DROP:
-                if name in captured:
-                    separator = b"; " if name == b"cookie" else b", "
-                    captured[name] = captured[name] + separator + value
+                if name == b"cookie" and name in captured:
+                    # HTTP/2 clients send a cookie in crumbs; servers read one Cookie line (RFC 9113 section 8.2.3).
+                    lines.remove(b"cookie: %b\r\n" % captured[name])
+                    captured[name] = value = captured[name] + b"; " + value
+                elif name in captured:
+                    captured[name] = captured[name] + b", " + value
                 else:
                     captured[name] = value
                 if kind != CAPTURE:

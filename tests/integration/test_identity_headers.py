@@ -151,6 +151,13 @@ def test_other_headers_pass_untouched_with_duplicates_in_order(stack: Stack) -> 
     assert seen.header("cookie") == ["a=b"]
 
 
+def test_a_cookie_in_crumbs_arrives_whole(stack: Stack) -> None:
+    crumbs = [(b"Cookie", b"a=1"), (b"X-Kept", b"yes"), (b"Cookie", b"b=2"), (b"Cookie", b"c=3")]
+    stack.ask(headers=crumbs)
+    assert stack.seen().header("cookie") == ["a=1; b=2; c=3"]
+    assert stack.seen().header("x-kept") == ["yes"]
+
+
 def test_the_trace_is_continued_or_started(stack: Stack) -> None:
     trace = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     stack.ask(headers=[(b"traceparent", trace), (b"tracestate", b"vendor=1")])
