@@ -119,8 +119,10 @@ class Exchange:
                 if name == b"cookie" and name in captured:
                     # HTTP/2 clients send a cookie in crumbs; servers read one Cookie line (RFC 9113 section 8.2.3).
                     lines.remove(b"cookie: %b\r\n" % captured[name])
-                    captured[name] = value = captured[name] + b"; " + value
-                elif name in captured:
+                    captured[name] += b"; " + value
+                    lines.append(b"cookie: %b\r\n" % captured[name])
+                    continue
+                if name in captured:
                     captured[name] = captured[name] + b", " + value
                 else:
                     captured[name] = value

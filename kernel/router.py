@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from kernel.catalog import METHODS, RouteRow
 from kernel.exchange import Exchange
-from kernel.paths import flaw
+from kernel.paths import flaw, has_encoded_slash, plainest
 from kernel.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.telemetry.metrics import UNMATCHED
@@ -17,6 +18,9 @@ _ENCODED_SLASH = "The path has an encoded slash."
 # At most a MiB.
 _KNOWN_LIMIT = 4096
 _KNOWN_LENGTH = 128
+# A pattern that is itself percent-encoded or has parameters means that spelling.
+_WRITTEN_SO = re.compile("[%;]").search
+_DISGUISED = "The path is another route's, once it is decoded or rid of parameters: send that one."
 
 
 def _refusing(problem: Problem) -> Handler:
@@ -60,7 +64,7 @@ class Router:
             route = known[0].get(method)
             if route is not None:
                 return route, known[1]
-        wrong, encoded_slash = flaw(path)
+        wrong, otherwise = flaw(path)
         if wrong:
             return self._bad_path(wrong), ()
         routes, params = self._trie.match(path)
@@ -69,9 +73,17 @@ class Router:
         route = routes.get(method)
         if route is None:
             return self._wrong_method(routes), ()
-        if encoded_slash and not route.row.allow_encoded_slash:
-            return self._bad_path(_ENCODED_SLASH), ()
-        if not encoded_slash and len(path) <= _KNOWN_LENGTH:
+        one_route = True
+        if otherwise:
+            if has_encoded_slash(path):
+                if not route.row.allow_encoded_slash:
+                    return self._bad_path(_ENCODED_SLASH), ()
+                one_route = False  # another method's route may not allow it
+            # SECURITY: /subscriptions and /%73ubscriptions are one address to a service; it must not be two routes here,
+            # the second one with lesser demands.
+            if not _WRITTEN_SO(route.template) and self._trie.match(plainest(path))[0] is not routes:
+                return self._bad_path(_DISGUISED), ()
+        if one_route and len(path) <= _KNOWN_LENGTH:
             if len(self._known) >= _KNOWN_LIMIT:
                 self._known.clear()  # the paths that many ask for are soon back
             self._known[path] = routes, params

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.identity.errors import TokenError
@@ -9,6 +11,8 @@ from kernel.problems import ROUTE_UNKNOWN, Problem
 from kernel.route import Stage
 from kernel.stages.limit import bearer
 from kernel.state import State
+from kernel.store.errors import StoreDown
+from kernel.store.keys import token_revoked
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -17,17 +21,29 @@ def make(state: State, row: RouteRow) -> Stage | None:
         return None
     admins = state.admins
     verify = state.verifier.verify
+    tracked = state.tracked
 
-    def admin(x: Exchange) -> Problem | None:
+    def admin(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         if x.client_ip in admins:
             return None
         token = bearer(x)
         try:
-            if token is not None and verify(token).kind == "service":
-                return None
+            identity = verify(token) if token is not None else None
         except TokenError:
-            pass
-        # 404, not 403: a stranger learns nothing of what is there.
-        return ROUTE_UNKNOWN()
+            identity = None
+        if identity is None or identity.kind != "service":
+            # 404, not 403: a stranger learns nothing of what is there.
+            return ROUTE_UNKNOWN()
+        mark = tracked.get(token_revoked(identity.jti)) if identity.jti else None
+        return judge(mark) if mark is None or isinstance(mark, str) else wait(mark)
+
+    def judge(mark: str | None) -> Problem | None:
+        return None if mark is None else ROUTE_UNKNOWN()
+
+    async def wait(mark: Awaitable[str | None]) -> Problem | None:
+        try:
+            return judge(await mark)
+        except StoreDown:
+            return None
 
     return admin

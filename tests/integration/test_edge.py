@@ -7,6 +7,7 @@ import socket
 import threading
 
 import pytest
+import redis
 
 from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import GatewayFactory
@@ -160,7 +161,7 @@ def test_own_hosts_are_served(proxied: Stack, host: bytes) -> None:
     assert proxied.ask(headers=behind(), host=host).status == 200
 
 
-def test_admin_routes_do_not_exist_for_strangers(proxied: Stack) -> None:
+def test_admin_routes_do_not_exist_for_strangers(proxied: Stack, session_store: EmbeddedStore) -> None:
     def metrics(client: bytes, token: bytes | None = None) -> int:
         return proxied.ask("GET", b"/metrics", behind(client), token=token, host=HOST).status
 
@@ -168,6 +169,12 @@ def test_admin_routes_do_not_exist_for_strangers(proxied: Stack) -> None:
     assert metrics(b"10.3.4.5") == 200
     assert metrics(b"203.0.113.7", access_token()) == 404
     assert metrics(b"203.0.113.7", service_token()) == 200
+    revoked = service_token(jti="admin-routes-revoked")
+    assert metrics(b"203.0.113.7", revoked) == 200
+    with redis.Redis.from_url(session_store.url) as client:
+        client.set("token:revoked:admin-routes-revoked", "1", ex=60)
+        poll(lambda: metrics(b"203.0.113.7", revoked) == 404)
+        client.delete("token:revoked:admin-routes-revoked")
 
 
 def metrics(port: int) -> str:

@@ -14,6 +14,7 @@ from tests.support.stack import Stack
 from tests.support.tokens import (
     OTHER_TENANT,
     SECRET,
+    TENANT,
     access_payload,
     access_token,
     forge,
@@ -70,6 +71,29 @@ def test_a_wrong_method_is_405_with_allow(stack: Stack) -> None:
 def test_unsafe_paths_are_400(stack: Stack, target: bytes) -> None:
     check(stack.ask(target=target, headers=[ORIGIN]), 400, "bad-path")
     assert stack.upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "disguised",
+    [
+        b"/api/v1/tenants/%b/%%73ubscription",
+        b"/api/v1/tenants/%b/subscription;x=1/tier",
+        b"/api/v1/tenants/%b/subscription%%3Bx",
+        b"/api/v1/tenants/%b/%%62%%69%%6c%%6cing",
+        b"/api/v1/tenants/%b/;/subscription",
+    ],
+)
+def test_no_spelling_of_a_path_goes_around_its_routes_policies(stack: Stack, disguised: bytes) -> None:
+    """As it is written it is a catch-all's; what the service makes of it has demands of its own."""
+    reply = stack.ask("POST", disguised % TENANT.encode(), [ORIGIN], b"{}")
+    check(reply, 400, "bad-path")
+    assert stack.upstream.requests == []
+
+
+def test_other_percent_encoding_and_parameters_pass_as_they_are(stack: Stack) -> None:
+    target = b"/api/v1/inventory/caf%C3%A9%20%7E;v=1/a%3Ab"
+    assert stack.ask(target=target).status == 200
+    assert stack.seen().target == target
 
 
 def hs256_with_the_public_key() -> bytes:
