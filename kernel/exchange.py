@@ -142,8 +142,8 @@ class Exchange:
         self.tenant: str | None = None
         self.grant: Any = None
         self.context = b""
-        # What the limiter tells: [least left, its limit, left, reset, RateLimit-Policy, RateLimit].
-        self.limits: list[Any] | None = None
+        # What the limiter tells the client: X-RateLimit-Limit, -Remaining, -Reset, RateLimit-Policy, RateLimit.
+        self.limits: HeaderList | None = None
         self.trace = trace  # the traceparent sent on
         # The body.
         self.max_body = 0
@@ -213,15 +213,8 @@ class Exchange:
 
     def _own_headers(self, headers: HeaderList) -> None:
         headers += self.extra
-        limits = self.limits
-        if limits is not None:
-            headers += (
-                (b"x-ratelimit-limit", limits[1]),
-                (b"x-ratelimit-remaining", limits[2]),
-                (b"x-ratelimit-reset", limits[3]),
-                (b"ratelimit-policy", limits[4]),
-                (b"ratelimit", limits[5]),
-            )
+        if self.limits is not None:
+            headers += self.limits
 
     async def write(self, chunk: bytes, more: bool) -> None:
         """Send a part of the response body; `more=False` ends it."""
