@@ -143,7 +143,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     await limiter.start()
     tracked = TrackedMap(store)
     await tracked.start()
-    moments = Moments()
+    moments = Moments(
+        lambda key, value: telemetry.log.warning("unreadable time of a change", where=key, value=value)
+    )
     metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": moments.unreadable})
     make_upstream = _upstream_maker(settings, metrics)
     upstreams = _upstreams(settings, metrics, make_upstream)

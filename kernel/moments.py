@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from math import isfinite
 from time import time
 
 _MEMO_LIMIT = 4096
+# The last second that ISO 8601 can write with four digits of a year; beyond it are milliseconds, or worse.
+_LATEST = 253_402_300_799.0
+_MAX_SHOWN = 64
 
 
 class Moments:
     """Reads the values of `subscription_changed_at`: Unix seconds or ISO 8601.
 
-    An unreadable value counts as a change at the moment this worker first saw it, and as one metric.
+    An unreadable value counts as a change at the moment this worker first saw it, and as one metric; `complain(key, value)`
+    is called for it.
     """
 
-    __slots__ = ("_memo", "unreadable")
+    __slots__ = ("_complain", "_memo", "unreadable")
 
-    def __init__(self) -> None:
+    def __init__(self, complain: Callable[[str, str], None] = lambda key, value: None) -> None:
         self._memo: dict[tuple[str, str], float] = {}
+        self._complain = complain
         self.unreadable = 0
 
     def read(self, key: str, value: str) -> float:
         """The moment in Unix seconds."""
         known = self._memo.get((key, value))
         if known is None:
-            known = self._parse(value)
+            moment = _parse(value)
+            if moment is None:
+                moment = time()
+                self.unreadable += 1
+                self._complain(key, value[:_MAX_SHOWN])
+            known = moment
             if len(self._memo) >= _MEMO_LIMIT:
                 self._memo.pop(next(iter(self._memo)))
             self._memo[key, value] = known
         return known
 
-    def _parse(self, value: str) -> float:
-        text = value.strip()
+
+def _parse(value: str) -> float | None:
+    text = value.strip()
+    try:
+        moment = float(text)
+    except ValueError:
         try:
-            moment = float(text)
+            parsed = datetime.fromisoformat(text)
         except ValueError:
-            try:
-                parsed = datetime.fromisoformat(text)
-            except ValueError:
-                parsed = None
-            if parsed is None:
-                self.unreadable += 1
-                return time()
-            return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-        if not isfinite(moment):
-            self.unreadable += 1
-            return time()
-        return moment
+            return None
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    # NaN is in no interval.
+    return moment if -_LATEST <= moment <= _LATEST else None

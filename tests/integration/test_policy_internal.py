@@ -106,6 +106,17 @@ def test_a_token_of_the_very_moment_of_a_change_is_not_older(client: Client, red
     assert client.ask("GET", ITEMS, access_token(iat=moment - 1)).code == "token-stale"
 
 
+def test_a_moment_nobody_can_read_is_now_and_is_logged(
+    client: Client, redis_cli: redis.Redis, stack: Stack
+) -> None:
+    token = access_token(iat=int(time.time()) - 60)
+    assert client.ask("GET", ITEMS, token).status == 200
+    redis_cli.set(f"tenant:{TENANT}:subscription_changed_at", "last tuesday")
+    assert refusal(lambda: client.ask("GET", ITEMS, token)).code == "token-stale"
+    poll(lambda: '"last tuesday"' in stack.gateway.log())
+    assert "unreadable" in stack.gateway.log()
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("PUT", LOCK), ("DELETE", LOCK), ("PUT", PLATFORM), ("DELETE", PLATFORM), ("POST", CHANGED)],

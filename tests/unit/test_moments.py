@@ -27,14 +27,16 @@ def test_seconds_and_iso_8601_are_read(value: str, moment: float) -> None:
     assert moments.unreadable == 0
 
 
-@pytest.mark.parametrize("value", ["", "yesterday", "nan", "inf", "-inf", "{}"])
+@pytest.mark.parametrize("value", ["", "yesterday", "nan", "inf", "-inf", "{}", "1735689600000", "-1e20"])
 def test_an_unreadable_value_is_the_moment_it_was_first_seen(value: str) -> None:
-    moments = Moments()
+    complaints: list[tuple[str, str]] = []
+    moments = Moments(lambda key, value: complaints.append((key, value)))
     before = time()
     first = moments.read("k", value)
     assert before <= first <= time()
     assert moments.read("k", value) == first
     assert moments.unreadable == 1
+    assert complaints == [("k", value)]
 
 
 def test_memory_stays_bounded() -> None:
