@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from kernel.bodies import read_json
 from kernel.catalog import RouteRow
-from kernel.documents import read_document
 from kernel.exchange import Exchange
 from kernel.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.route import Handler
@@ -75,7 +75,7 @@ def subscription_changed(state: State, row: RouteRow) -> Handler:
     """The handler of `subscription-changed`."""
 
     async def handle(x: Exchange) -> None:
-        await read_document(x, _nothing_decoder)
+        await read_json(x, _nothing_decoder)
         moment = await _stored(state.tenants.mark_changed(x.tenant or ""))
         _audit(state, x, 200)
         await _answer(x, {"tenant_id": x.tenant, "subscription_changed_at": moment})
@@ -99,7 +99,7 @@ def read_only(state: State, row: RouteRow) -> Handler:
             _audit(state, x, 204)
             await x.respond(204, [], b"")
             return
-        lock = await read_document(x, _lock_decoder)
+        lock = await read_json(x, _lock_decoder)
         await _stored(execute("SET", key, lock.reason))
         _audit(state, x, 200)
         subject: dict[str, Any] = {} if whole_platform else {"tenant_id": x.tenant}

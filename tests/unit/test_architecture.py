@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"kernel.config", "kernel.cookies", "kernel.moments", "kernel.streams", "kernel.singleflight"},
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
-    {"kernel.route", "kernel.context", "kernel.documents"},
+    {"kernel.route", "kernel.context", "kernel.bodies"},
     {
         "kernel.router",
         "kernel.tenants",
