@@ -10,6 +10,7 @@ from typing import Any
 
 from kernel import __version__
 from kernel.addresses import Peers
+from kernel.alerts.service import Alerts
 from kernel.catalog import INTERNAL_SERVICES
 from kernel.config import Settings
 from kernel.cors import Cors
@@ -164,6 +165,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     tenants = Tenants(store, client)
     demo = DemoSessions(store, client)
     guard = StreamGuard(tracked, moments)
+    alerts = Alerts(store, settings, telemetry.log)
+    await alerts.start()
+    metrics.register_source("alerts", alerts.families)
     paths = {service.name: service.health for service in settings.service_catalog}
 
     async def probe(service: str) -> None:
@@ -189,6 +193,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         tenants=tenants,
         demo=demo,
         guard=guard,
+        alerts=alerts,
         upstreams=upstreams,
         metrics=metrics,
         access_log=telemetry.access_log,
@@ -211,7 +216,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     prober.start()
     authority.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
-    state.closers += [tenants.close, demo.close, guard.close]
+    state.closers += [tenants.close, demo.close, guard.close, alerts.close]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [authority.close]
     return state

@@ -146,6 +146,12 @@ _OWN = (
     RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
 )
 
+# Below a tenant too: EventSource cannot say X-Tenant-ID.
+_ALERTS = tuple(
+    RouteRow(pattern=f"/api/v1/{scope}alerts/stream", methods=_GET, handler="alert-stream")
+    for scope in ("", "tenants/{tenant_id}/")
+)
+
 _AUTH = (
     *(
         RouteRow(
@@ -222,6 +228,7 @@ def _billing() -> Iterator[RouteRow]:
 
 ROUTES: tuple[RouteRow, ...] = (
     *_OWN,
+    *_ALERTS,
     *_AUTH,
     *_DEMO,
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),

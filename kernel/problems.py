@@ -102,6 +102,9 @@ BODY_TOO_LARGE = ProblemKind(
 BODY_INVALID = ProblemKind(
     "body-invalid", 422, "Request body invalid", "Correct the field that the detail names."
 )
+PARAMETER_INVALID = ProblemKind(
+    "parameter-invalid", 422, "Query parameter invalid", "Correct the parameter that the detail names."
+)
 HEADERS_TOO_LARGE = ProblemKind(
     "headers-too-large",
     431,
@@ -240,6 +243,12 @@ STORE_UNAVAILABLE = ProblemKind(
     "Try again shortly: it is not certain that anything changed.",
 )
 OVERLOADED = ProblemKind("overloaded", 503, "Gateway at capacity", "Wait as long as Retry-After says.")
+STREAM_SLOW = ProblemKind(
+    "stream-slow",
+    503,
+    "Stream not read fast enough",
+    "Connect again with the last event's id; read events as they come.",
+)
 DRAINING = ProblemKind(
     "draining", 503, "Gateway is shutting down", "Try again: another instance will answer."
 )

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from kernel.addresses import Peers
+from kernel.alerts.service import Alerts
 from kernel.authority import Authority
 from kernel.config import Settings
 from kernel.cors import Cors
@@ -52,6 +53,7 @@ class State:
     tenants: Tenants
     demo: DemoSessions
     guard: StreamGuard
+    alerts: Alerts
     upstreams: dict[str, Upstream]
     metrics: Metrics
     access_log: AccessLog

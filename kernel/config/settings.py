@@ -15,7 +15,7 @@ from kernel.addresses import Network
 from kernel.catalog import ROUTES, SERVICES, Limit, RouteRow, Service
 from kernel.config import values
 from kernel.config.urls import ADDRESS, HOST, HOST_PATTERN, KEY_SOURCE, ORIGIN, STORE_URL, KeySource
-from kernel.config.values import FLAG, NETWORK, PATH, TEXT, Kind, choice, integer, listed, number, size
+from kernel.config.values import FLAG, LABEL, NETWORK, PATH, TEXT, Kind, choice, integer, listed, number, size
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
@@ -265,6 +265,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     subscription_grace_days: Annotated[
         float, _var(number(0, 3650), "Days that an expired subscription goes on.", "7")
     ] = 7.0
+    alerts_retention_events: Annotated[
+        int, _var(integer(1, 1_000_000), "Alerts kept of each tenant for replay.", "2000", group="Alerts")
+    ] = 2000
+    alerts_retention_seconds: Annotated[
+        float, _seconds("How long they are kept.", "86400", low=1, high=30 * 86400)
+    ] = 86400.0
+    alerts_max_bytes: Annotated[
+        int, _var(size(256, 1024**2), "Largest alert; larger ones are dropped.", "64KiB")
+    ] = 64 * 1024
+    alerts_severities: Annotated[
+        tuple[str, ...],
+        _var(listed(LABEL), "Severities that streams may ask for.", "low,medium,high,urgent"),
+    ] = ("info", "low", "medium", "high", "urgent", "critical")
+    alerts_max_streams: Annotated[
+        int, _var(integer(1, 1_000_000), "Alert streams a worker keeps open; more are answered 503.", "8192")
+    ] = 8192
+    alerts_heartbeat_seconds: Annotated[
+        float, _seconds("Between two signs of life on a silent stream.", "15", low=0.1, high=300)
+    ] = 15.0
+    alerts_queue_events: Annotated[
+        int, _var(integer(1, 100_000), "Alerts a stream may be behind before it is cut off.", "1000")
+    ] = 1000
+    alerts_queue_bytes: Annotated[int, _var(size(1024, 1024**3), "The same in bytes.", "1MiB")] = 1024**2
 
     # The keys above were made for this run: nobody else signs with them.
     provisional_keys: bool = False

@@ -21,6 +21,7 @@ _UNITS = {"": 1, "b": 1, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})")
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
+_LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _QUOTED = 80
 
 
@@ -36,7 +37,14 @@ def quote(value: str) -> str:
     return repr(value if len(value) <= _QUOTED else value[: _QUOTED - 3] + "...")
 
 
+def _label(value: str) -> str:
+    if not _LABEL.fullmatch(value):
+        raise ValueError(f"{quote(value)} is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
+    return value.lower()
+
+
 TEXT = Kind("text", str)
+LABEL = Kind("word", _label)
 PATH = Kind("path of a file", Path)
 
 

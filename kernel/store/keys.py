@@ -1,8 +1,8 @@
 """Every Redis key of the gateway, spelled once.
 
 Keys that other programs set or read too (freshness, read-only, revocation) are a contract: never rename them. Braces
-do not appear in keys: `{id}` in the documentation is a placeholder, so in a cluster each key lies where its own hash
-puts it.
+appear only in the keys of alerts, where they are hash tags: in a cluster the three keys of one tenant lie together, and
+every other key lies where its own hash puts it. Everywhere else `{id}` in the documentation is a placeholder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ TRACKED_PREFIXES = (TENANT_PREFIX, REVOKED_PREFIX, PLATFORM_PREFIX)
 
 # String, the reason: nobody may write anywhere while it exists.
 PLATFORM_READ_ONLY = "platform:read_only"
+# Channels: services publish alerts on `alerts:tenant:{tenant_id}`; what was recorded is told on the second.
+ALERT_CHANNEL_PREFIX = "alerts:tenant:"
+ALERTS_RECORDED = "gateway:alerts:recorded"
 # Sorted set: worker -> when it was last heard of, in microseconds of the store's clock.
 WORKERS = "gateway:workers"
 
@@ -52,6 +55,12 @@ def auth_token(sha256_hex: str) -> str:
 def token_refresh(sha256_hex: str) -> str:
     """String: who asks the auth service for new tokens now, then its answer, sealed with the old refresh token."""
     return f"auth:refresh:{sha256_hex}"
+
+
+def tenant_alerts(tenant_id: str) -> tuple[str, str, str]:
+    """Of a tenant's alerts: the stream that keeps them, the sorted set of ids seen, the hash that describes the stream."""
+    base = f"gateway:alerts:{{{tenant_id}}}"
+    return base, f"{base}:seen", f"{base}:meta"
 
 
 def rate_limit(bucket: str, requests: int, window: float) -> str:

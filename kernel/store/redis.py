@@ -111,9 +111,9 @@ class Store:
             raise StoreDown(str(error)) from error
         raise StoreDown(self._last_error or "not connected")
 
-    def connection(self, endpoint: Endpoint) -> AbstractConnection:
+    def connection(self, endpoint: Endpoint, *, protocol: int = 3) -> AbstractConnection:
         """An unopened connection of the caller's own, for what cannot share one (tracking, subscriptions)."""
-        return self.address.connection(endpoint, self.timeout)
+        return self.address.connection(endpoint, self.timeout, protocol=protocol)
 
     def snapshot(self) -> dict[str, float]:
         """Counters for metrics: connected (0/1), commands, seconds (summed latency), errors, reconnects."""

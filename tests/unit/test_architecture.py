@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
         "kernel.tenants",
         "kernel.demo",
         "kernel.guard",
+        "kernel.alerts",
         "kernel.revocations",
         "kernel.refreshes",
         "kernel.authority",

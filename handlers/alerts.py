@@ -1,0 +1,188 @@
+"""`GET /api/v1/alerts/stream`: a tenant's alerts as they come, as an event stream (WHATWG HTML section 9.2).
+
+    ?severity=high,urgent   only these severities (ALERTS_SEVERITIES names those there are)
+    ?types=stock,oven       only these types
+    ?last_event_id=ID       go on after that event; what browsers send as Last-Event-ID comes first. 0: all that is kept
+
+    event: alert            data is the alert as published
+    event: reset            alerts after the one named are gone; all that is still kept follows, the oldest first
+    event: auth-expired     the token lost its rights, data.code says why; the stream ends
+
+What EventSource cannot survive is a response other than 200: it never tries again. So a Last-Event-ID that is none of ours
+(another system's, before a migration) gets a `reset` and not a refusal, and the store's outage leaves the stream open and
+silent. A parameter is written by a developer, who is told what is wrong with it: 422.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from functools import partial
+from urllib.parse import parse_qsl
+
+from kernel.alerts.client import AUTH, DRAIN, GONE, SLOW, Client, Wants
+from kernel.alerts.event import HEARTBEAT, expired_frame, retry_frame
+from kernel.catalog import RouteRow
+from kernel.context import TenantContext
+from kernel.exchange import CLIENT, Exchange
+from kernel.problems import (
+    OVERLOADED,
+    PARAMETER_INVALID,
+    STREAM_SLOW,
+    TENANT_INVALID,
+    GatewayError,
+)
+from kernel.route import Handler
+from kernel.state import State
+from kernel.store.alertlog import OLDEST, Position
+from kernel.store.errors import StoreDown
+from kernel.store.keys import PLATFORM_READ_ONLY
+
+_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    # no-transform: a proxy that compresses holds events back.
+    (b"cache-control", b"no-cache, no-transform"),
+    # nginx passes events on at once.
+    (b"x-accel-buffering", b"no"),
+)
+_ID = re.compile(r"([0-9]{1,15})-([0-9]{1,15})-([0-9]{1,10})")
+# Of no generation there ever was: answered with a reset.
+_STRANGE = Position(0, 0, 0)
+_LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_MAX_LABELS = 32
+_RETRY_LATER = ((b"retry-after", b"5"),)
+# Milliseconds until a client connects again, drawn anew for each: clients of one worker must not come back in step.
+_USUAL = (2000, 4000)
+_DRAINED = (200, 5000)
+
+
+def stream(state: State, row: RouteRow) -> Handler:
+    """The handler of the stream."""
+    severities = frozenset(state.settings.alerts_severities)
+
+    async def handle(x: Exchange) -> None:
+        if not x.tenant:
+            raise GatewayError(TENANT_INVALID("Say which tenant's alerts: X-Tenant-ID."))
+        known, wants = _wishes(x, severities)
+        if x.method == "HEAD":
+            await x.send_whole(200, [*_HEADERS], b"")
+            return
+        client = state.alerts.open(x.tenant, known, wants)
+        if client is None:
+            raise GatewayError(OVERLOADED("Too many streams are open.", _RETRY_LATER))
+        # An open stream is no request in flight: it must not count towards the limit that sheds load.
+        state.metrics.in_flight -= 1
+        try:
+            await _serve(state, x, client)
+        finally:
+            state.metrics.in_flight += 1
+            state.alerts.close_stream(client)
+
+    return handle
+
+
+async def _serve(state: State, x: Exchange, client: Client) -> None:
+    locks = await _unlocked(state, x.grant)
+    # Only the path and the identity are needed from here on; a stream may stay for hours.
+    x.lines.clear()
+    watch = state.guard.watch(x.identity, x.grant, partial(_expire, client), locks=locks)
+    end = partial(_drain, client)
+    leaving = asyncio.create_task(x.wait_disconnect())
+    leaving.add_done_callback(partial(_leave, client))
+    try:
+        await x.start(200, [*_HEADERS])
+        x.phase = "stream"
+        await x.write(retry_frame(_between(_USUAL)) + HEARTBEAT, more=True)
+        state.streams.add(end)
+        await client.run(partial(x.write, more=True))
+    finally:
+        state.streams.discard(end)
+        watch.cancel()
+        leaving.cancel()
+    if client.ended == SLOW:
+        raise GatewayError(STREAM_SLOW())
+    if client.ended == GONE:
+        x.ended_by = CLIENT
+    else:
+        await x.write(b"", more=False)
+
+
+def _expire(client: Client, code: str) -> None:
+    client.end(AUTH, expired_frame(code))
+
+
+def _drain(client: Client) -> None:
+    client.end(DRAIN, retry_frame(_between(_DRAINED)))
+
+
+def _leave(client: Client, leaving: asyncio.Task[None]) -> None:
+    if not leaving.cancelled():
+        client.end(GONE)
+
+
+def _between(bounds: tuple[int, int]) -> int:
+    return random.randint(*bounds)  # noqa: S311
+
+
+async def _unlocked(state: State, context: TenantContext) -> bool:
+    """Whether the tenant may be written to. A lock that comes ends the stream, so that the page looks at its state anew;
+    under one that is there already reading goes on, and so does the stream."""
+    try:
+        for key in (PLATFORM_READ_ONLY, context.read_only_key):
+            value = state.tracked.get(key)
+            if value is not None and (isinstance(value, str) or await value is not None):
+                return False
+    except StoreDown:
+        return False
+    return True
+
+
+def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[Position | None, Wants]:
+    """From where on, and what. Raises GatewayError(PARAMETER_INVALID)."""
+    given = dict(parse_qsl(x.query.decode("ascii"), keep_blank_values=True))
+    known: Position | None = None
+    header = x.captured.get(b"last-event-id", b"").decode("latin-1")
+    asked = given.get("last_event_id", "")
+    if header:
+        known = _position(header) or _STRANGE
+    elif asked:
+        known = _position(asked)
+        if known is None:
+            raise GatewayError(
+                PARAMETER_INVALID(
+                    "last_event_id: send the id of an event of this stream, or 0 for all that is kept."
+                )
+            )
+    wanted = _labels(given, "severity")
+    if wanted is not None:
+        wanted = frozenset(each.lower() for each in wanted)
+        if unknown := sorted(wanted - severities):
+            raise GatewayError(
+                PARAMETER_INVALID(f"severity: {unknown[0]!r} is none of {', '.join(sorted(severities))}.")
+            )
+    return known, Wants(wanted, _labels(given, "types"))
+
+
+def _position(text: str) -> Position | None:
+    if text == "0":
+        return OLDEST
+    match = _ID.fullmatch(text)
+    return Position(int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def _labels(given: dict[str, str], name: str) -> frozenset[str] | None:
+    """The comma-separated words of a parameter; None when it is absent or empty."""
+    words = [word.strip() for word in given.get(name, "").split(",") if word.strip()]
+    if not words:
+        return None
+    if len(words) > _MAX_LABELS:
+        raise GatewayError(PARAMETER_INVALID(f"{name}: name at most {_MAX_LABELS}."))
+    for word in words:
+        if not _LABEL.fullmatch(word):
+            raise GatewayError(
+                PARAMETER_INVALID(
+                    f"{name}: each is 1 to 64 letters, digits, '_', '.', ':' or '-', separated by commas."
+                )
+            )
+    return frozenset(words)

@@ -1,0 +1,151 @@
+"""Subscription: one connection that hears what is published, and says when it may have missed something.
+
+It is made anew whenever it breaks, is silent for too long, or the store turns out to be another server. In a cluster one
+node is enough: nodes pass on what is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from kernel.store.errors import StoreError
+from kernel.store.link import stop
+from kernel.store.redis import Store
+
+_BEAT = 5.0
+_SILENCE = 12.0
+_RETRY = 0.25
+_SETUP = 1.0
+# Messages handled before others get the loop: those that have come in are read without a pause.
+_RUN = 32
+
+Hear = Callable[[bytes, bytes], None]
+
+
+class Subscription:
+    """`start` it in the loop that uses it, after its store. Times in seconds.
+
+    `hear(channel, data)` is called for every message in the order of the server; `connected()` whenever the subscription
+    is in force (again): what was published before may have been missed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        channels: Sequence[str],
+        patterns: Sequence[str],
+        hear: Hear,
+        connected: Callable[[], None],
+        *,
+        beat: float = _BEAT,
+        silence: float = _SILENCE,
+    ) -> None:
+        self.live = False
+        self.last_error = ""
+        self._store = store
+        self._channels = tuple(channels)
+        self._patterns = tuple(patterns)
+        self._hear = hear
+        self._connected = connected
+        self._beat = beat
+        self._silence = silence
+        self._heard = 0.0
+        self._rebuild = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Subscribe; done when that is in force, or has failed once (it is then retried in the background)."""
+        loop = asyncio.get_running_loop()
+        tried: asyncio.Future[None] = loop.create_future()
+        self._store.on_connect(lambda _after_outage: self._rebuild.set())
+        self._task = loop.create_task(self._keep(tried))
+        await tried
+
+    async def close(self) -> None:
+        """Hear nothing any more."""
+        if self._task is not None:
+            await stop([self._task])
+
+    async def _keep(self, tried: asyncio.Future[None]) -> None:
+        while True:
+            began = monotonic()
+            try:
+                await self._subscribe(tried)
+            except (StoreError, RedisError, OSError) as error:
+                self.last_error = str(error) or type(error).__name__
+            finally:
+                self.live = False
+                if not tried.done():
+                    tried.set_result(None)
+            # At once after a break, at intervals when it cannot be had.
+            if monotonic() - began < _SETUP:
+                await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))  # noqa: S311
+
+    async def _subscribe(self, tried: asyncio.Future[None]) -> None:
+        """Connect, go live and stay so until anything is wrong, which is raised."""
+        self._rebuild.clear()
+        endpoint = min(await self._store.endpoints(), key=str)
+        # RESP2: messages are replies like others, and redis-py hands them out by its public interface.
+        connection = self._store.connection(endpoint, protocol=2)
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            async with asyncio.timeout(_SETUP):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
+                await connection.send_command("PSUBSCRIBE", *self._patterns, check_health=False)
+                missing = len(self._channels) + len(self._patterns)
+                while missing:
+                    missing -= self._take(await connection.read_response())
+            self._heard = monotonic()
+            self.live = True
+            self._connected()
+            if not tried.done():
+                tried.set_result(None)
+            loop = asyncio.get_running_loop()
+            tasks = [loop.create_task(self._listen(connection)), loop.create_task(self._watch(connection))]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await stop(tasks)
+            with contextlib.suppress(RedisError, OSError):
+                await connection.disconnect(nowait=True)
+
+    async def _listen(self, connection: AbstractConnection) -> None:
+        run = 0
+        while True:
+            self._take(await connection.read_response(timeout=math.inf, disconnect_on_error=False))
+            self._heard = monotonic()
+            run += 1
+            if run >= _RUN:
+                run = 0
+                await asyncio.sleep(0)
+
+    def _take(self, reply: list[Any]) -> bool:
+        """Pass a message on; True for the confirmation of a subscription."""
+        kind = reply[0]
+        if kind == b"pmessage":
+            self._hear(reply[2], reply[3])
+        elif kind == b"message":
+            self._hear(reply[1], reply[2])
+        return kind in (b"subscribe", b"psubscribe")
+
+    async def _watch(self, connection: AbstractConnection) -> None:
+        """Ping the server, and see that it is still the right one."""
+        while True:
+            await connection.send_command("PING", check_health=False)
+            silence = self._heard + self._silence - monotonic()
+            if silence <= 0:
+                raise TimeoutError(f"the server was not heard of for {self._silence:g} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rebuild.wait(), min(self._beat, silence))
+                raise ConnectionResetError("the store was reconnected")
