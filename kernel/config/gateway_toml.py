@@ -27,17 +27,19 @@ from msgspec.structs import replace
 
 from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows
 from kernel.config.errors import ConfigError
-from kernel.config.rewrite import change, contradiction, narrow
+from kernel.config.rewrite import change, contradiction, narrow, with_head
 from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, decode, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
+from kernel.paths import flaw
 
 _SECTIONS = ("services", "routes", "limits")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MAX_BODY = size(0, 1024**4)
 
 
@@ -66,6 +68,8 @@ class _Reader:
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
         self._rows = list(settings.routes)
+        # (pattern, methods) -> where a table has them.
+        self._declared: dict[tuple[str, frozenset[str]], str] = {}
 
     def read(self, document: dict[str, Any]) -> Settings:
         self._known(document, _SECTIONS, "")
@@ -158,7 +162,11 @@ class _Reader:
             if len(self._errors) == errors:
                 self._error(f"{where} pattern", "is needed", 'pattern = "/api/v1/loyalty/**"')
             return
-        where = f"{where} ({pattern})"
+        table_name, where = where, f"{where} ({pattern})"
+        unreachable = flaw(_VARIABLE.sub("x", pattern).encode())[0] if pattern.startswith("/") else ""
+        if unreachable:
+            self._error(where, f"no request can match it: {unreachable}", 'pattern = "/api/v1/loyalty/**"')
+            return
         service = values.get("service")
         if service is not None and service not in self._catalog:
             self._error(f"{where} service", unknown(service, self._catalog))
@@ -168,6 +176,11 @@ class _Reader:
         if methods is not None and "HEAD" in methods and "GET" not in methods:
             self._error(f"{where} methods", "HEAD goes with GET", 'methods = ["GET"]')
             return
+        first = self._declared.setdefault((pattern, with_head(methods)), table_name)
+        if first != table_name:
+            self._error(
+                where, f"conflicts with {first}, which has this pattern and these methods: make them one"
+            )
         changes = self._policy(values, where)
         if len(self._errors) > errors:
             return

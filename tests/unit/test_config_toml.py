@@ -297,6 +297,23 @@ def test_contradictions_are_errors_not_silence(file: File, text: str, problem: s
     assert problem in found
 
 
+def test_two_tables_for_the_same_requests_conflict(file: File) -> None:
+    table = '[[routes]]\npattern = "/api/v1/loyalty/{id}"\nmethods = [%s]\nservice = "%s"\n'
+    (found,) = file.problems(
+        table % ('"GET"', "sales") + table % ('"POST"', "sales") + table % ('"GET"', "pos")
+    )
+    assert "#3" in found
+    assert "conflicts with [[routes]] #1" in found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["/api/v1/../x", "/api/%2e%2e/{id}", "/api/v1/a%5cb/**", "/api/v1/%c0%ae", "/api/v1/{id}/."]
+)
+def test_a_pattern_that_no_request_can_match_is_an_error(file: File, pattern: str) -> None:
+    (found,) = file.problems(f'[[routes]]\npattern = "{pattern}"\nservice = "sales"\n')
+    assert "no request can match it" in found
+
+
 def test_a_prefix_of_another_service_is_not_taken_over_silently(file: File) -> None:
     found = file.problems('[services.loyalty]\nprefixes = ["sales"]\ntenant_scoped = false\n')
     assert found == [
