@@ -163,16 +163,20 @@ async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> Non
     patience = upstream.idle_timeout
     await x.start(connection.status, connection.headers)
     if not connection.chunks and connection.stage != COMPLETE:
-        await x.write(b"", True)  # granian holds the head back until the first part of the body
+        await _pass_on(x, b"", True, patience)  # granian holds the head back until the first part of the body
     more = True
     while more:
         data = await connection.read(upstream.sweeper.now + patience)
         more = connection.stage != COMPLETE or connection.error is not None
-        try:
-            async with limit(patience):
-                await x.write(data, more)
-        except TimeoutError:
-            raise ClientGone("the client stopped reading") from None
+        await _pass_on(x, data, more, patience)
+
+
+async def _pass_on(x: Exchange, data: bytes, more: bool, patience: float) -> None:
+    try:
+        async with limit(patience):
+            await x.write(data, more)
+    except TimeoutError:
+        raise ClientGone("the client stopped reading") from None
 
 
 def _again(

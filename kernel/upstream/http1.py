@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -24,6 +25,20 @@ NEVER = float("inf")
 MAX_HEAD_BYTES = 64 * 1024
 HIGH_WATER = 64 * 1024
 _AT_REST = (IDLE, COMPLETE)
+
+
+def _said_goodbye(transport: asyncio.Transport) -> bool:
+    """Whether the peer has closed as its protocol wants: with TLS by close_notify, without by closing.
+
+    SECURITY: whoever is on the way can close a TCP connection, and so cut a body that ends with it (RFC 9112 section 9.8).
+    """
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None:
+        return True
+    try:
+        return not tls.read(1)
+    except ssl.SSLError as error:  # "want read": there was no close_notify
+        return isinstance(error, ssl.SSLZeroReturnError)
 
 
 class Outbox:
@@ -201,7 +216,7 @@ class Connection(Response, asyncio.Protocol):
         """Nothing more will come. Where only the end of the connection ends a body, a clean end completes it."""
         if self.error is not None or self.stage in _AT_REST:
             return
-        if clean and self.stage == BODY and self._unframed:
+        if clean and self.stage == BODY and self._unframed and _said_goodbye(self.transport):
             self.stage = COMPLETE  # RFC 9112 section 6.3, rule 8
         else:
             phase = "in its body" if self.stage == BODY else "before its response"
