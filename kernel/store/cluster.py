@@ -94,12 +94,13 @@ class ClusterLink:
             return
         self._broken = True
         unanswered = list(self._running)
-        self._loop.create_task(self._release())
         self._lost(self, error, unanswered)
 
     async def _release(self) -> None:
-        await stop(list(self._running.values()))
-        await self._disconnect()
+        try:
+            await stop(list(self._running.values()))
+        finally:
+            await self._disconnect()
 
     async def _disconnect(self) -> None:
         nodes = self._client.nodes_manager

@@ -28,6 +28,7 @@ from kernel.catalog import Limit
 from kernel.store.bucket import Bucket, Verdict
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.fleet import Fleet
+from kernel.store.link import stop
 from kernel.store.redis import Script, Store
 from kernel.store.telling import tell_all
 
@@ -80,6 +81,7 @@ class Limiter:
         self._epoch = 0
         self._alone_until = 0.0
         self._reseeding: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
         self._trips = 0
         self._waits = 0
         self._alone = 0
@@ -94,8 +96,7 @@ class Limiter:
         """Return every lease and leave the fleet, if the store answers; no more `take` after this."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._reseeding is not None:
-            self._reseeding.cancel()
+        await stop([task for task in (self._reseeding, self._beating) if task is not None])
         await tell_all(list(self._held), self._give_back, self._clock)
         await self._fleet.leave()
 
@@ -265,7 +266,7 @@ class Limiter:
         self.sweep(now)
         if now >= self._next_beat:
             self._next_beat = now + _BEAT
-            self._loop.create_task(self._fleet.beat())
+            self._beating = self._loop.create_task(self._fleet.beat())
 
     def sweep(self, now: float) -> None:
         """Renew or return the leases that are due, and forget a few idle buckets.

@@ -61,8 +61,8 @@ Landed = Callable[[float], None]
 class Carrier(Protocol):
     """What takes commands to the store: a `Link`, or a cluster's many.
 
-    `lost` is called once, with every unanswered command, when it breaks; `landed` with each reply's latency in
-    seconds.
+    `lost` is called once, with every unanswered command, when it breaks, and then has to `close` it; `landed` is called
+    with each reply's latency in seconds.
     """
 
     async def open(self) -> None:
@@ -177,15 +177,16 @@ class Link:
         unanswered = [*self._pending, *self._queue]
         self._pending.clear()
         self._queue = []
-        self._loop.create_task(self._release())
         self._lost(self, error, unanswered)
 
     async def _release(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        await stop(self._tasks)
-        with contextlib.suppress(RedisError, OSError):
-            await self._connection.disconnect(nowait=True)
+        try:
+            await stop(self._tasks)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await self._connection.disconnect(nowait=True)
 
 
 async def stop(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -53,6 +53,8 @@ class Store:
         # Commands that wait for the first attempt to replace a broken connection; None: there is no such attempt.
         self._parked: list[Command] | None = None
         self._opener: asyncio.Task[None] | None = None
+        # Broken connections on their way out: `close` waits for them, or they would outlive the loop.
+        self._ending: set[asyncio.Task[list[Command]]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[bool], None]] = []
         self._closed = False
@@ -77,6 +79,7 @@ class Store:
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             self._give_up(await carrier.close(), "closed")
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:
         """The raw RESP3 reply of one command (strings as bytes), sent with the others of this loop tick.
@@ -178,6 +181,9 @@ class Store:
     def _lost(self, carrier: Carrier, error: Exception, unanswered: list[Command]) -> None:
         """The connection broke: replace it at once, and keep what was on its way for the new one."""
         self._failed(error)
+        ending = asyncio.get_running_loop().create_task(carrier.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
         if carrier is not self._carrier:
             return
         self._carrier = None

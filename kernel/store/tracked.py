@@ -196,7 +196,11 @@ class TrackedMap:
         tasks: list[asyncio.Task[None]] = []
         try:
             async with asyncio.timeout(_SETUP):
-                await asyncio.gather(*(self._subscribe(connection) for connection in connections))
+                # None is left behind: one that connected after the others' failure would never be closed.
+                results = await asyncio.gather(*map(self._subscribe, connections), return_exceptions=True)
+            for result in results:
+                if result is not None:
+                    raise result
             self._heard = dict.fromkeys(connections, monotonic())
             self.live = True
             if not tried.done():
@@ -208,10 +212,12 @@ class TrackedMap:
             for task in done:
                 task.result()
         finally:
-            await stop(tasks)
-            for connection in connections:
-                with contextlib.suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+            try:
+                await stop(tasks)
+            finally:
+                for connection in connections:
+                    with contextlib.suppress(RedisError, OSError):
+                        await connection.disconnect(nowait=True)
 
     async def _subscribe(self, connection: AbstractConnection) -> None:
         await connection.connect()  # type: ignore[no-untyped-call]

@@ -14,6 +14,9 @@ import redis
 
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
+from kernel.store.fleet import Fleet
+from kernel.store.limiter import Limiter
+from kernel.store.link import Link
 from kernel.store.redis import Script, Store
 from tests.support.store import RawServer, until
 
@@ -232,3 +235,39 @@ async def test_an_unknown_sentinel_service_is_said(watched: tuple[RawServer, Raw
     with pytest.raises(StoreDown, match="other"):
         await store.endpoints()
     await store.close()
+
+
+async def test_closing_waits_for_a_connection_that_broke_shortly_before(mortal_store: EmbeddedStore) -> None:
+    store = await connected(mortal_store.url, probe=0.02)
+    link = store._carrier
+    assert isinstance(link, Link)
+    release = link._release
+
+    async def slowly() -> None:
+        await asyncio.sleep(0.05)
+        await release()
+
+    link._release = slowly  # type: ignore[method-assign]
+    mortal_store.kill()
+    await until(lambda: store._carrier is None)
+    await store.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_closing_a_limiter_ends_its_heartbeat(
+    store_server: EmbeddedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await connected(store_server.url)
+    limiter = Limiter(store)
+    await limiter.start()
+    began = asyncio.Event()
+
+    async def beat(_: Fleet) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Fleet, "beat", beat)
+    await began.wait()
+    await limiter.close()
+    await store.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
