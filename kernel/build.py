@@ -44,6 +44,7 @@ from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.telemetry.writer import FdSink, Writer
 from kernel.tenants import Tenants
+from kernel.tickets import Tickets
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper
@@ -164,6 +165,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     metrics.register_source("revocations", revocations.families)
     tenants = Tenants(store, client)
     demo = DemoSessions(store, client)
+    tickets = Tickets(store, verifier)
+    metrics.register_source("tickets", tickets.families)
     guard = StreamGuard(tracked, moments)
     alerts = Alerts(store, settings, telemetry.log)
     await alerts.start()
@@ -192,6 +195,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         revocations=revocations,
         tenants=tenants,
         demo=demo,
+        tickets=tickets,
         guard=guard,
         alerts=alerts,
         upstreams=upstreams,

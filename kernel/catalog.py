@@ -15,6 +15,9 @@ READS = METHODS - WRITES
 # Lowest first: a route for one tier is open to all above it.
 TIERS = ("starter", "professional", "enterprise")
 
+# Names of handlers that stages know, too.
+ALERT_STREAM = "alert-stream"
+
 LOGOUT = "logout"
 SUBSCRIPTION_CHANGED = "subscription-changed"
 
@@ -75,6 +78,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     websocket: bool = False
     # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
     always_writable: bool = False
+    # Changes nothing although its method may (RFC 9110 section 9.2.1): works in read-only mode.
+    safe: bool = False
     # The operation that the tenant service is asked about each time; refused when it cannot say.
     critical: str | None = None
     # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
@@ -84,6 +89,11 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     def identified(self) -> bool:
         """Whether a request must say whose it is. Admin routes go by network, unless only services may call them."""
         return self.service_only or not (self.public or self.admin)
+
+    @property
+    def browser(self) -> bool:
+        """Whether browsers open it without headers: tickets, and tokens in the query or a subprotocol, are taken."""
+        return self.websocket or self.handler == ALERT_STREAM
 
 
 def _service(name: str, *prefixes: str, tenant_scoped: bool = True) -> Service:
@@ -148,8 +158,18 @@ _OWN = (
 
 # Below a tenant too: EventSource cannot say X-Tenant-ID.
 _ALERTS = tuple(
-    RouteRow(pattern=f"/api/v1/{scope}alerts/stream", methods=_GET, handler="alert-stream")
+    row
     for scope in ("", "tenants/{tenant_id}/")
+    for row in (
+        RouteRow(pattern=f"/api/v1/{scope}alerts/stream", methods=_GET, handler=ALERT_STREAM),
+        RouteRow(
+            pattern=f"/api/v1/{scope}alerts/ticket",
+            methods=_POST,
+            handler="alert-ticket",
+            safe=True,
+            max_body=4096,
+        ),
+    )
 )
 
 _AUTH = (

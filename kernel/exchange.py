@@ -84,10 +84,14 @@ class Exchange:
         "started",
         "status",
         "tenant",
+        "ticket",
         "token",
         "trace",
         "upstream_seconds",
     )
+
+    # Set by the credentials stage, on the routes that have one: no other may read it.
+    ticket: bytes | None
 
     def __init__(
         self,

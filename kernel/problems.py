@@ -165,6 +165,12 @@ TOKEN_STALE = ProblemKind(
     "Token out of date",
     "Refresh the token: the subscription changed after it was issued.",
 )
+TICKET_INVALID = ProblemKind(
+    "ticket-invalid",
+    401,
+    "Ticket not valid",
+    "Get a new ticket with POST /api/v1/alerts/ticket: each opens one stream or socket, within 30 seconds.",
+)
 AUTH_UNAVAILABLE = ProblemKind(
     "auth-unavailable", 503, "Authentication unavailable", "Try again shortly: tokens cannot be verified now."
 )

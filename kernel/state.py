@@ -30,6 +30,7 @@ from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.tenants import Tenants
+from kernel.tickets import Tickets
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 
@@ -52,6 +53,7 @@ class State:
     revocations: Revocations
     tenants: Tenants
     demo: DemoSessions
+    tickets: Tickets
     guard: StreamGuard
     alerts: Alerts
     upstreams: dict[str, Upstream]

@@ -53,15 +53,25 @@ def restore(raw: bytes, token: bytes, verifier: Verifier) -> Identity | None:
         record = _decoder.decode(raw)
     except (ValueError, RecursionError):
         return None
-    key = verifier.keys.trusted.get(record.trust)
-    # SECURITY: a key that is gone takes its tokens along; the auth service's word counts only while we would ask it.
-    if key is None and (record.trust != REMOTE or verifier.keys.verifies_users):
-        return None
     if record.v != _VERSION:
         return None
     try:
-        identity = verifier.admit(record.claims, key, record.trust)
+        identity = revive(record.trust, record.claims, verifier)
     except TokenError:
         return None
-    verifier.cache.put(token, identity)
+    if identity is not None:
+        verifier.cache.put(token, identity)
     return identity
+
+
+def revive(trust: str, claims: Claims, verifier: Verifier) -> Identity | None:
+    """The identity of claims that `trust` once vouched for; None when it vouches for nobody today.
+
+    Raises:
+        TokenError: they have expired, or today's policy does not accept them.
+    """
+    key = verifier.keys.trusted.get(trust)
+    # SECURITY: a key that is gone takes its tokens along; the auth service's word counts only while we would ask it.
+    if key is None and (trust != REMOTE or verifier.keys.verifies_users):
+        return None
+    return verifier.admit(claims, key, trust)

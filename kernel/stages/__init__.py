@@ -13,6 +13,7 @@ from kernel.stages import (
     admin,
     authenticate,
     cors,
+    credentials,
     critical,
     demo,
     edge,
@@ -30,6 +31,7 @@ Factory = Callable[[State, RouteRow], Stage | None]
 ORDER: tuple[Factory, ...] = (
     cors.make,
     edge.make,
+    credentials.make,
     limit.make,
     admin.make,
     authenticate.make,

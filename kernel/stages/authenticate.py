@@ -14,7 +14,7 @@ from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
 from kernel.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
 from kernel.route import Stage
-from kernel.stages import refresh
+from kernel.stages import refresh, tickets
 from kernel.state import State
 
 _REALM = b'Bearer realm="bakery-gateway"'
@@ -76,7 +76,27 @@ def make(state: State, row: RouteRow) -> Stage | None:
         metrics.auth_failure += 1
         return TOKEN_MISSING(headers=((b"www-authenticate", _REALM),))
 
-    return authenticate
+    if not row.browser:
+        return authenticate
+    redeem = tickets.make(state, row)
+
+    async def by_ticket(x: Exchange, ticket: bytes) -> Problem | None:
+        try:
+            redeemed = await redeem(x, ticket)
+        except GatewayError as error:
+            metrics.auth_failure += 1
+            return _refused(error)
+        if isinstance(redeemed, Identity):
+            return admit(x, redeemed)
+        if service_only:
+            return SERVICE_ONLY()
+        visited = visit(x, redeemed)
+        return await visited if isinstance(visited, Awaitable) else visited
+
+    def with_tickets(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
+        return authenticate(x) if x.ticket is None else by_ticket(x, x.ticket)
+
+    return with_tickets
 
 
 def _refused(error: GatewayError) -> Problem:

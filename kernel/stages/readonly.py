@@ -23,9 +23,9 @@ def _platform_locked(reason: str) -> Problem:
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
-    """The stage of every route but those that stay writable (auth and billing) and the operators' own."""
+    """The stage of every route but those that stay writable (auth and billing), write nothing, or are the operators' own."""
     writes = WRITES if row.methods is None else WRITES & row.methods
-    if row.admin or row.always_writable or not writes:
+    if row.admin or row.always_writable or row.safe or not writes:
         return None
     tracked = state.tracked
     metrics = state.metrics

@@ -63,6 +63,16 @@ def tenant_alerts(tenant_id: str) -> tuple[str, str, str]:
     return base, f"{base}:seen", f"{base}:meta"
 
 
+def ticket_name(sha256_hex: str) -> str:
+    """String: who asked for the ticket with this SHA-256, sealed with the ticket. Gone with its first use."""
+    return f"gateway:ticket:{sha256_hex}"
+
+
+def ticket_grant(sha256_hex: str) -> str:
+    """String: who opened a stream with the ticket and may resume it, sealed with the ticket."""
+    return f"gateway:ticket-grant:{sha256_hex}"
+
+
 def rate_limit(bucket: str, requests: int, window: float) -> str:
     """Hash: one token bucket (see lease.lua). The limit is in the name: under another limit it is another bucket."""
     return f"ratelimit:{bucket}:{requests}/{window:g}"

@@ -79,6 +79,12 @@ _ROWS = (
         "gateway_auth_refreshes_total", COUNTER, "Expired sessions to be refreshed, by result.", ("result",)
     ),
     Family(
+        "gateway_tickets_total",
+        COUNTER,
+        "Tickets of streams and sockets: issued, redeemed, resumed, refused.",
+        ("result",),
+    ),
+    Family(
         "gateway_revocations_delayed_total",
         COUNTER,
         "Logouts that had to wait because Redis was out of reach.",

@@ -13,7 +13,14 @@ SOURCES = sorted([*ROOT.glob("kernel/**/*.py"), *ROOT.glob("handlers/**/*.py")])
 # Lowest first. A module may import from its own organ and from layers below; organs of one layer do not know each other.
 LAYERS: list[set[str]] = [
     {"kernel", "kernel.problems", "kernel.catalog", "kernel.headers", "kernel.addresses", "kernel.paths"},
-    {"kernel.config", "kernel.cookies", "kernel.moments", "kernel.streams", "kernel.singleflight"},
+    {
+        "kernel.config",
+        "kernel.cookies",
+        "kernel.credentials",
+        "kernel.moments",
+        "kernel.streams",
+        "kernel.singleflight",
+    },
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
     {"kernel.route", "kernel.context", "kernel.bodies"},
@@ -21,6 +28,7 @@ LAYERS: list[set[str]] = [
         "kernel.router",
         "kernel.tenants",
         "kernel.demo",
+        "kernel.tickets",
         "kernel.guard",
         "kernel.alerts",
         "kernel.revocations",

@@ -1,0 +1,130 @@
+"""Gateways in the test's own loop, on a real store, called over ASGI: for routes and stages without a server's help."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from handlers import FACTORIES
+from kernel.app import Gateway
+from kernel.build import build_state
+from kernel.catalog import RouteRow
+from kernel.config.loading import load
+from kernel.exchange import Message
+from kernel.route import Handler
+from kernel.state import State
+from tests.support.gateway import service_env
+from tests.support.tokens import SECRET, public_pem
+
+
+@dataclass
+class Reply:
+    """`document` is the JSON body; header names in lower case."""
+
+    status: int = 0
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = msgspec.json.decode(self.body)
+        return found
+
+    @property
+    def code(self) -> str:
+        """The problem's code, "" when there is none."""
+        return str(self.document.get("code", "")) if self.body else ""
+
+    def header(self, name: str) -> str | None:
+        return next((value for key, value in self.headers if key == name), None)
+
+
+@dataclass
+class Local:
+    """One gateway."""
+
+    state: State
+    gateway: Gateway
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        token: bytes | None = None,
+        body: bytes = b"",
+        *,
+        client: str = "192.0.2.1",
+        scheme: str = "http",
+        headers: Mapping[str, str] | None = None,
+        subprotocols: list[str] | None = None,
+    ) -> Reply:
+        """One request. With `subprotocols` the scope has what a WebSocket's has."""
+        path, _, query = target.partition("?")
+        sent = [(b"host", b"gateway.test")]
+        if token is not None:
+            sent.append((b"authorization", b"Bearer " + token))
+        if body:
+            sent.append((b"content-length", b"%d" % len(body)))
+        sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "scheme": scheme,
+            "raw_path": path.encode(),
+            "query_string": query.encode(),
+            "headers": sent,
+            "client": (client, "4711"),
+        }
+        if subprotocols is not None:
+            scope["subprotocols"] = subprotocols
+        reply = Reply()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                reply.status = message["status"]
+                reply.headers = [(name.decode(), value.decode()) for name, value in message["headers"]]
+            else:
+                reply.body += message["body"]
+
+        await self.gateway(scope, receive, send)
+        return reply
+
+
+@asynccontextmanager
+async def local_gateway(
+    store_url: str,
+    directory: Path,
+    rows: tuple[RouteRow, ...] = (),
+    handlers: Mapping[str, Handler] | None = None,
+    **environment: str,
+) -> AsyncIterator[Local]:
+    """A gateway with `rows` in addition (they replace what has their pattern) and with `handlers` in place of its own."""
+    nowhere = service_env("http://127.0.0.1:9")
+    env = {
+        **nowhere,
+        "JWT_PUBLIC_KEY": public_pem(),
+        "JWT_SECRET_KEY": SECRET,
+        "LOG_LEVEL": "ERROR",
+        **environment,
+    }
+    settings = load(env)
+    taken = {row.pattern for row in rows}
+    kept = tuple(row for row in settings.routes if row.pattern not in taken)
+    settings = replace(settings, routes=(*kept, *rows))
+    own = handlers or {}
+    state = await build_state(settings, store_url, directory)
+    try:
+        gateway = Gateway(state, lambda row: own.get(row.handler) or FACTORIES[row.handler](state, row))
+        yield Local(state, gateway)
+    finally:
+        await state.close()
