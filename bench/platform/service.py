@@ -82,7 +82,8 @@ class Service:
         node.any.append(route)
 
     def _dispatch(self, request: Request) -> Response | Awaitable[Response]:
-        segments = request.path[1:].split("/")
+        # As most frameworks do, one way or another: "/sales/" is "/sales".
+        segments = request.path.removesuffix("/")[1:].split("/")
         allowed: set[str] = set()
         for routes, params in _walk(self._root, segments, 0):
             for route in routes:

@@ -65,6 +65,14 @@ def test_every_service_echoes_under_each_prefix(
                 assert [pair for pair in seen["headers"] if pair[0] == "X-A"] == [["X-A", "1"], ["X-A", "2"]]
 
 
+def test_a_trailing_slash_makes_no_difference(info: Info, http: httpx.Client) -> None:
+    for path in ("/api/v1/sales", f"/api/v1/tenants/{info.tenants['owner']}/sales"):
+        first, second = (
+            http.get(info.urls["sales"] + path + end, headers=as_tenant(info)) for end in ("", "/")
+        )
+        assert (second.status_code, second.json()) == (200, first.json())
+
+
 @pytest.mark.parametrize("name", [service.name for service in catalog.SERVICES])
 def test_every_service_describes_itself(name: str, info: Info, http: httpx.Client) -> None:
     assert http.get(f"{info.urls[name]}/health").json()["status"] == "healthy"
