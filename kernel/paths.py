@@ -12,6 +12,8 @@ from __future__ import annotations
 import re
 from urllib.parse import unquote_to_bytes
 
+# SECURITY: the detailed look comes before the rate limit; at 60 KiB it would take 20 ms.
+MAX_CODED = 4096
 # PERF: 0.6 us for the paths nearly every request has; everything else is looked at in detail.
 _PLAIN = re.compile(rb"(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9\-._~!$&'()*+,=:@]+)*/?").fullmatch
 _PCHARS = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*").fullmatch
@@ -43,6 +45,8 @@ def flaw(path: bytes) -> tuple[str, bool]:
         return "", False
     if not path.startswith(b"/"):
         return "The target must be a path that starts with '/'.", False
+    if len(path) > MAX_CODED:
+        return f"A path with percent-encoding or parameters may have at most {MAX_CODED} bytes.", False
     if not _PCHARS(path):
         return "The path has a byte that must be percent-encoded, or broken percent-encoding.", False
     if _ENCODED_CONTROL(path):

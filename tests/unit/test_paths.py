@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.paths import flaw, has_encoded_slash, plainest
+from kernel.paths import MAX_CODED, flaw, has_encoded_slash, plainest
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,12 @@ def test_an_encoded_slash_is_left_to_the_route_but_not_with_dots() -> None:
     assert has_encoded_slash(b"/files/a%2Fb")
     assert not has_encoded_slash(b"/files/a%252Fb")
     assert flaw(b"/files/a%2F..%2fb")[0]
+
+
+def test_a_path_that_needs_a_detailed_look_has_a_bounded_length() -> None:
+    assert flaw(b"/" + b"a" * 40_000) == ("", False)
+    assert flaw(b"/" + b"%41" * ((MAX_CODED - 1) // 3)) == ("", True)
+    assert "at most" in flaw(b"/" + b"%41" * (MAX_CODED // 3 + 1))[0]
 
 
 @given(st.binary(max_size=30))
