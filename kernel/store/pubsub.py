@@ -116,9 +116,11 @@ class Subscription:
             for task in done:
                 task.result()
         finally:
-            await stop(tasks)
-            with contextlib.suppress(RedisError, OSError):
-                await connection.disconnect(nowait=True)
+            try:
+                await stop(tasks)
+            finally:  # also when this very wait is cancelled
+                with contextlib.suppress(RedisError, OSError):
+                    await connection.disconnect(nowait=True)
 
     async def _listen(self, connection: AbstractConnection) -> None:
         run = 0

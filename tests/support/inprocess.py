@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -128,3 +129,5 @@ async def local_gateway(
         yield Local(state, gateway)
     finally:
         await state.close()
+        # A closed transport lets go of its socket in the loop's next turn, which the end of a test would not wait for.
+        await asyncio.sleep(0)
