@@ -15,12 +15,12 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench load lock clean FORCE
+.PHONY: help install demo test lint format bench load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
 	@printf '\n  \033[1mBakery Gateway\033[0m\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-8s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-9s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." adds arguments, PORT=9000 moves the demo, PYTHON=python3.12 chooses the interpreter.\n\n'
 
 install: $(VENV)/.stamp-runtime ## prepare .venv, so that .venv/bin/gateway runs
@@ -53,6 +53,9 @@ lock: $(VENV)/.stamp-dev ## pin anew what requirements/*.in ask for (ARGS=--upgr
 	@$(UV) $(ARGS) requirements/dev.in -c requirements/runtime.lock -o requirements/dev.lock
 	@$(UV) $(ARGS) requirements/bench.in -c requirements/runtime.lock -o requirements/bench.lock
 	@$(UV) $(ARGS) requirements/load.in -c requirements/runtime.lock -o requirements/load.lock
+
+reference: $(VENV)/.stamp-runtime ## write the generated parts of the documentation anew
+	@$(BIN)/python -m kernel.cli.reference
 
 clean: ## remove .venv, caches and build output
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis bench/out
