@@ -20,7 +20,7 @@ STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -
 
 help: ## list the targets
 	@printf '\n  \033[1mBakery Gateway\033[0m\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-9s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." adds arguments, PORT=9000 moves the demo, PYTHON=python3.12 chooses the interpreter.\n\n'
 
 install: $(VENV)/.stamp-runtime ## prepare .venv, so that .venv/bin/gateway runs

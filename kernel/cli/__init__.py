@@ -39,6 +39,9 @@ COMMANDS = {
     "demo": Command("kernel.cli.demo", "store, stub platform and gateway on this machine"),
     "check": Command("kernel.cli.check", "validate the configuration, all errors at once"),
     "routes": Command("kernel.cli.routes", "print the route table"),
+    "explain": Command("kernel.cli.explain", "tell what happens to a request, stage by stage"),
+    "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
+    "audit": Command("kernel.cli.audit", "hand out or erase what the audit log has about a user"),
 }
 
 

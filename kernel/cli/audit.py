@@ -1,0 +1,84 @@
+"""`gateway audit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import orjson
+
+from kernel.cli.output import Formatter, plural
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+What the audit log holds about a user: hand it out (GDPR article 15), or erase who it was (article 17). The file is that of
+AUDIT_LOG_FILE with all its rotated ones; workers may go on writing meanwhile. The access log is the log system's."""
+    parser.epilog = """\
+examples:
+  gateway audit export --user 81a4f2d3 > events.jsonl
+  gateway audit erase --user 81a4f2d3 --yes
+"""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
+    export = actions.add_parser(
+        "export", help="print every event about a user as JSON lines", formatter_class=Formatter
+    )
+    erase = actions.add_parser(
+        "erase", help="replace a user by a pseudonym in every event", formatter_class=Formatter
+    )
+    erase.description = """\
+Replace the user's id by a random pseudonym and remove address, browser and e-mail from every event about them. Time, route,
+tenant and outcome stay: they are the security record. This cannot be undone."""
+    for action in (export, erase):
+        action.add_argument("--user", required=True, metavar="ID", help="the user's id, as tokens have it")
+        action.add_argument("--file", type=Path, metavar="FILE", help="(default: AUDIT_LOG_FILE)")
+    erase.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def run(args: argparse.Namespace) -> int:
+    from kernel.telemetry.auditfile import erase, export  # noqa: PLC0415
+
+    path = args.file or _configured()
+    if path is None:
+        return 1
+    if not path.parent.is_dir() or not (path.exists() or any(path.parent.glob(f"{path.name}.[0-9]*"))):
+        sys.stderr.write(f"gateway: there is no audit log {path}\n")
+        return 1
+    try:
+        if args.action == "export":
+            count = 0
+            for event in export(path, args.user):
+                sys.stdout.write(orjson.dumps(event).decode() + "\n")
+                count += 1
+            sys.stderr.write(f"gateway: {plural(count, 'event')}\n")
+            return 0
+        if not args.yes and not _agreed(args.user):
+            sys.stderr.write("gateway: nothing was changed\n")
+            return 1
+        sys.stderr.write(f"gateway: {plural(erase(path, args.user), 'event')} changed\n")
+    except OSError as error:
+        sys.stderr.write(f"gateway: the audit log cannot be used: {error}\n")
+        return 1
+    return 0
+
+
+def _configured() -> Path | None:
+    from kernel.cli.settings import obtain  # noqa: PLC0415
+
+    loaded = obtain()
+    if loaded is None:
+        return None
+    if loaded.settings.audit_log_file is None:
+        sys.stderr.write("gateway: AUDIT_LOG_FILE is not set; name the file with --file\n")
+    return loaded.settings.audit_log_file
+
+
+def _agreed(user: str) -> bool:
+    if not sys.stdin.isatty():
+        sys.stderr.write("gateway: --yes is needed where nobody can be asked\n")
+        return False
+    return input(f"Erase who {user!r} was, in all audit files, for good? [y/N] ").strip().lower() in {
+        "y",
+        "yes",
+    }

@@ -1,0 +1,105 @@
+"""`gateway explain`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from kernel.catalog import METHODS, RouteRow
+from kernel.cli.output import Style, table
+from kernel.cli.routes import methods
+from kernel.cli.settings import obtain
+from kernel.config import Settings
+from kernel.config.values import size_text
+from kernel.paths import flaw
+from kernel.stages.words import in_words
+from kernel.trie import Trie
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.description = """\
+Tell what would happen to a request, without sending it: the route that matches, each policy stage in order with what it
+demands, timeouts and the service's URLs. Exits 1 when no route takes the request."""
+    parser.epilog = """\
+examples:
+  gateway explain GET /api/v1/inventory/items
+  gateway explain DELETE /api/v1/tenants/7 --json
+  gateway explain GET '/api/v1/a%2Fb'
+"""
+    parser.add_argument("method", metavar="METHOD", help="in any case")
+    parser.add_argument("path", metavar="PATH", help="as it is sent, percent-encoded; a query is ignored")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    loaded = obtain()
+    if loaded is None:
+        return 1
+    method = args.method.upper()
+    path = args.path.partition("?")[0]
+    found = match(loaded.settings, method, path)
+    if args.json:
+        answer: dict[str, Any] = {"method": method, "path": path}
+        answer |= {"refused": found} if isinstance(found, str) else explained(loaded.settings, found)
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
+        return int(isinstance(found, str))
+    style = Style(sys.stdout)
+    if isinstance(found, str):
+        sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n  {style('31', found)}\n")
+        return 1
+    facts = explained(loaded.settings, found)
+    stages: dict[str, str] = facts.pop("stages")
+    rows = [
+        (name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "")
+    ]
+    sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n")
+    sys.stdout.write("\n".join(f"  {line}" for line in table(rows, ("2", ""), style)) + "\n\n")
+    steps = [(str(number), *pair) for number, pair in enumerate(stages.items(), 1)]
+    sys.stdout.write("\n".join(f"  {line}" for line in table(steps, ("2", "36", ""), style)) + "\n")
+    return 0
+
+
+def match(settings: Settings, method: str, path: str) -> RouteRow | str:
+    """The row of the route that takes the request, or why none does."""
+    raw = path.encode()
+    wrong, encoded_slash = flaw(raw)
+    if wrong:
+        return f"400 bad-path: {wrong}"
+    trie: Trie[RouteRow] = Trie()
+    for row in settings.routes:
+        takes = METHODS if row.methods is None else row.methods
+        trie.add(takes | {"HEAD"} if "GET" in takes else takes, row.pattern, row)
+    routes, _ = trie.match(raw)
+    if routes is None:
+        return "404 route-unknown: no pattern matches. `gateway routes` prints them all."
+    found = routes.get(method)
+    if found is None:
+        return f"405 method-not-allowed: {next(iter(routes.values())).pattern} takes {', '.join(sorted(routes))}."
+    if encoded_slash and not found.allow_encoded_slash:
+        return "400 bad-path: The path has an encoded slash."
+    return found
+
+
+def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
+    """What holds for a route; `stages` maps their names to what they demand, in order."""
+    upstream = list(settings.services[row.service]) if row.service else None
+    return {
+        "route": f"{methods(row)} {row.pattern}",
+        "answered_by": row.service or f"the gateway ({row.handler})",
+        "upstream": upstream,
+        "first_byte_within": f"{row.timeout or settings.request_timeout_seconds:g} s"
+        if row.service
+        else None,
+        "pause_at_most": f"{settings.idle_timeout_seconds:g} s" if row.service else None,
+        "body_at_most": size_text(row.max_body or settings.max_body_bytes),
+        "websocket": "yes" if row.websocket else None,
+        "after_a_2xx": row.effect,
+        "stages": dict(in_words(settings, row)),
+    }
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

@@ -1,0 +1,169 @@
+"""`gateway explain`, `token` and `audit` as they are called, in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from kernel.cli import main
+from kernel.identity.pem import generate_pair
+
+SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("JWT_PUBLIC_KEY", "JWT_SECRET_KEY", "AUDIT_LOG_FILE", "ENVIRONMENT", "GATEWAY_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+
+# --- explain
+
+
+def test_a_route_is_explained_stage_by_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "get", "/api/v1/inventory/items?limit=3"]) == 0
+    out = capsys.readouterr().out
+    assert "/api/v1/inventory/**" in out
+    assert "http://inventory-service:8000" in out
+    assert out.index("cors") < out.index("limit") < out.index("authenticate") < out.index("tenancy")
+
+
+def test_an_explanation_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "DELETE", "/api/v1/tenants/7", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["answered_by"] == "tenant"
+    assert list(answer["stages"])[-1] == "critical"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "why"),
+    [
+        ("GET", "/nowhere", "404 route-unknown"),
+        ("DELETE", "/health", "405 method-not-allowed"),
+        ("GET", "/api/v1/../x", "400 bad-path"),
+        ("GET", "/api/v1/orders/a%2Fb", "400 bad-path"),
+    ],
+)
+def test_what_no_route_takes_is_explained_and_fails(
+    capsys: pytest.CaptureFixture[str], method: str, path: str, why: str
+) -> None:
+    assert main(["explain", method, path]) == 1
+    assert why in capsys.readouterr().out
+    assert main(["explain", method, path, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["refused"].startswith(why)
+
+
+# --- token
+
+
+def test_a_minted_service_token_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET_KEY", SECRET)
+    assert main(["token", "mint", "--service", "orders", "--tenant", "t-1"]) == 0
+    token = capsys.readouterr().out.strip()
+    feed(monkeypatch, f"Bearer {token}\n")
+    assert main(["token", "inspect"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("accepted")
+    assert token not in out
+    assert token.rpartition(".")[2] not in out
+    assert main(["token", "inspect", "--json", token[:-4] + "AAAA"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["accepted"], answer["code"]) == (False, "token-signature")
+
+
+def test_a_minted_user_token_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    private, public = generate_pair()
+    (tmp_path / "private.pem").write_text(private)
+    monkeypatch.setenv("JWT_PUBLIC_KEY", public)
+    argv = ["token", "mint", "--user", "u-1", "--tenant", "t-1", "--tier", "starter", "--lifetime", "60"]
+    assert main([*argv, "--key", "private.pem"]) == 0
+    feed(monkeypatch, capsys.readouterr().out)
+    assert main(["token", "inspect", "-"]) == 0
+    assert "starter" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["mint", "--service", "orders"], "JWT_SECRET_KEY is not set"),
+        (["mint", "--user", "u-1"], "--key FILE is needed"),
+        (["mint", "--user", "u-1", "--key", "missing.pem"], "the key cannot be used"),
+        (["inspect", "x.y.z"], "no key to check with"),
+        (["inspect"], "no token came"),
+    ],
+)
+def test_what_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], why: str
+) -> None:
+    feed(monkeypatch, "")
+    assert main(["token", *argv]) == 1
+    told = capsys.readouterr()
+    assert why in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["mint"], ["mint", "--service", "nobody"], ["mint", "--user", "u", "--lifetime", "0"], ["forge"], []],
+)
+def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["token", *argv])
+    assert ended.value.code == 2
+    assert "usage: gateway token" in capsys.readouterr().err
+
+
+# --- audit
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Path:
+    path = tmp_path / "audit.jsonl"
+    event = '{"event":"denied","user_id":"%s","client_ip":"192.0.2.1","status":403}\n'
+    path.with_name("audit.jsonl.1").write_text(event % "u1" + event % "u2")
+    path.write_text(event % "u1")
+    return path
+
+
+def test_a_users_events_are_handed_out_from_all_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trail: Path
+) -> None:
+    monkeypatch.setenv("AUDIT_LOG_FILE", str(trail))
+    assert main(["audit", "export", "--user", "u1"]) == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["user_id"] for line in told.out.splitlines()] == ["u1", "u1"]
+    assert "2 events" in told.err
+
+
+def test_a_user_is_erased_only_when_that_is_confirmed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trail: Path
+) -> None:
+    feed(monkeypatch, "y\n")  # no terminal: nobody has agreed
+    assert main(["audit", "erase", "--user", "u1", "--file", str(trail)]) == 1
+    assert "u1" in trail.read_text()
+    assert main(["audit", "erase", "--user", "u1", "--file", str(trail), "--yes"]) == 0
+    assert "2 events changed" in capsys.readouterr().err
+    left = trail.with_name("audit.jsonl.1").read_text() + trail.read_text()
+    assert "u1" not in left
+    assert left.count("u2") == 1
+    assert left.count("192.0.2.1") == 1
+
+
+def test_a_missing_trail_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["audit", "export", "--user", "u1"]) == 1
+    assert "AUDIT_LOG_FILE" in capsys.readouterr().err
+    assert main(["audit", "export", "--user", "u1", "--file", str(tmp_path / "no" / "a.jsonl")]) == 1
+    assert "there is no audit log" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
