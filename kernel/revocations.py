@@ -14,6 +14,7 @@ from kernel.store.keys import token_revoked
 from kernel.store.redis import Store
 
 _MAX_WAITING = 4096
+_LONGEST = 10**9
 _MARK = "logout"
 
 
@@ -54,8 +55,9 @@ class Revocations:
         left = exp - self._clock()
         if left <= 0:
             return None
-        # A second more than its life: clocks differ, and the key costs little.
-        return self._store.execute("SET", token_revoked(jti), _MARK, "EX", ceil(left) + 1)
+        # A second more than its life: clocks differ, and the key costs little. A store refuses what overflows its clock.
+        seconds = min(ceil(left) + 1, _LONGEST)
+        return self._store.execute("SET", token_revoked(jti), _MARK, "EX", seconds)
 
     def _write_again(self, _after_outage: bool) -> None:
         waiting, self._waiting = self._waiting, {}

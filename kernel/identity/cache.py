@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from kernel.identity.claims import Identity
@@ -41,6 +42,12 @@ class IdentityCache:
         return identity
 
     def put(self, token: bytes, identity: Identity) -> None:
+        """Keep `identity`. A token without a `jti` goes by its SHA-256, so that it can be revoked like any other.
+
+        It has one spelling only (see `jws.decode_segment`), hence one name.
+        """
+        if identity.jti is None:
+            identity.jti = hashlib.sha256(token).hexdigest()
         if len(self._young) >= self._generation:
             self._old = self._young
             self._young = {}

@@ -43,7 +43,7 @@ def tenant_ancestors(tenant_id: str) -> str:
 
 
 def token_revoked(jti: str) -> str:
-    """String, any value: the token with this `jti` is refused."""
+    """String, any value: the token with this `jti` is refused. One without goes by its SHA-256, in hexadecimal."""
     return f"token:revoked:{jti}"
 
 

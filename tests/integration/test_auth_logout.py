@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,13 @@ def test_the_mark_lasts_as_long_as_the_token(stack: Stack, redis_cli: redis.Redi
     assert 95 <= int(str(redis_cli.ttl(token_revoked("ttl")))) <= 102
 
 
+def test_a_token_that_never_expires_can_be_logged_out(stack: Stack, redis_cli: redis.Redis) -> None:
+    token = access_token(jti="for-ever", exp=1e300)
+    assert log_out(stack, token).status == 200
+    assert int(str(redis_cli.ttl(token_revoked("for-ever")))) > 10**8
+    assert code(stack.ask(token=token)) == (401, "token-revoked")
+
+
 def test_the_mark_is_there_before_the_client_has_its_answer(stack: Stack, redis_cli: redis.Redis) -> None:
     for number in range(20):
         assert log_out(stack, access_token(jti=f"order-{number}")).status == 200
@@ -98,12 +106,18 @@ def test_only_the_one_token_is_revoked(stack: Stack, redis_cli: redis.Redis) -> 
     assert list(redis_cli.scan_iter("token:revoked:*")) == [token_revoked("mine")]
 
 
-def test_a_token_without_a_name_is_logged_out_at_the_service_alone(
-    stack: Stack, redis_cli: redis.Redis
+def test_a_token_without_a_name_goes_by_its_digest(
+    stack: Stack, other: Stack, redis_cli: redis.Redis
 ) -> None:
     token = access_token()
+    twin = access_token(user_id="somebody-else")
+    for each in (stack, other):
+        assert each.ask(token=token).status == 200
     assert log_out(stack, token).status == 200
-    assert list(redis_cli.scan_iter("token:revoked:*")) == []
+    assert code(stack.ask(token=token)) == (401, "token-revoked")
+    poll(lambda: code(other.ask(token=token)) == (401, "token-revoked"))
+    assert other.ask(token=twin).status == 200
+    assert list(redis_cli.scan_iter("token:revoked:*")) == [token_revoked(hashlib.sha256(token).hexdigest())]
 
 
 def test_a_logout_during_an_outage_of_the_store_counts_as_soon_as_it_is_back(
