@@ -10,6 +10,7 @@ RFC 3986 sections 2.1, 2.5 and 3.3; RFC 3629 section 10.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 # SECURITY: the detailed look comes before the rate limit; at 60 KiB it would take 20 ms.
@@ -66,3 +67,19 @@ def flaw(path: bytes) -> tuple[str, bool]:
     except UnicodeDecodeError:
         return "The path is not UTF-8 behind its percent-encoding.", False
     return "", True
+
+
+def second_look(
+    path: bytes, pattern: str, allow_encoded_slash: bool, same_route: Callable[[bytes], bool]
+) -> str:
+    """What is wrong with `path` being the route's of `pattern`, given that there are other ways to write it ("" if nothing).
+
+    SECURITY: /subscriptions and /%73ubscriptions are one address to a service; it must not be two routes here, the second
+    one with lesser demands. `same_route` tells whether a path is the route's, too.
+    """
+    if not allow_encoded_slash and has_encoded_slash(path):
+        return "The path has an encoded slash."
+    # A pattern that is itself percent-encoded or has parameters means that spelling.
+    if "%" in pattern or ";" in pattern or same_route(plainest(path)):
+        return ""
+    return "The path is another route's, once it is decoded or rid of parameters: send that one."

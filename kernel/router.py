@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from kernel.catalog import METHODS, RouteRow
 from kernel.exchange import Exchange
-from kernel.paths import flaw, has_encoded_slash, plainest
+from kernel.paths import flaw, has_encoded_slash, second_look
 from kernel.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.telemetry.metrics import UNMATCHED
 from kernel.trie import Trie
 
 Compile = Callable[[RouteRow, str, Handler | None], Route]
-_ENCODED_SLASH = "The path has an encoded slash."
 # At most a MiB.
 _KNOWN_LIMIT = 4096
 _KNOWN_LENGTH = 128
-# A pattern that is itself percent-encoded or has parameters means that spelling.
-_WRITTEN_SO = re.compile("[%;]").search
-_DISGUISED = "The path is another route's, once it is decoded or rid of parameters: send that one."
 
 
 def _refusing(problem: Problem) -> Handler:
@@ -73,17 +68,15 @@ class Router:
         route = routes.get(method)
         if route is None:
             return self._wrong_method(routes), ()
-        one_route = True
         if otherwise:
-            if has_encoded_slash(path):
-                if not route.row.allow_encoded_slash:
-                    return self._bad_path(_ENCODED_SLASH), ()
-                one_route = False  # another method's route may not allow it
-            # SECURITY: /subscriptions and /%73ubscriptions are one address to a service; it must not be two routes here,
-            # the second one with lesser demands.
-            if not _WRITTEN_SO(route.template) and self._trie.match(plainest(path))[0] is not routes:
-                return self._bad_path(_DISGUISED), ()
-        if one_route and len(path) <= _KNOWN_LENGTH:
+            row = route.row
+            wrong = second_look(
+                path, row.pattern, row.allow_encoded_slash, lambda plain: self._trie.match(plain)[0] is routes
+            )
+            if wrong:
+                return self._bad_path(wrong), ()
+        # With an encoded slash, another method's route may not allow it.
+        if not (otherwise and has_encoded_slash(path)) and len(path) <= _KNOWN_LENGTH:
             if len(self._known) >= _KNOWN_LIMIT:
                 self._known.clear()  # the paths that many ask for are soon back
             self._known[path] = routes, params

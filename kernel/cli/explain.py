@@ -14,7 +14,7 @@ from kernel.cli.routes import methods
 from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
-from kernel.paths import flaw
+from kernel.paths import flaw, second_look
 from kernel.stages.words import in_words
 from kernel.trie import Trie
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
 def match(settings: Settings, method: str, path: str) -> RouteRow | str:
     """The row of the route that takes the request, or why none does."""
     raw = path.encode()
-    wrong, encoded_slash = flaw(raw)
+    wrong, otherwise = flaw(raw)
     if wrong:
         return f"400 bad-path: {wrong}"
     trie: Trie[RouteRow] = Trie()
@@ -78,9 +78,10 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
     found = routes.get(method)
     if found is None:
         return f"405 method-not-allowed: {next(iter(routes.values())).pattern} takes {', '.join(sorted(routes))}."
-    if encoded_slash and not found.allow_encoded_slash:
-        return "400 bad-path: The path has an encoded slash."
-    return found
+    if otherwise:
+        allow = found.allow_encoded_slash
+        wrong = second_look(raw, found.pattern, allow, lambda plain: trie.match(plain)[0] is routes)
+    return f"400 bad-path: {wrong}" if wrong else found
 
 
 def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:

@@ -87,7 +87,9 @@ def _subscription(settings: Settings, row: RouteRow) -> str:
         return ""
     parts = []
     if not row.always_writable:
-        parts.append(f"active or trialing, or expired for less than {settings.subscription_grace_days:g} days")
+        parts.append(
+            f"active or trialing, or expired for less than {settings.subscription_grace_days:g} days"
+        )
     if row.min_tier:
         parts.append(f"{row.min_tier} tier or above")
     return "; ".join(parts)

@@ -49,7 +49,8 @@ def test_an_explanation_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
         ("GET", "/nowhere", "404 route-unknown"),
         ("DELETE", "/health", "405 method-not-allowed"),
         ("GET", "/api/v1/../x", "400 bad-path"),
-        ("GET", "/api/v1/orders/a%2Fb", "400 bad-path"),
+        ("GET", "/api/v1/orders/a%2Fb", "400 bad-path: The path has an encoded slash"),
+        ("POST", "/api/v1/tenants/7/%73ubscription", "400 bad-path: The path is another route"),
     ],
 )
 def test_what_no_route_takes_is_explained_and_fails(
