@@ -34,3 +34,16 @@ class ResponseNames(dict[bytes, bytes | int]):
         if len(self) < _MEMO_LIMIT:
             self[name] = kind
         return kind
+
+
+class TransportNames(ResponseNames):
+    """The same for a client that is no gateway: only the fields of this hop are dropped."""
+
+    def __missing__(self, name: bytes) -> bytes | int:
+        lower = name.lower()
+        kind: bytes | int = _SPECIAL.get(lower, lower)
+        if kind is lower and lower in HOP_BY_HOP:
+            kind = DROP
+        if len(self) < _MEMO_LIMIT:
+            self[name] = kind
+        return kind

@@ -110,6 +110,11 @@ class Pool:
         sweeper.pools.append(self)
 
     @property
+    def max_connections(self) -> int:
+        """The cap."""
+        return self._limits.max_connections
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._waiters)
