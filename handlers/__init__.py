@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import alerts, health, internal, metrics, problems, proxy, tickets
+from handlers import alerts, dispatch, health, internal, metrics, problems, proxy, tickets
 from kernel.catalog import RouteRow
 from kernel.route import Handler
 from kernel.state import State
@@ -18,6 +18,7 @@ FACTORIES: dict[str, Factory] = {
     "live": lambda state, row: health.make(state.health.live),
     "ready": lambda state, row: health.make(state.health.ready),
     "alert-stream": alerts.stream,
+    "alert-dispatch": dispatch.make,
     "alert-ticket": lambda state, row: tickets.make(state),
     "read-only": internal.read_only,
     "subscription-changed": internal.subscription_changed,

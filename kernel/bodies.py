@@ -30,7 +30,8 @@ async def read_json(x: Exchange, decoder: msgspec.json.Decoder[_Document]) -> _D
         return decoder.decode(b"".join(parts) or b"{}")
     except msgspec.ValidationError as error:
         raise GatewayError(BODY_INVALID(explain(str(error), decoder.type))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    # SECURITY: RecursionError is what nesting without end comes to.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise GatewayError(BAD_REQUEST("The body is not JSON.")) from None
 
 

@@ -15,6 +15,7 @@ from kernel.catalog import INTERNAL_SERVICES
 from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
+from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
 from kernel.guard import StreamGuard
 from kernel.identity.keys import Key, KeySet, secret_key
@@ -167,6 +168,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     demo = DemoSessions(store, client)
     tickets = Tickets(store, verifier)
     metrics.register_source("tickets", tickets.families)
+    dispatcher = Dispatcher(store, client)
+    metrics.register_source("dispatcher", dispatcher.families)
     guard = StreamGuard(tracked, moments)
     alerts = Alerts(store, settings, telemetry.log)
     await alerts.start()
@@ -196,6 +199,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         tenants=tenants,
         demo=demo,
         tickets=tickets,
+        dispatcher=dispatcher,
         guard=guard,
         alerts=alerts,
         upstreams=upstreams,

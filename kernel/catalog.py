@@ -18,6 +18,10 @@ TIERS = ("starter", "professional", "enterprise")
 # Names of handlers that stages know, too.
 ALERT_STREAM = "alert-stream"
 
+# Where an alert may go.
+SSE = "sse"
+CHANNELS = (SSE, "email", "whatsapp")
+
 LOGOUT = "logout"
 SUBSCRIPTION_CHANGED = "subscription-changed"
 
@@ -78,7 +82,7 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     websocket: bool = False
     # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
     always_writable: bool = False
-    # Changes nothing although its method may (RFC 9110 section 9.2.1): works in read-only mode.
+    # Changes nothing that read-only mode protects, although its method may.
     safe: bool = False
     # The operation that the tenant service is asked about each time; refused when it cannot say.
     critical: str | None = None
@@ -171,6 +175,14 @@ _ALERTS = tuple(
         ),
     )
 )
+_DISPATCH = RouteRow(
+    pattern="/api/v1/alerts/dispatch",
+    methods=_POST,
+    handler="alert-dispatch",
+    service_only=True,
+    safe=True,
+    max_body=1024**2,
+)
 
 _AUTH = (
     *(
@@ -249,6 +261,7 @@ def _billing() -> Iterator[RouteRow]:
 ROUTES: tuple[RouteRow, ...] = (
     *_OWN,
     *_ALERTS,
+    _DISPATCH,
     *_AUTH,
     *_DEMO,
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),

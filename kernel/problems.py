@@ -276,4 +276,10 @@ UPSTREAM_CONNECT_TIMEOUT = ProblemKind(
 UPSTREAM_TIMEOUT = ProblemKind(
     "upstream-timeout", 504, "Service did not answer in time", "Try again shortly."
 )
+DISPATCH_FAILED = ProblemKind(
+    "dispatch-failed",
+    502,
+    "Alert not delivered",
+    "Dispatch it again with the same alert_id: every channel failed, for the reasons that `results` gives.",
+)
 INTERNAL = ProblemKind("internal", 500, "Internal error", "Report the request id to the platform team.")

@@ -11,6 +11,7 @@ from kernel.authority import Authority
 from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
+from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
 from kernel.guard import StreamGuard
 from kernel.headers import HeaderKinds
@@ -54,6 +55,7 @@ class State:
     tenants: Tenants
     demo: DemoSessions
     tickets: Tickets
+    dispatcher: Dispatcher
     guard: StreamGuard
     alerts: Alerts
     upstreams: dict[str, Upstream]

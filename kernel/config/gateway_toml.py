@@ -12,6 +12,9 @@
     requests = 6000
     window = 60
 
+    [alerts.channels]                        where dispatched alerts of a severity go that name no channels
+    urgent = ["sse", "email", "whatsapp"]
+
 Services come first and routes after them, each in the file's order. What a table does not say stays as it was.
 """
 
@@ -29,12 +32,12 @@ from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows
 from kernel.config.errors import ConfigError
 from kernel.config.rewrite import change, contradiction, narrow, with_head
 from kernel.config.settings import Settings
-from kernel.config.tables import ROUTE, SERVICE, decode, decode_limit, unknown
+from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
 from kernel.paths import flaw
 
-_SECTIONS = ("services", "routes", "limits")
+_SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
@@ -87,14 +90,31 @@ class _Reader:
         tenants = self._limits(
             limits, "tenants", lambda name: "" if _TENANT.fullmatch(name) else "is not a tenant id"
         )
+        alerts = dict(self._tables(document, "alerts"))
+        self._known(alerts, ("channels",), "[alerts] ")
         return replace(
             self._settings,
+            alert_channels=self._channels(alerts),
             services=self._urls,
             service_catalog=tuple(self._catalog.values()),
             routes=tuple(self._rows),
             tier_limits=tiers,
             tenant_limits=tenants,
         )
+
+    def _channels(self, alerts: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+        """The built-in rules with those of the file."""
+        rules = dict(self._settings.alert_channels)
+        severities = self._settings.alerts_severities
+        for name, value in self._tables(alerts, "channels"):
+            where = f"[alerts.channels] {name}"
+            if name not in severities:
+                self._error(where, unknown(name, severities))
+                continue
+            channels = decode_channels(value, f"{self._file} {where}", self._errors)
+            if channels:
+                rules[name] = channels
+        return rules
 
     def _error(self, where: str, problem: str, example: str = "") -> None:
         self._errors.append(ConfigError(f"{self._file} {where}", problem, example))

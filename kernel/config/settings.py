@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from kernel.addresses import Network
-from kernel.catalog import ROUTES, SERVICES, Limit, RouteRow, Service
+from kernel.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
 from kernel.config import values
 from kernel.config.urls import ADDRESS, HOST, HOST_PATTERN, KEY_SOURCE, ORIGIN, STORE_URL, KeySource
 from kernel.config.values import FLAG, LABEL, NETWORK, PATH, TEXT, Kind, choice, integer, listed, number, size
@@ -43,6 +43,10 @@ def _seconds(
     about: str, example: str, *, high: float = 3600.0, low: float = 0.001, group: str | None = None
 ) -> Meta:
     return _var(number(low, high), about, example, group=group)
+
+
+# By severity; whatever is not named goes to the streams.
+DEFAULT_CHANNELS = {"high": (SSE, "email"), "urgent": CHANNELS, "critical": CHANNELS}
 
 
 def default_services(catalog: tuple[Service, ...] = SERVICES) -> dict[str, tuple[str, ...]]:
@@ -297,6 +301,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     routes: tuple[RouteRow, ...] = ROUTES
     tier_limits: dict[str, Limit] = {}
     tenant_limits: dict[str, Limit] = {}
+    # Severity -> where a dispatched alert goes that names no channels.
+    alert_channels: dict[str, tuple[str, ...]] = field(default_factory=DEFAULT_CHANNELS.copy)
 
     def __repr__(self) -> str:
         # SECURITY: the default would print secrets wherever a Settings ends up in a log or a traceback.

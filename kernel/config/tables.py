@@ -19,6 +19,7 @@ _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Tier = Literal["starter", "professional", "enterprise"]
 Effect = Literal["logout", "subscription-changed"]
+Channel = Literal["sse", "email", "whatsapp"]
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 _Operation = Annotated[str, Meta(pattern=r"^(?:[a-z][a-z0-9-]{0,63})?$")]
 _Segment = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
@@ -116,6 +117,17 @@ def decode_limit(table: object, where: str, errors: list[ConfigError]) -> Limit 
         errors.append(ConfigError(f"{where} {place[1:]}".strip(), problem, "requests = 600, window = 60"))
         return None
     return limit.limit()
+
+
+def decode_channels(value: object, where: str, errors: list[ConfigError]) -> tuple[str, ...]:
+    """The channels that `value` lists, each once; empty after an error."""
+    kind = Annotated[list[Channel], Meta(min_length=1)]
+    try:
+        return tuple(dict.fromkeys(msgspec.convert(value, kind)))
+    except msgspec.ValidationError as error:
+        problem, place = _explain(str(error), kind)
+        errors.append(ConfigError(where + place, problem, '["sse", "email"]'))
+        return ()
 
 
 def unknown(name: str, known: Collection[str]) -> str:

@@ -73,6 +73,11 @@ def ticket_grant(sha256_hex: str) -> str:
     return f"gateway:ticket-grant:{sha256_hex}"
 
 
+def alert_dispatched(tenant_id: str, sha256_hex: str) -> str:
+    """String: who delivers this alert of the tenant by this channel now, then that it is delivered."""
+    return f"gateway:dispatched:{tenant_id}:{sha256_hex}"
+
+
 def rate_limit(bucket: str, requests: int, window: float) -> str:
     """Hash: one token bucket (see lease.lua). The limit is in the name: under another limit it is another bucket."""
     return f"ratelimit:{bucket}:{requests}/{window:g}"

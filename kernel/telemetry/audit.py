@@ -24,6 +24,7 @@ DENIED = "denied"
 SERVICE_TOKEN = "service-token"  # noqa: S105  # a kind of event
 ADMIN = "admin"
 CRITICAL = "critical"
+DISPATCH = "dispatch"
 
 _Key = tuple[str, str, str, str | None, str | None, str | None, str]
 

@@ -85,6 +85,12 @@ _ROWS = (
         ("result",),
     ),
     Family(
+        "gateway_alert_dispatches_total",
+        COUNTER,
+        "Alerts handed to a channel, by result: delivered, duplicate, failed.",
+        ("channel", "result"),
+    ),
+    Family(
         "gateway_revocations_delayed_total",
         COUNTER,
         "Logouts that had to wait because Redis was out of reach.",

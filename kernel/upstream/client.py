@@ -33,10 +33,17 @@ class ServiceClient:
         self._timeout = timeout
 
     async def call(
-        self, service: str, method: str, target: str, body: bytes | None = None, headers: _Headers = ()
+        self,
+        service: str,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        headers: _Headers = (),
+        *,
+        repeatable: bool = False,
     ) -> Answer:
-        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; only a GET is repeated, and only when
-        an idle connection turned out to be closed.
+        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; only a GET, and what is `repeatable`,
+        is repeated, and only when an idle connection turned out to be closed.
 
         Raises:
             GatewayError: no whole answer came.
@@ -56,7 +63,7 @@ class ServiceClient:
                 upstream, replica, replica.pool.acquire, data, method == "HEAD", self._timeout
             )
         except _Stale:
-            if method not in {"GET", "HEAD"}:
+            if not repeatable and method not in {"GET", "HEAD"}:
                 raise
             return await _exchange(
                 upstream, replica, replica.pool.fresh, data, method == "HEAD", self._timeout

@@ -28,6 +28,7 @@ LAYERS: list[set[str]] = [
         "kernel.router",
         "kernel.tenants",
         "kernel.demo",
+        "kernel.dispatch",
         "kernel.tickets",
         "kernel.guard",
         "kernel.alerts",
