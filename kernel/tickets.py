@@ -100,8 +100,11 @@ class Tickets:
             GatewayError: STORE_UNAVAILABLE.
         """
         ticket = secrets.token_urlsafe(_BYTES)
-        # What a demo session left of its token, not what the token says.
-        claims = replace(identity.claims, exp=identity.exp, demo_session_id=identity.demo_session_id)
+        # What a demo session left of its token, not what the token says; and the name that a nameless token goes by, or its
+        # revocation would pass the ticket over.
+        claims = replace(
+            identity.claims, exp=identity.exp, jti=identity.jti, demo_session_id=identity.demo_session_id
+        )
         record = _Record(_VERSION, identity.trust, claims, tenant)
         seconds = max(1, min(TICKET_SECONDS, int(identity.exp - self._verifier.clock())))
         await self._write(ticket_name(_digest(ticket.encode())), ticket.encode(), record, seconds)

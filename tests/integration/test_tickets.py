@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import redis
 from kernel.catalog import ALERT_STREAM, RouteRow
 from kernel.exchange import Exchange
 from kernel.store.embedded import EmbeddedStore
+from kernel.store.keys import token_revoked
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.tokens import OTHER_TENANT, TENANT, access_token, public_pem, service_token
 
@@ -161,13 +163,17 @@ async def test_a_service_without_a_tenant_gets_no_tenant_by_ticket(here: Local) 
 async def test_a_revoked_or_stale_tokens_ticket_is_refused(here: Local, redis_cli: redis.Redis) -> None:
     ticket = await get_ticket(here, access_token(jti="gone"))
     stale = await get_ticket(here, access_token(iat=time.time() - 50))
+    nameless = access_token(user_id="nameless")
+    unnamed = await get_ticket(here, nameless)
     redis_cli.set("token:revoked:gone", "1")
+    redis_cli.set(token_revoked(hashlib.sha256(nameless).hexdigest()), "1")
     redis_cli.set(f"tenant:{TENANT}:subscription_changed_at", time.time() - 1)
 
     async def code(ticket: str) -> str:
         return (await here.ask("GET", f"{STREAM}?ticket={ticket}")).code
 
     assert await code(ticket) == "token-revoked"
+    assert await code(unnamed) == "token-revoked"
     assert await code(stale) == "token-stale"
 
 
