@@ -114,6 +114,7 @@ class Exchange:
         self.query: bytes = scope["query_string"]
         captured: dict[bytes, bytes] = {}
         lines: list[bytes] = []
+        crumbs: list[bytes] | None = None
         for name, value in scope["headers"]:
             kind = kinds[name]
             # PERF: one formatted line a header (0.12 us) instead of four pieces for the final join (0.25 us).
@@ -121,10 +122,8 @@ class Exchange:
                 lines.append(b"%b: %b\r\n" % (name, value))
             elif kind != DROP:
                 if name == b"cookie" and name in captured:
-                    # HTTP/2 clients send a cookie in crumbs; servers read one Cookie line (RFC 9113 section 8.2.3).
-                    lines.remove(b"cookie: %b\r\n" % captured[name])
-                    captured[name] += b"; " + value
-                    lines.append(b"cookie: %b\r\n" % captured[name])
+                    crumbs = [captured[name]] if crumbs is None else crumbs
+                    crumbs.append(value)
                     continue
                 if name in captured:
                     captured[name] = captured[name] + b", " + value
@@ -132,6 +131,11 @@ class Exchange:
                     captured[name] = value
                 if kind != CAPTURE:
                     lines.append(b"%b: %b\r\n" % (name, value))
+        if crumbs is not None:
+            # HTTP/2 clients send a cookie in crumbs; servers read one Cookie line (RFC 9113 section 8.2.3).
+            lines.remove(b"cookie: %b\r\n" % crumbs[0])
+            whole = captured[b"cookie"] = b"; ".join(crumbs)
+            lines.append(b"cookie: %b\r\n" % whole)
         self.lines = lines
         self.captured = captured
         # From the router and the stages.
