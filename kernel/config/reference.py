@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from kernel.catalog import SERVICES
+from kernel.catalog import CHANNELS, SERVICES
+from kernel.config.settings import DEFAULT_CHANNELS
 from kernel.config.tables import ROUTE, SERVICE, Field
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
@@ -49,6 +50,14 @@ def _lines() -> Iterator[str]:
             ("`window`", "Seconds.", "`60`"),
         ),
     )
+    yield from ("#### gateway.toml: `[alerts.channels]`", "")
+    rules = " ".join(f"`{name} = [{_quoted(channels)}]`" for name, channels in DEFAULT_CHANNELS.items())
+    about = f"Where dispatched alerts of that severity go, out of {_quoted(CHANNELS)}. Built in: {rules}; others: sse."
+    yield from _table(("Field", "Meaning", "Example"), [("a severity", about, '`["sse", "email"]`')])
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
 
 
 def _fields(fields: Mapping[str, Field]) -> Iterator[str]:

@@ -347,3 +347,25 @@ def test_rules_that_are_wrong_are_told_all_at_once(tmp_path: Path) -> None:
         "gateway.toml [alerts.channels] high[1]: 'pigeon' is not one of sse, email, whatsapp",
         "gateway.toml [alerts.channels] medium: expected `array`, got `str`",
     ]
+
+
+async def test_a_bug_in_one_channel_lets_the_others_finish(
+    gateway: Local, notifications: Notifications, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = gateway.state.client.call
+
+    async def broken(service: str, method: str, target: str, body: bytes, *rest: Any, **more: Any) -> Any:
+        if b'"email"' in body:
+            raise RuntimeError("a bug")
+        await asyncio.sleep(0.05)
+        return await call(service, method, target, body, *rest, **more)
+
+    monkeypatch.setattr(type(gateway.state.client), "call", staticmethod(broken))
+    assert (await dispatch(gateway, alert())).code == "internal"
+    assert [each["channel"] for each in notifications.documents] == ["whatsapp"]
+    monkeypatch.undo()
+    assert fates(await dispatch(gateway, alert())) == {
+        "sse": "delivered",
+        "email": "delivered",
+        "whatsapp": "duplicate",
+    }
