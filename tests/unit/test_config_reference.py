@@ -15,7 +15,15 @@ from kernel.config.values import PATH
 from kernel.config.variables import VARIABLES, Variable
 
 README = Path(__file__).parents[2] / "README.md"
-COMPUTED = {"provisional_keys", "services", "service_catalog", "routes", "tier_limits", "tenant_limits"}
+COMPUTED = {
+    "provisional_keys",
+    "services",
+    "service_catalog",
+    "routes",
+    "tier_limits",
+    "tenant_limits",
+    "alert_channels",
+}
 
 
 def test_every_setting_is_a_variable_or_computed() -> None:
