@@ -23,7 +23,7 @@ from kernel.identity.jwks import JwksSource
 from kernel.identity.jws import parse, parse_head
 from kernel.identity.refresh import Refreshed, Refresher
 from kernel.identity.remote import RemoteVerifier
-from kernel.identity.second import encode, fingerprint, lifetime, restore
+from kernel.identity.second import Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.tokens import Verifier
 from kernel.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
 from kernel.store.errors import StoreError
@@ -33,7 +33,8 @@ from kernel.telemetry.metrics import Metrics
 
 
 class Authority:
-    """One a worker. `sources` supply `verifier` with keys; `remote` asks the auth service instead.
+    """One a worker. `sources` supply `verifier` with keys; `remote` asks the auth service instead; without a `stamp` there
+    is no second-level cache.
 
     The two refreshers differ in how they present the refresh token: in the body alone, or as the cookie it came in.
     """
@@ -46,7 +47,9 @@ class Authority:
         *,
         sources: Sequence[JwksSource] = (),
         remote: RemoteVerifier | None = None,
+        stamp: Stamp | None = None,
     ) -> None:
+        self._stamp = stamp
         self.verifier = verifier
         self.cached = verifier.cached
         self.sources = tuple(sources)
@@ -154,23 +157,26 @@ class Authority:
 
     async def _recall(self, token: bytes) -> Identity | None:
         """What some worker verified. The store's trouble is never the client's."""
-        if not self._store.connected:
+        stamp = self._stamp
+        if stamp is None or not self._store.connected:
             return None
+        name = fingerprint(token)
         try:
-            raw = await self._store.execute("GET", auth_token(fingerprint(token)))
+            stored = await self._store.execute("GET", auth_token(name))
         except StoreError:
             return None
-        return restore(raw, token, self.verifier) if raw else None
+        raw = stamp.take(name, stored) if stored else None
+        return restore(raw, token, self.verifier) if raw is not None else None
 
     def _remember(self, token: bytes, identity: Identity) -> None:
         """Tell the other workers; nothing waits for it. Only what was accepted gets here."""
         seconds = lifetime(identity, self.verifier.clock())
-        if not seconds:
+        if not seconds or self._stamp is None:
             return
+        name = fingerprint(token)
+        value = self._stamp.put(name, encode(identity))
         try:
-            reply = self._store.execute(
-                "SET", auth_token(fingerprint(token)), encode(identity), "EX", seconds
-            )
+            reply = self._store.execute("SET", auth_token(name), value, "EX", seconds)
         except StoreError:
             return
         reply.add_done_callback(_forget)

@@ -14,6 +14,7 @@ from kernel.identity.jwks import JwksSource
 from kernel.identity.keys import KeySet
 from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
+from kernel.identity.second import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.problems import GatewayError
 from kernel.refreshes import SharedRefresh
@@ -75,7 +76,9 @@ def make_authority(
         return await ask("refresh", {"refresh_token": token}, token)
 
     remote = RemoteVerifier(verifier, verify) if asks_auth(settings) else None
-    authority = Authority(verifier, store, metrics, sources=sources, remote=remote)
+    # Without a secret that the gateways share, each worker verifies for itself.
+    stamp = Stamp(settings.jwt_secret_key) if settings.jwt_secret_key else None
+    authority = Authority(verifier, store, metrics, sources=sources, remote=remote, stamp=stamp)
     authority.refresh_with(
         Refresher(verifier, SharedRefresh(store, by_body), authority.verify),
         Refresher(verifier, SharedRefresh(store, by_cookie), authority.verify),

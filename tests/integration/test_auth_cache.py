@@ -111,6 +111,21 @@ def test_a_record_for_which_no_key_of_today_stands_opens_nothing(
     assert code(stack.ask(token=forged)) == (401, "token-signature")
 
 
+def test_a_record_opens_nothing_for_another_token(stack: Stack, redis_cli: redis.Redis) -> None:
+    """Whoever can write to the store knows how a record looks, and which key is trusted."""
+    good = access_token(user_id="honest-2")
+    assert stack.ask(token=good).status == 200
+    record = stored(redis_cli, good)
+    forged = access_token("rsa-2", user_id="honest-2")
+    for attempt in (record, record.partition(":")[2], "0" * 64 + ":" + record.partition(":")[2]):
+        redis_cli.set(name(forged), attempt)
+        assert code(stack.ask(token=forged)) == (401, "token-signature")
+        poll(lambda: stack.ask(token=good).status == 200)
+    redis_cli.set(name(good), record.replace("honest-2", "mallory2"))
+    assert stack.ask(token=good).status == 200
+    assert stack.upstream.requests[-1].header("x-user-id") == ["honest-2"]
+
+
 def test_refused_tokens_write_nothing(stack: Stack, redis_cli: redis.Redis) -> None:
     bad = [
         *(access_token("rsa-2", user_id=f"stranger-{number}") for number in range(20)),

@@ -14,7 +14,7 @@ from kernel.identity.claims import Identity
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
-from kernel.identity.second import REMOTE, encode, fingerprint, lifetime, restore
+from kernel.identity.second import REMOTE, Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.tokens import Verifier
 from tests.support.tokens import ISSUER, SECRET, access_token, public_pem, service_token
 
@@ -122,3 +122,13 @@ def test_malformed_value_is_ignored(value: bytes) -> None:
 @settings(deadline=None)
 def test_garbage_is_ignored(value: bytes) -> None:
     assert restore(value, b"token", build()) is None
+
+
+def test_a_stamped_value_is_that_tokens_and_that_platforms_only() -> None:
+    stamp = Stamp(SECRET)
+    kept = stamp.put(fingerprint(b"a"), b"value")
+    assert Stamp(SECRET).take(fingerprint(b"a"), kept) == b"value"
+    assert stamp.take(fingerprint(b"b"), kept) is None
+    assert Stamp(SECRET + "x").take(fingerprint(b"a"), kept) is None
+    assert stamp.take(fingerprint(b"a"), kept + b"!") is None
+    assert stamp.take(fingerprint(b"a"), b"value") is None
