@@ -48,7 +48,12 @@ class Alerts:
             max_alert=settings.alerts_max_bytes,
         )
         self._subscription = Subscription(
-            store, (ALERTS_RECORDED,), (f"{ALERT_CHANNEL_PREFIX}*",), self._hear, self._fanout.connected
+            store,
+            (ALERTS_RECORDED,),
+            (f"{ALERT_CHANNEL_PREFIX}*",),
+            self._hear,
+            self._fanout.connected,
+            lambda: self._fanout.waking,
         )
 
     async def start(self) -> None:

@@ -25,8 +25,9 @@ _BEAT = 5.0
 _SILENCE = 12.0
 _RETRY = 0.25
 _SETUP = 1.0
-# Messages handled before others get the loop: those that have come in are read without a pause.
+# Messages, and bytes, heard before others get the loop: what has come in is read without a pause.
 _RUN = 32
+_RUN_BYTES = 64 * 1024
 
 Hear = Callable[[bytes, bytes], None]
 
@@ -35,7 +36,8 @@ class Subscription:
     """`start` it in the loop that uses it, after its store. Times in seconds.
 
     `hear(channel, data)` is called for every message in the order of the server; `connected()` whenever the subscription
-    is in force (again): what was published before may have been missed.
+    is in force (again): what was published before may have been missed. While `busy()` says that what was heard is still
+    being dealt with, nothing more is heard; the server keeps it, or cuts the connection when it gets too much.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Subscription:
         patterns: Sequence[str],
         hear: Hear,
         connected: Callable[[], None],
+        busy: Callable[[], bool] = lambda: False,
         *,
         beat: float = _BEAT,
         silence: float = _SILENCE,
@@ -56,6 +59,7 @@ class Subscription:
         self._patterns = tuple(patterns)
         self._hear = hear
         self._connected = connected
+        self._busy = busy
         self._beat = beat
         self._silence = silence
         self._heard = 0.0
@@ -123,14 +127,18 @@ class Subscription:
                     await connection.disconnect(nowait=True)
 
     async def _listen(self, connection: AbstractConnection) -> None:
-        run = 0
+        run = size = 0
         while True:
-            self._take(await connection.read_response(timeout=math.inf, disconnect_on_error=False))
+            reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             self._heard = monotonic()
+            self._take(reply)
             run += 1
-            if run >= _RUN:
-                run = 0
+            size += len(reply[-1])
+            if run >= _RUN or size >= _RUN_BYTES:
+                run = size = 0
                 await asyncio.sleep(0)
+                while self._busy():  # noqa: ASYNC110  # a turn of the loop is what is waited for
+                    await asyncio.sleep(0)
 
     def _take(self, reply: list[Any]) -> bool:
         """Pass a message on; True for the confirmation of a subscription."""

@@ -1,0 +1,236 @@
+"""`python -m bench.sse`: many alert streams on one worker - memory a stream, and how long an alert takes to all of them.
+
+One core runs the gateway (one worker), the other this client and Valkey. Streams are opened first; then alerts are
+published at a steady rate, each with the moment it was published, and every stream notes when it has it. Stuck readers
+never read: they must not matter to the others. With --stuck, compare with a run without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import redis.asyncio
+import uvloop
+
+from bench import machine, processes
+from bench.keys import ISSUER, TENANT, Keys
+from kernel.store.embedded import EmbeddedStore
+
+_ROOT = Path(__file__).resolve().parents[1]
+_SENT = re.compile(rb'"sent":([0-9.]+)')
+_OPENING = 200
+_MARGIN = 64
+
+
+class Stream(asyncio.Protocol):
+    """One open stream. `ready` is set by its first id."""
+
+    def __init__(self, request: bytes, latencies: list[float]) -> None:
+        self.ready = asyncio.get_running_loop().create_future()
+        self.count = 0
+        self.lost = False
+        self._request = request
+        self._latencies = latencies
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        now = time.time()
+        if not self.ready.done() and b"id: " in data:
+            self.ready.set_result(None)
+        for moment in _SENT.findall(data):
+            self.count += 1
+            self._latencies.append(now - float(moment))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError("the gateway refused a stream"))
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process, without pages it shares with others."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(n) * 1024 for n in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+
+
+def worker_of(parent: int) -> int:
+    """The pid of the one worker."""
+    return int(Path(f"/proc/{parent}/task/{parent}/children").read_text().split()[-1])
+
+
+def percentile(ordered: list[float], share: float) -> float:
+    """The value below which `share` of `ordered` lie."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+async def _open(port: int, count: int, request: bytes, latencies: list[float]) -> list[Stream]:
+    loop = asyncio.get_running_loop()
+    streams: list[Stream] = []
+    while len(streams) < count:
+        turn = min(_OPENING, count - len(streams))
+        made = await asyncio.gather(
+            *(
+                loop.create_connection(lambda: Stream(request, latencies), "127.0.0.1", port)
+                for _ in range(turn)
+            )
+        )
+        await asyncio.gather(*(stream.ready for _, stream in made))
+        streams += [stream for _, stream in made]
+    return streams
+
+
+async def _stick(port: int, count: int, request: bytes) -> list[socket.socket]:
+    """Readers that ask and never read."""
+    stuck = []
+    for _ in range(count):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", port))
+        sock.sendall(request)
+        stuck.append(sock)
+    return stuck
+
+
+async def _ready(port: int) -> None:
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            answer = await reader.read(64)
+            writer.close()
+            if b" 200 " in answer:
+                return
+        except OSError:
+            pass
+        await asyncio.sleep(0.05)
+
+
+async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, token: str) -> None:
+    await asyncio.wait_for(_ready(port), 20)
+    worker = worker_of(parent)
+    request = (
+        f"GET /api/v1/alerts/stream HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    )
+    latencies: list[float] = []
+    # What the first streams cost once is no cost of a stream.
+    for stream in await _open(port, 50, request, latencies):
+        stream.transport.close()
+    await asyncio.sleep(1)
+    before = resident(worker)
+    began = time.perf_counter()
+    streams = await _open(port, options.streams, request, latencies)
+    opened = time.perf_counter() - began
+    await asyncio.sleep(1)
+    a_stream = (resident(worker) - before) / options.streams
+    print(f"streams           {options.streams} opened in {opened:.1f} s")
+    print(f"memory            {a_stream / 1024:.1f} KiB a stream")
+
+    stuck = await _stick(port, options.stuck, request)
+    await asyncio.sleep(0.5)
+    client = redis.asyncio.Redis.from_url(store)
+    cpu = _cpu(worker)
+    began = time.perf_counter()
+    for number in range(options.alerts):
+        await asyncio.sleep(max(0.0, began + number / options.rate - time.perf_counter()))
+        alert = {
+            "alert_id": f"a{number}",
+            "severity": "high",
+            "message": "Stock bajo: Mantequilla 82 % m.g." + "." * options.padding,
+            "sent": time.time(),
+        }
+        await client.publish(f"alerts:tenant:{TENANT}", json.dumps(alert, separators=(",", ":")))
+    expected = options.alerts * options.streams
+    deadline = time.monotonic() + 30
+    while len(latencies) < expected and time.monotonic() < deadline:
+        await asyncio.sleep(0.05)
+    cpu = _cpu(worker) - cpu
+    ordered = sorted(latencies)
+    print(
+        f"alerts            {options.alerts} at {options.rate:g}/s, {len(latencies)} of {expected} received"
+    )
+    print(
+        "alert to streams  "
+        + ", ".join(f"{name} {1000 * percentile(ordered, at):.1f} ms" for name, at in _SHARES)
+    )
+    print(f"processor         {1e6 * cpu / max(1, len(latencies)):.1f} us a delivered alert")
+    print(f"memory now        {(resident(worker) - before) / 1024 / options.streams:.1f} KiB a stream")
+    print(f"streams lost      {sum(stream.lost for stream in streams)}")
+    for sock in stuck:
+        sock.close()
+    for stream in streams:
+        stream.transport.close()
+    await client.aclose()
+
+
+_SHARES = (("median", 0.5), ("p99", 0.99), ("max", 1.0))
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / machine.TICK
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run it and print the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.sse", description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--alerts", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=5.0, help="alerts a second")
+    parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
+    parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
+    options = parser.parse_args(argv)
+    cores = machine.cores()
+    keys = Keys()
+    with EmbeddedStore() as store, tempfile.TemporaryFile() as output, socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        probe.close()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "REDIS_URL": store.url,
+            "JWT_PUBLIC_KEY": keys.public_pem,
+            "JWT_ISSUER": ISSUER,
+            "RATE_LIMIT_REQUESTS": "1000000",
+            "SHUTDOWN_GRACE_SECONDS": "2",
+            "MAX_CONNECTIONS": str(2 * options.streams + 1000),
+            "ALERTS_MAX_STREAMS": str(options.streams + options.stuck + _MARGIN),
+        }
+        gateway = processes.spawn(
+            (sys.executable, "-m", "kernel", "run"),
+            environment=environment,
+            stdout=output,
+            stderr=output,
+            cwd=str(_ROOT),
+        )
+        try:
+            os.sched_setaffinity(gateway.pid, {cores.peer})
+            os.sched_setaffinity(0, {cores.load})
+            uvloop.run(_measure(options, port, gateway.pid, store.url, keys.token()))
+            output.seek(0)
+            ends = re.findall(rb'"problem":"([a-z-]+)"', output.read())
+            if ends:
+                print(f"ended by problem  {ends.count(ends[0])} x {ends[0].decode()}")
+        finally:
+            processes.stop(gateway, 5)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
