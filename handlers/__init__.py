@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import alerts, dispatch, health, internal, metrics, problems, proxy, tickets
+from handlers import alerts, dispatch, geocode, health, internal, metrics, problems, proxy, tickets
 from kernel.catalog import RouteRow
 from kernel.route import Handler
 from kernel.state import State
@@ -20,6 +20,8 @@ FACTORIES: dict[str, Factory] = {
     "alert-stream": alerts.stream,
     "alert-dispatch": dispatch.make,
     "alert-ticket": lambda state, row: tickets.make(state),
+    "geocode": lambda state, row: geocode.search(state),
+    "geocode-reverse": lambda state, row: geocode.reverse(state),
     "read-only": internal.read_only,
     "subscription-changed": internal.subscription_changed,
     "problems": lambda state, row: problems.make(),

@@ -17,6 +17,7 @@ from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
+from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
@@ -174,6 +175,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     alerts = Alerts(store, settings, telemetry.log)
     await alerts.start()
     metrics.register_source("alerts", alerts.families)
+    geocoder = Geocoder(store, settings, make_upstream)
+    await geocoder.start()
+    metrics.register_source("geocode", geocoder.families)
     paths = {service.name: service.health for service in settings.service_catalog}
 
     async def probe(service: str) -> None:
@@ -202,6 +206,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         dispatcher=dispatcher,
         guard=guard,
         alerts=alerts,
+        geocoder=geocoder,
         upstreams=upstreams,
         metrics=metrics,
         access_log=telemetry.access_log,
@@ -224,7 +229,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     prober.start()
     authority.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
-    state.closers += [tenants.close, demo.close, guard.close, alerts.close]
+    state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [authority.close]
     return state

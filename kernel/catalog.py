@@ -175,6 +175,7 @@ _ALERTS = tuple(
         ),
     )
 )
+
 _DISPATCH = RouteRow(
     pattern="/api/v1/alerts/dispatch",
     methods=_POST,
@@ -182,6 +183,17 @@ _DISPATCH = RouteRow(
     service_only=True,
     safe=True,
     max_body=1024**2,
+)
+
+_GEOCODE = tuple(
+    RouteRow(
+        pattern=f"/api/v1/{path}",
+        methods=_POST,
+        handler=path.replace("/", "-"),
+        safe=True,
+        max_body=8192,
+    )
+    for path in ("geocode", "geocode/reverse")
 )
 
 _AUTH = (
@@ -262,6 +274,7 @@ ROUTES: tuple[RouteRow, ...] = (
     *_OWN,
     *_ALERTS,
     _DISPATCH,
+    *_GEOCODE,
     *_AUTH,
     *_DEMO,
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),

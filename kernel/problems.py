@@ -282,4 +282,13 @@ DISPATCH_FAILED = ProblemKind(
     "Alert not delivered",
     "Dispatch it again with the same alert_id: every channel failed, for the reasons that `results` gives.",
 )
+GEOCODE_BUSY = ProblemKind(
+    "geocode-busy",
+    503,
+    "Too many addresses to look up",
+    "Wait as long as Retry-After says: addresses that were not asked for lately are looked up one a second.",
+)
+GEOCODE_FAILED = ProblemKind(
+    "geocode-failed", 502, "Geocoding service failed", "Try again later; known addresses are still answered."
+)
 INTERNAL = ProblemKind("internal", 500, "Internal error", "Report the request id to the platform team.")

@@ -13,6 +13,7 @@ from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
+from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.headers import HeaderKinds
 from kernel.identity.mint import Minter
@@ -58,6 +59,7 @@ class State:
     dispatcher: Dispatcher
     guard: StreamGuard
     alerts: Alerts
+    geocoder: Geocoder
     upstreams: dict[str, Upstream]
     metrics: Metrics
     access_log: AccessLog

@@ -10,6 +10,7 @@ from bench.platform.auth import Auth
 from bench.platform.collection import Collection
 from bench.platform.demo_sessions import DemoSessions
 from bench.platform.info import Account, Info
+from bench.platform.nominatim import Nominatim
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import Service
 from bench.platform.tenants import Tenants
@@ -62,12 +63,15 @@ class Platform:
             self.collections.append(collection)
         for each in self.services.values():
             equip(each)
+        # Not one of the platform's services: what the gateway asks for addresses.
+        self.nominatim = Nominatim()
         self.urls: dict[str, str] = {}
 
     async def start(self, host: str = "127.0.0.1") -> None:
         """Opens every service's port."""
         for name in self.services:
             await self.start_service(name, host)
+        await self.nominatim.start(host)
 
     async def start_service(self, name: str, host: str = "127.0.0.1") -> None:
         """Opens one service's port; one that was stopped comes back on the port it had."""
@@ -83,11 +87,17 @@ class Platform:
         """Closes everything."""
         for name in self.services:
             await self.stop_service(name)
+        await self.nominatim.stop()
 
     def environment(self) -> dict[str, str]:
         """The variables that make a gateway work with this platform."""
         urls = {self.services[name].variable: url for name, url in self.urls.items()}
-        return {**urls, "JWT_PUBLIC_KEY": self.keys.public_pem, "JWT_SECRET_KEY": self.keys.secret}
+        return {
+            **urls,
+            "JWT_PUBLIC_KEY": self.keys.public_pem,
+            "JWT_SECRET_KEY": self.keys.secret,
+            "NOMINATIM_URL": self.nominatim.url,
+        }
 
     def token(self, label: str) -> str:
         """A fresh access token of one of the first accounts: "owner", "second_owner", "staff", ..."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
 from kernel.config.errors import ConfigError
 from kernel.config.settings import Settings
@@ -59,11 +60,23 @@ def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[Config
             yield ConfigError(name, f"the file cannot be read: {error.strerror}")
 
 
+def _public_nominatim(settings: Settings) -> bool:
+    return f".{urlsplit(settings.nominatim_url).hostname}".endswith(".openstreetmap.org")
+
+
+def public_nominatim_is_spared(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    # https://operations.osmfoundation.org/policies/nominatim/
+    if settings.nominatim_interval_seconds < 1 and _public_nominatim(settings):
+        problem = "is less than 1, but NOMINATIM_URL is the public server, which allows one request a second"
+        yield ConfigError("NOMINATIM_INTERVAL_SECONDS", problem, "1")
+
+
 RULES: tuple[Rule, ...] = (
     secret_is_secret,
     store_is_named,
     credentials_need_origins,
     tls_needs_both,
+    public_nominatim_is_spared,
 )
 
 
@@ -83,6 +96,9 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
         yield ConfigError("JWT_PUBLIC_KEY", problem, "/run/keys/jwt_public.pem")
     if settings.jwt_secret_key is None:
         yield ConfigError("JWT_SECRET_KEY", "is not set: service tokens are refused", _NEW_SECRET)
+    if settings.nominatim_contact is None and _public_nominatim(settings):
+        problem = "is not set: the public Nominatim's operators cannot tell you before they block you"
+        yield ConfigError("NOMINATIM_CONTACT", problem, "ops@bakery.example")
     if settings.environment == "prod" and not settings.https_only:
         yield ConfigError("HTTPS_ONLY", "is false in prod: tokens may travel unencrypted")
     if settings.https_only and not given & {"TRUSTED_PROXIES", "TLS_CERT_FILE"}:

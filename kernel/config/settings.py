@@ -7,42 +7,31 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from msgspec import Meta, Struct, field
+from msgspec import Struct, field
 
 from kernel.addresses import Network
 from kernel.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
 from kernel.config import values
-from kernel.config.urls import ADDRESS, HOST, HOST_PATTERN, KEY_SOURCE, ORIGIN, STORE_URL, KeySource
-from kernel.config.values import FLAG, LABEL, NETWORK, PATH, TEXT, Kind, choice, integer, listed, number, size
+from kernel.config.declare import seconds as _seconds
+from kernel.config.declare import variable as _var
+from kernel.config.urls import (
+    ADDRESS,
+    BASE_URL,
+    CONTACT,
+    HOST,
+    HOST_PATTERN,
+    KEY_SOURCE,
+    ORIGIN,
+    STORE_URL,
+    KeySource,
+)
+from kernel.config.values import FLAG, LABEL, NETWORK, PATH, TEXT, choice, integer, listed, number, size
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
 _GIB = 1024**3
-
-
-def _var(
-    kind: Kind[Any],
-    about: str,
-    example: str,
-    *,
-    group: str | None = None,
-    default: str | None = None,
-    secret: bool = False,
-) -> Meta:
-    """A variable's documentation and parser. `group` opens a section of the reference; `default` is its text there."""
-    return Meta(
-        description=about,
-        examples=[example],
-        extra={"kind": kind, "group": group, "default": default, "secret": secret},
-    )
-
-
-def _seconds(
-    about: str, example: str, *, high: float = 3600.0, low: float = 0.001, group: str | None = None
-) -> Meta:
-    return _var(number(low, high), about, example, group=group)
 
 
 # By severity; whatever is not named goes to the streams.
@@ -269,6 +258,27 @@ class Settings(Struct, frozen=True, kw_only=True):
     subscription_grace_days: Annotated[
         float, _var(number(0, 3650), "Days that an expired subscription goes on.", "7")
     ] = 7.0
+    nominatim_url: Annotated[
+        str,
+        _var(
+            BASE_URL,
+            "Where addresses are looked up.",
+            "https://nominatim.example.com",
+            group="Geocoding",
+        ),
+    ] = "https://nominatim.openstreetmap.org"
+    nominatim_contact: Annotated[
+        str | None,
+        _var(
+            CONTACT,
+            "An e-mail address or URL for its operators, sent in `User-Agent`.",
+            "ops@bakery.example",
+        ),
+    ] = None
+    nominatim_interval_seconds: Annotated[
+        float,
+        _seconds("Pause between two requests of all instances together.", "1", low=0, high=60),
+    ] = 1.0
     alerts_retention_events: Annotated[
         int, _var(integer(1, 1_000_000), "Alerts kept of each tenant for replay.", "2000", group="Alerts")
     ] = 2000

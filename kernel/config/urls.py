@@ -133,6 +133,25 @@ def _service_url(value: str) -> str:
 SERVICE_URL = Kind("URL: http, https or unix", _service_url)
 
 
+def _base_url(value: str) -> str:
+    url = _split(value, "http", "https")
+    if "@" in url.netloc or "?" in value or "#" in value:
+        raise ValueError("the URL must not have a user, password, query or fragment")
+    return value.rstrip("/")
+
+
+BASE_URL = Kind("URL: http or https", _base_url)
+
+
+def _contact(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._~:/?#@!$&'*+,;=%\[\] -]{3,200}", value):
+        raise ValueError(f"{quote(value)} is not an e-mail address or URL")
+    return value
+
+
+CONTACT = Kind("e-mail address or URL", _contact)
+
+
 def _replicas(value: str) -> tuple[str, ...]:
     urls = listed(SERVICE_URL).parse(value)
     if not urls:

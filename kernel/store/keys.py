@@ -20,6 +20,8 @@ ALERT_CHANNEL_PREFIX = "alerts:tenant:"
 ALERTS_RECORDED = "gateway:alerts:recorded"
 # Sorted set: worker -> when it was last heard of, in microseconds of the store's clock.
 WORKERS = "gateway:workers"
+# Hash: when Nominatim may be asked next, and who asks it now (see turn.lua).
+GEOCODE_TURN = "gateway:geocode:turn"
 
 
 def tenant_read_only(tenant_id: str) -> str:
@@ -76,6 +78,11 @@ def ticket_grant(sha256_hex: str) -> str:
 def alert_dispatched(tenant_id: str, sha256_hex: str) -> str:
     """String: who delivers this alert of the tenant by this channel now, then that it is delivered."""
     return f"gateway:dispatched:{tenant_id}:{sha256_hex}"
+
+
+def geocode_answer(sha256_hex: str) -> str:
+    """String, JSON: what Nominatim answered to the question with this SHA-256."""
+    return f"gateway:geocode:{sha256_hex}"
 
 
 def rate_limit(bucket: str, requests: int, window: float) -> str:

@@ -137,6 +137,17 @@ _ROWS = (
     Family("gateway_sse_events_total", COUNTER, "Alerts handed to streams, replayed ones included."),
     Family("gateway_sse_replayed_total", COUNTER, "Alerts handed to streams that had missed them."),
     Family("gateway_sse_resets_total", COUNTER, "Streams told of a gap that cannot be filled.", ("reason",)),
+    # Geocoding.
+    Family("gateway_geocode_cache_hits_total", COUNTER, "Addresses and places that were cached."),
+    Family("gateway_geocode_cache_misses_total", COUNTER, "Addresses and places that had to be looked up."),
+    Family(
+        "gateway_geocode_lookups_total",
+        COUNTER,
+        "Addresses and places to be looked up: answered, or the problem's code.",
+        ("result",),
+    ),
+    Family("gateway_geocode_wait_seconds", SUMMARY, "Seconds waited for a turn to ask Nominatim."),
+    Family("gateway_geocode_waiting", GAUGE, "Questions that wait for their turn now."),
     # Redis.
     Family("gateway_redis_connected", GAUGE, "1 when every worker reaches Redis.", merge=MIN),
     Family("gateway_redis_errors_total", COUNTER, "Redis commands that failed or timed out."),

@@ -40,10 +40,10 @@ class ServiceClient:
         body: bytes | None = None,
         headers: _Headers = (),
         *,
-        repeatable: bool = False,
+        repeatable: bool | None = None,
     ) -> Answer:
-        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; only a GET, and what is `repeatable`,
-        is repeated, and only when an idle connection turned out to be closed.
+        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; it is repeated only when an idle
+        connection turned out to be closed, and only what is `repeatable`: unless that is said, a GET or HEAD.
 
         Raises:
             GatewayError: no whole answer came.
@@ -63,7 +63,7 @@ class ServiceClient:
                 upstream, replica, replica.pool.acquire, data, method == "HEAD", self._timeout
             )
         except _Stale:
-            if not repeatable and method not in {"GET", "HEAD"}:
+            if not (method in {"GET", "HEAD"} if repeatable is None else repeatable):
                 raise
             return await _exchange(
                 upstream, replica, replica.pool.fresh, data, method == "HEAD", self._timeout

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "kernel.tickets",
         "kernel.guard",
         "kernel.alerts",
+        "kernel.geocoding",
         "kernel.revocations",
         "kernel.refreshes",
         "kernel.authority",

@@ -88,6 +88,7 @@ def test_check_reports_every_error_at_once_with_name_problem_and_example(gateway
         CORS_ORIGINS="*",
         CORS_ORIGIN="x",
         TRUSTED_PROXIES="10.0.0.0/8",
+        NOMINATIM_CONTACT="ops@bakery.example",
     )
     assert (code, out) == (1, "")
     assert "gateway: 5 errors, 1 warning in the configuration" in err

@@ -16,6 +16,7 @@ SOUND = {
     "JWT_PUBLIC_KEY": "/run/keys/jwt_public.pem",
     "JWT_SECRET_KEY": "s" * 32,
     "TRUSTED_PROXIES": "10.0.0.0/8",
+    "NOMINATIM_CONTACT": "ops@bakery.example",
 }
 
 
@@ -225,7 +226,19 @@ def test_what_is_set_in_vain_or_dangerously_is_warned_about() -> None:
     assert "service tokens are refused" in doubts(SOUND | {"JWT_SECRET_KEY": ""})["JWT_SECRET_KEY"]
     assert "unencrypted" in doubts(SOUND | {"HTTPS_ONLY": "false"})["HTTPS_ONLY"]
     assert "all are redirected" in doubts(SOUND | {"TRUSTED_PROXIES": ""})["TRUSTED_PROXIES"]
+    assert "block you" in doubts(SOUND | {"NOMINATIM_CONTACT": ""})["NOMINATIM_CONTACT"]
+    assert doubts(SOUND | {"NOMINATIM_CONTACT": "", "NOMINATIM_URL": "https://osm.bakery.example/maps"}) == {}
     assert doubts(SOUND | {"ADMIN_ALLOW": "0.0.0.0/0"})["ADMIN_ALLOW"] == "is the whole internet"
+
+
+def test_the_public_nominatim_is_not_asked_faster_than_its_policy_allows() -> None:
+    assert (
+        "one request a second"
+        in problems({"NOMINATIM_INTERVAL_SECONDS": "0.5"})["NOMINATIM_INTERVAL_SECONDS"]
+    )
+    assert load({"NOMINATIM_INTERVAL_SECONDS": "0.5", "NOMINATIM_URL": "https://osm.bakery.example"})
+    assert "must not have" in problems({"NOMINATIM_URL": "https://user:x@osm.example"})["NOMINATIM_URL"]
+    assert "not an e-mail" in problems({"NOMINATIM_CONTACT": "a\r\nb"})["NOMINATIM_CONTACT"]
 
 
 def test_no_secret_is_ever_shown() -> None:

@@ -1,0 +1,218 @@
+"""A few real bakeries and streets, as Nominatim (format jsonv2, with address details) describes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LICENCE = "Data © OpenStreetMap contributors, ODbL 1.0. http://osm.org/copyright"
+
+
+def _place(
+    number: int,
+    kind: str,
+    lat: float,
+    lon: float,
+    tag: tuple[str, str],
+    address: dict[str, str],
+    importance: float,
+    size: float = 0.0005,
+) -> dict[str, Any]:
+    name = next(iter(address.values())) if tag[0] in {"shop", "amenity", "place", "boundary"} else ""
+    shown = [value for key, value in address.items() if key not in {"country_code", "ISO3166-2-lvl4"}]
+    return {
+        "place_id": 250_000_000 + number,
+        "licence": LICENCE,
+        "osm_type": kind,
+        "osm_id": 2_000_000_000 + 7919 * number,
+        "lat": f"{lat:.7f}",
+        "lon": f"{lon:.7f}",
+        "category": tag[0],
+        "type": tag[1],
+        "place_rank": 30 if size < 0.001 else 16,
+        "importance": importance,
+        "addresstype": tag[0],
+        "name": name,
+        "display_name": ", ".join(shown),
+        "address": address,
+        "boundingbox": [f"{lat - size:.7f}", f"{lat + size:.7f}", f"{lon - size:.7f}", f"{lon + size:.7f}"],
+    }
+
+
+_SPAIN = {"country": "España", "country_code": "es"}
+_MADRID = {"city": "Madrid", "state": "Comunidad de Madrid", "ISO3166-2-lvl4": "ES-MD"}
+_BARCELONA = {
+    "city": "Barcelona",
+    "county": "Barcelonès",
+    "state": "Catalunya",
+    "ISO3166-2-lvl4": "ES-CT",
+}
+
+PLACES: tuple[dict[str, Any], ...] = (
+    _place(
+        1,
+        "node",
+        40.4165636,
+        -3.7046014,
+        ("shop", "pastry"),
+        {
+            "shop": "La Mallorquina",
+            "house_number": "8",
+            "road": "Puerta del Sol",
+            "quarter": "Sol",
+            "suburb": "Centro",
+            **_MADRID,
+            "postcode": "28013",
+            **_SPAIN,
+        },
+        0.0000995,
+    ),
+    _place(
+        2,
+        "way",
+        40.4169514,
+        -3.7035397,
+        ("highway", "pedestrian"),
+        {"pedestrian": "Puerta del Sol", "suburb": "Centro", **_MADRID, "postcode": "28013", **_SPAIN},
+        0.4522,
+    ),
+    _place(
+        3,
+        "node",
+        41.3814472,
+        2.1727319,
+        ("shop", "pastry"),
+        {
+            "shop": "Escribà",
+            "house_number": "83",
+            "road": "La Rambla",
+            "suburb": "Ciutat Vella",
+            **_BARCELONA,
+            "postcode": "08002",
+            **_SPAIN,
+        },
+        0.0000988,
+    ),
+    _place(
+        4,
+        "node",
+        41.3851672,
+        2.1620311,
+        ("shop", "bakery"),
+        {
+            "shop": "Forn Mistral",
+            "house_number": "96",
+            "road": "Ronda de Sant Antoni",
+            "suburb": "Eixample",
+            **_BARCELONA,
+            "postcode": "08001",
+            **_SPAIN,
+        },
+        0.0000991,
+    ),
+    _place(
+        5,
+        "node",
+        39.4735914,
+        -0.3762881,
+        ("amenity", "cafe"),
+        {
+            "amenity": "Horchatería Santa Catalina",
+            "house_number": "6",
+            "road": "Plaça de Santa Caterina",
+            "suburb": "Ciutat Vella",
+            "city": "València",
+            "county": "Comarca de València",
+            "state": "Comunitat Valenciana",
+            "ISO3166-2-lvl4": "ES-VC",
+            "postcode": "46001",
+            **_SPAIN,
+        },
+        0.0000994,
+    ),
+    _place(
+        6,
+        "node",
+        37.3921063,
+        -5.9949706,
+        ("shop", "confectionery"),
+        {
+            "shop": "La Campana",
+            "house_number": "1",
+            "road": "Calle Sierpes",
+            "suburb": "Casco Antiguo",
+            "city": "Sevilla",
+            "county": "Sevilla",
+            "state": "Andalucía",
+            "ISO3166-2-lvl4": "ES-AN",
+            "postcode": "41004",
+            **_SPAIN,
+        },
+        0.0000989,
+    ),
+    _place(
+        7,
+        "node",
+        38.6975034,
+        -9.2032276,
+        ("shop", "pastry"),
+        {
+            "shop": "Pastéis de Belém",
+            "house_number": "84-92",
+            "road": "Rua de Belém",
+            "suburb": "Belém",
+            "city": "Lisboa",
+            "county": "Lisboa",
+            "ISO3166-2-lvl4": "PT-11",
+            "postcode": "1300-085",
+            "country": "Portugal",
+            "country_code": "pt",
+        },
+        0.3197,
+    ),
+    _place(
+        8,
+        "node",
+        48.8514672,
+        2.3276894,
+        ("shop", "bakery"),
+        {
+            "shop": "Poilâne",
+            "house_number": "8",
+            "road": "Rue du Cherche-Midi",
+            "suburb": "6e Arrondissement",
+            "city": "Paris",
+            "state": "Île-de-France",
+            "ISO3166-2-lvl4": "FR-IDF",
+            "postcode": "75006",
+            "country": "France",
+            "country_code": "fr",
+        },
+        0.2711,
+    ),
+    _place(
+        9,
+        "relation",
+        42.2328,
+        -2.4737,
+        ("boundary", "administrative"),
+        {
+            "village": "Anguiano",
+            "state": "La Rioja",
+            "ISO3166-2-lvl4": "ES-RI",
+            "postcode": "26322",
+            **_SPAIN,
+        },
+        0.3914,
+        0.09,
+    ),
+    _place(
+        10,
+        "relation",
+        40.4167047,
+        -3.7035825,
+        ("boundary", "administrative"),
+        {**_MADRID, **_SPAIN},
+        0.8221,
+        0.33,
+    ),
+)

@@ -1,0 +1,39 @@
+"""`POST /api/v1/geocode` and `POST /api/v1/geocode/reverse`: see `kernel.geocoding` for the documents."""
+
+from __future__ import annotations
+
+import msgspec
+
+from kernel.bodies import read_json
+from kernel.exchange import Exchange
+from kernel.geocoding import questions
+from kernel.geocoding.questions import Reverse, Search
+from kernel.route import Handler
+from kernel.state import State
+
+_JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+_search_decoder = msgspec.json.Decoder(Search)
+_reverse_decoder = msgspec.json.Decoder(Reverse)
+
+
+def search(state: State) -> Handler:
+    """The handler of a search. Raises, when awaited, GatewayError: what `read_json` and `Geocoder.ask` raise."""
+    geocoder = state.geocoder
+
+    async def handle(x: Exchange) -> None:
+        question = questions.search(await read_json(x, _search_decoder))
+        await x.respond(200, [_JSON, _NO_STORE], await geocoder.ask(question))
+
+    return handle
+
+
+def reverse(state: State) -> Handler:
+    """The handler of a reverse search; it raises the same."""
+    geocoder = state.geocoder
+
+    async def handle(x: Exchange) -> None:
+        question = questions.reverse(await read_json(x, _reverse_decoder))
+        await x.respond(200, [_JSON, _NO_STORE], await geocoder.ask(question))
+
+    return handle
