@@ -46,6 +46,9 @@ def _lines(url: str, redis: str, info: Info, seconds: float, style: Style) -> It
     yield heading("Ask for data") + style("2", "   as the owner; the token is good for 30 minutes")
     yield command(example(url, info.tokens["owner"]))
     yield ""
+    yield heading("Watch alerts") + style("2", "   one comes every few seconds")
+    yield command(f"curl -N {url}/api/v1/alerts/stream -H 'Authorization: Bearer {info.tokens['owner']}'")
+    yield ""
     yield f"  {style('1', 'Ctrl-C')} stops all of it and leaves nothing behind. Requests are shown below."
     yield ""
 

@@ -1,7 +1,7 @@
 """`gateway demo`: the whole product on one machine - embedded store, stub platform, gateway - until Ctrl-C.
 
     1. claim the port          a taken one is said at once
-    2. store and platform      side by side
+    2. store, then platform    it publishes alerts there
     3. gateway                 with the platform's URLs and keys; wait for /health/ready
     4. announce                info file, banner
     5. follow                  show requests; a child that dies ends the demo
@@ -129,8 +129,9 @@ class Demo:
         tempfile.tempdir = str(self._directory)
 
         described = self._directory / "platform.json"
-        self._run("stub platform", ("bench.platform", "--info", str(described)), {}, _PLATFORM_STOP_SECONDS)
         self._store = self._resources.enter_context(EmbeddedStore(port=0))
+        platform = ("bench.platform", "--info", str(described), "--redis", self._store.url)
+        self._run("stub platform", platform, {}, _PLATFORM_STOP_SECONDS)
         self._wait_until(described.exists, "the stub platform is not ready")
         self._info = msgspec.json.decode(described.read_bytes(), type=Info)
         environment = {

@@ -28,11 +28,13 @@ def main() -> None:
         metavar="FILE",
         help="write one JSON object there when ready (URLs, variables for the gateway, tokens); '-': standard output",
     )
+    parser.add_argument("--redis", metavar="URL", help="publish alerts there, every few seconds")
+    options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_serve(parser.parse_args().info))
+        uvloop.run(_serve(options.info, options.redis))
 
 
-async def _serve(info_file: str | None) -> None:
+async def _serve(info_file: str | None, store: str | None) -> None:
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -49,7 +51,11 @@ async def _serve(info_file: str | None) -> None:
         else:
             sys.stdout.write(_summary(info))
             sys.stdout.flush()
+        producing = loop.create_task(platform.producer.run(store)) if store else None
         await over.wait()
+        if producing is not None:
+            producing.cancel()
+            await asyncio.wait([producing])
     finally:
         if info_file and info_file != "-":
             Path(info_file).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from bench.platform.collection import Collection
 from bench.platform.demo_sessions import DemoSessions
 from bench.platform.info import Account, Info
 from bench.platform.nominatim import Nominatim
+from bench.platform.producer import Producer
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import Service
 from bench.platform.tenants import Tenants
@@ -61,6 +62,8 @@ class Platform:
             collection = Collection(name, required, seed, self._is_seeded)
             collection.serve(self.services[service], suffix)
             self.collections.append(collection)
+        alerts = next(each for each in self.collections if each.name == "alerts")
+        self.producer = Producer(alerts, [user.tenant_id for user in self.world.users.values()])
         for each in self.services.values():
             equip(each)
         # Not one of the platform's services: what the gateway asks for addresses.

@@ -169,7 +169,7 @@ class Fanout:
         client.slot = self.numbers.opened % _SLOTS
         self._slots[client.slot].add(client)
         if self._ticker is None:
-            self._tick()
+            self._tick_later()
         return client
 
     def close(self, client: Client) -> None:
@@ -226,4 +226,7 @@ class Fanout:
         self._turn = (self._turn + 1) % _SLOTS
         for client in list(self._slots[self._turn]):
             client.beat(now, 2 * self._heartbeat)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(self._heartbeat / _SLOTS, self._tick)

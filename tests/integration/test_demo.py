@@ -122,6 +122,22 @@ def test_printed_curl_answers_with_real_data(shared: DemoProcess) -> None:
     assert answer.json()["total"] > len(answer.json()["items"]) == 3
 
 
+def test_printed_stream_shows_the_alerts_that_services_publish(
+    shared: DemoProcess, http: httpx.Client
+) -> None:
+    wait_for(lambda: "Ctrl-C" in shared.printed(), "no banner")
+    url, headers, _ = pasted(shared.printed(), "/alerts/stream")
+    with httpx.stream("GET", url, headers=headers, trust_env=False, timeout=SECONDS) as answer:
+        assert answer.headers["content-type"] == "text/event-stream"
+        lines = answer.iter_lines()
+        alert = next(json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))
+    assert {"alert_id", "severity", "message", "timestamp", "type"} <= set(alert)
+    assert alert["tenant_id"] == shared.info["tenants"]["owner"]
+    assert (
+        http.get(f"/api/v1/alerts/{alert['alert_id']}", headers=headers).json()["message"] == alert["message"]
+    )
+
+
 def test_printed_login_gives_a_token_that_opens_the_gateway(shared: DemoProcess, http: httpx.Client) -> None:
     wait_for(lambda: "Ctrl-C" in shared.printed(), "no banner")
     url, headers, body = pasted(shared.printed(), "/auth/login")
