@@ -18,7 +18,6 @@ from time import perf_counter
 
 from kernel.exchange import UPSTREAM, Exchange
 from kernel.problems import (
-    BODY_TIMEOUT,
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
@@ -33,7 +32,7 @@ from kernel.problems import (
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.http1 import NEVER, Connection
 from kernel.upstream.response import COMPLETE
-from kernel.upstream.upload import Upload
+from kernel.upstream.upload import TOO_SLOW, Upload
 
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -155,7 +154,7 @@ async def _first_part(x: Exchange, patience: float) -> bytes:
         async with limit(patience):
             return await x.read()
     except TimeoutError:
-        raise GatewayError(BODY_TIMEOUT()) from None
+        raise GatewayError(TOO_SLOW) from None
 
 
 async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> None:

@@ -11,6 +11,9 @@ from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import Connection
 from kernel.upstream.response import COMPLETE, HEAD
 
+# RFC 9110 section 15.5.9: the rest of the body is not waited for.
+TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
+
 
 class Upload:
     """The rest of a body, after `first` has been read. Starts at once; `close` must be called.
@@ -66,7 +69,7 @@ class Upload:
                 async with limit(upstream.body_timeout):
                     data = await x.read()
             except TimeoutError:
-                raise GatewayError(BODY_TIMEOUT()) from None
+                raise GatewayError(TOO_SLOW) from None
         if left:
             raise GatewayError(BAD_REQUEST("The body is shorter than its Content-Length."))
         if self._chunked:
