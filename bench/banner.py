@@ -47,7 +47,11 @@ def _lines(url: str, redis: str, info: Info, seconds: float, style: Style) -> It
     yield command(example(url, info.tokens["owner"]))
     yield ""
     yield heading("Watch alerts") + style("2", "   one comes every few seconds")
+    yield command(f"{info.page}/#gateway={url}")
     yield command(f"curl -N {url}/api/v1/alerts/stream -H 'Authorization: Bearer {info.tokens['owner']}'")
+    yield ""
+    yield heading("Send one")
+    yield command(alert(url, info))
     yield ""
     yield f"  {style('1', 'Ctrl-C')} stops all of it and leaves nothing behind. Requests are shown below."
     yield ""
@@ -56,6 +60,15 @@ def _lines(url: str, redis: str, info: Info, seconds: float, style: Style) -> It
 def example(url: str, token: str) -> str:
     """A command that answers with real data."""
     return f"curl -s '{url}/api/v1/inventory/items?limit=3' -H 'Authorization: Bearer {token}'"
+
+
+def alert(url: str, info: Info) -> str:
+    """A command that sends an alert to the owner's tenant."""
+    body = (
+        f'{{"tenant_id":"{info.tenants["owner"]}","alert_id":"\'$(date +%s%N)\'","severity":"high",'
+        f'"message":"Stock bajo: Mantequilla","timestamp":"\'$(date -u +%FT%TZ)\'"}}'
+    )
+    return f"curl -s {url}/api/v1/alerts/dispatch -H 'Authorization: Bearer {info.tokens['service']}' -d '{body}'"
 
 
 def _routes(style: Style) -> Iterator[str]:

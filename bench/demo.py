@@ -155,6 +155,7 @@ class Demo:
                 "redis": self._store.tcp_url,
                 "tokens": self._info.tokens,
                 "tenants": self._info.tenants,
+                "page": f"{self._info.page}/#gateway={self._url}",
                 "pid": os.getpid(),
             }
             path: Path = self._options.info.absolute()

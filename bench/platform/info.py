@@ -24,7 +24,8 @@ class Info(Struct):
     """What a gateway, a test or a developer must know of a running platform.
 
     `urls`: service -> URL. `environment`: the variables for the gateway. `tokens`: access tokens by account label, and
-    `service` (the orchestrator's service token). `tenants`: tenant ids by account label.
+    `service` (the orchestrator's service token). `tenants`: tenant ids by account label. `page`: the front end's origin; it
+    shows the alerts of `#gateway=URL`.
     """
 
     pid: int
@@ -33,4 +34,5 @@ class Info(Struct):
     tokens: dict[str, str]
     tenants: dict[str, str]
     accounts: list[Account]
+    page: str
     jwks_url: str

@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator
 from bench.platform.auth import Auth
 from bench.platform.collection import Collection
 from bench.platform.demo_sessions import DemoSessions
+from bench.platform.front import Front
 from bench.platform.info import Account, Info
 from bench.platform.nominatim import Nominatim
+from bench.platform.notifications import Notifications
 from bench.platform.producer import Producer
 from bench.platform.seeds import COLLECTIONS
+from bench.platform.seeds_office import notifications
 from bench.platform.service import Service
 from bench.platform.tenants import Tenants
 from bench.platform.tokens import Keys
@@ -57,7 +60,9 @@ class Platform:
         DemoSessions(self.services["demo-session"], self.world, self.keys, self._forget)
         jobs = Collection("jobs", (), lambda _: (), self._is_seeded)
         Training(self.services["training"], jobs)
-        self.collections.append(jobs)
+        sent = Collection("notifications", ("channel", "message"), notifications, self._is_seeded)
+        Notifications(self.services["notification"], sent)
+        self.collections += [jobs, sent]
         for service, suffix, name, required, seed in COLLECTIONS:
             collection = Collection(name, required, seed, self._is_seeded)
             collection.serve(self.services[service], suffix)
@@ -69,12 +74,15 @@ class Platform:
         # Not one of the platform's services: what the gateway asks for addresses.
         self.nominatim = Nominatim()
         self.urls: dict[str, str] = {}
+        self.front = Front(self.world.account("owner"))
+        self.page = ""
 
     async def start(self, host: str = "127.0.0.1") -> None:
         """Opens every service's port."""
         for name in self.services:
             await self.start_service(name, host)
         await self.nominatim.start(host)
+        self.page = f"http://{host}:{await self.front.server.start(host, 0)}"
 
     async def start_service(self, name: str, host: str = "127.0.0.1") -> None:
         """Opens one service's port; one that was stopped comes back on the port it had."""
@@ -91,6 +99,7 @@ class Platform:
         for name in self.services:
             await self.stop_service(name)
         await self.nominatim.stop()
+        await self.front.server.stop()
 
     def environment(self) -> dict[str, str]:
         """The variables that make a gateway work with this platform."""
@@ -100,6 +109,7 @@ class Platform:
             "JWT_PUBLIC_KEY": self.keys.public_pem,
             "JWT_SECRET_KEY": self.keys.secret,
             "NOMINATIM_URL": self.nominatim.url,
+            "CORS_ORIGINS": self.page,
         }
 
     def token(self, label: str) -> str:
@@ -140,6 +150,7 @@ class Platform:
             },
             tenants={user.label: user.tenant_id for user in users},
             accounts=accounts,
+            page=self.page,
             jwks_url=f"{self.urls['auth']}/.well-known/jwks.json",
         )
 

@@ -26,7 +26,6 @@ COLLECTIONS: tuple[tuple[str, str, str, tuple[str, ...], Seed], ...] = (
     ("training", "/models", "models", ("product",), office.models),
     ("ai-insights", "/insights", "insights", ("text",), office.insights),
     ("orchestrator", "/runs", "runs", (), office.runs),
-    ("notification", "", "notifications", ("channel", "message"), office.notifications),
     ("alert-processor", "", "alerts", ("severity", "message"), office.alerts),
     ("external", "/weather", "weather", ("date",), office.weather),
     ("external", "/holidays", "holidays", ("date", "name"), office.holidays),

@@ -147,6 +147,40 @@ def test_printed_login_gives_a_token_that_opens_the_gateway(shared: DemoProcess,
     assert me.json()["tenant_id"] == shared.info["tenants"]["owner"]
 
 
+def test_printed_alert_reaches_every_channel_of_its_severity(shared: DemoProcess, http: httpx.Client) -> None:
+    wait_for(lambda: "Ctrl-C" in shared.printed(), "no banner")
+    (line,) = [
+        line for line in shared.printed().splitlines() if "/alerts/dispatch" in line and "curl" in line
+    ]
+    # The shell fills in the alert's id and time.
+    script = f"curl() {{ for word; do printf '%s\\n' \"$word\"; done; }}; {line}"
+    words = subprocess.run(
+        ["sh", "-c", script], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    name, _, value = words[words.index("-H") + 1].partition(": ")
+    url = next(word for word in words if word.startswith("http"))
+    answer = httpx.post(url, headers={name: value}, content=words[-1], trust_env=False)
+    assert answer.status_code == 200
+    assert [result["channel"] for result in answer.json()["results"]] == ["sse", "email"]
+    headers = {"authorization": f"Bearer {shared.info['tokens']['owner']}"}
+    sent = http.get("/api/v1/notifications?limit=200", headers=headers).json()["items"]
+    alert = answer.json()["alert_id"]
+    assert [each["channel"] for each in sent if each.get("alert_id") == alert] == ["email"]
+
+
+def test_the_alerts_page_may_call_the_gateway(shared: DemoProcess, http: httpx.Client) -> None:
+    page, _, where = shared.info["page"].partition("/#")
+    assert where == f"gateway={shared.info['url']}"
+    answer = httpx.get(page, trust_env=False)
+    assert answer.status_code == 200
+    assert "EventSource" in answer.text
+    allowed = http.options(
+        "/api/v1/alerts/ticket", headers={"origin": page, "access-control-request-method": "POST"}
+    )
+    assert allowed.headers["access-control-allow-origin"] == page
+    assert allowed.headers["access-control-allow-credentials"] == "true"
+
+
 def test_info_names_everything_a_script_needs(shared: DemoProcess) -> None:
     info = shared.info
     assert {"url", "redis", "tokens", "tenants", "pid"} <= set(info)

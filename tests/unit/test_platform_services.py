@@ -128,6 +128,22 @@ def test_item_is_created_changed_replaced_and_deleted(info: Info, http: httpx.Cl
     assert http.get(item, headers=headers).status_code == 404
 
 
+def test_notifications_go_by_known_channels_and_once_for_each_key(info: Info, http: httpx.Client) -> None:
+    url, headers = f"{info.urls['notification']}/api/v1/notifications", as_tenant(info)
+    message = {"channel": "email", "message": "Horno parado"}
+    keyed = {**headers, "idempotency-key": "k-1"}
+    first, again = (http.post(url, json=message, headers=keyed) for _ in range(2))
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == again.json()
+    assert first.json()["status"] == "delivered"
+    other = http.post(url, json=message, headers={**keyed, **as_tenant(info, "second_owner")})
+    assert other.status_code == 201
+    assert http.post(url, json=message, headers=headers).json()["id"] != first.json()["id"]
+    for wrong in ({**message, "channel": "pigeon"}, {"channel": "email"}, {"message": "x"}):
+        assert http.post(url, json=wrong, headers=headers).status_code == 422
+    assert http.post(url, json=message, headers={"x-user-type": "service"}).status_code == 400
+
+
 def test_bad_input_is_a_problem_document(info: Info, http: httpx.Client) -> None:
     url, headers = f"{info.urls['inventory']}/api/v1/inventory/items", as_tenant(info)
     answers = {
