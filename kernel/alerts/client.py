@@ -30,6 +30,10 @@ _CHUNK = 64 * 1024
 _RETRY = 0.5
 # Between two looks at a fan-out that is itself catching up.
 _MEANWHILE = 0.02
+# A queue over its bound is forgiven for so long, and up to so many times the bound: a burst may fill it within one turn of
+# the loop, before a stream that keeps up has had its turn.
+_GRACE = 0.1
+_EXCESS = 4
 # How long a last frame may take.
 _LINGER = 0.5
 
@@ -168,7 +172,8 @@ class Client:
         self._queue.append(frame)
         self._size += len(frame)
         fanout = self._fanout
-        if len(self._queue) > fanout.max_events or self._size > fanout.max_bytes:
+        over = max(len(self._queue) / fanout.max_events, self._size / fanout.max_bytes)
+        if over > 1 and (over > _EXCESS or (self._since and monotonic() - self._since > _GRACE)):
             self._cut()
         elif not self.dirty:
             fanout.wake_soon(self)

@@ -43,6 +43,8 @@ class Recorder:
         self._hold = _HOLD * random.uniform(1, 2)  # noqa: S311
         # Tenant -> alert id -> payload, oldest first; and when the oldest is due.
         self._held: dict[str, dict[str, bytes]] = {}
+        # Tenant and id of alerts that are this worker's to record: known already, they were published twice.
+        self._own: set[tuple[str, str]] = set()
         self._due: dict[str, float] = {}
         self._bytes = 0
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -61,6 +63,7 @@ class Recorder:
         held[alert.key] = alert.payload
         self._bytes += len(alert.payload)
         if self._leader == self._me:
+            self._own.add((alert.tenant, alert.key))
             self._record(alert.tenant)
         elif alert.tenant not in self._due:
             self._postpone(alert.tenant, self._hold if self._leader else self._hold * _FIRST / _HOLD)
@@ -123,6 +126,8 @@ class Recorder:
                 try:
                     results = await self._log.record(tenant, batch)
                 except StoreError as error:
+                    # Whether it was recorded is not known: at the next attempt that says nothing of publishers.
+                    self._own.difference_update((tenant, key) for key, _ in batch)
                     refusals += not isinstance(error, StoreDown)
                     if refusals < _MAX_REFUSALS:
                         await asyncio.sleep(_RETRY)
@@ -130,11 +135,13 @@ class Recorder:
                     refusals = 0
                     self._numbers.dropped += len(batch)
                 else:
-                    new = sum(results)
-                    self._numbers.recorded += new
-                    if self._leader == self._me:
-                        self._numbers.duplicates += len(batch) - new
+                    self._numbers.recorded += sum(results)
+                    self._numbers.duplicates += sum(
+                        not new and (tenant, key) in self._own
+                        for (key, _), new in zip(batch, results, strict=True)
+                    )
                 for key, payload in batch:
+                    self._own.discard((tenant, key))
                     del held[key]
                     self._bytes -= len(payload)
         finally:
