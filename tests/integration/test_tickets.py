@@ -19,6 +19,8 @@ from kernel.exchange import Exchange
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.keys import token_revoked
 from tests.support.inprocess import Local, Reply, local_gateway
+from tests.support.office import Office
+from tests.support.recorder import recording_upstream
 from tests.support.tokens import OTHER_TENANT, TENANT, access_token, public_pem, service_token
 
 TICKET = "/api/v1/alerts/ticket"
@@ -396,3 +398,37 @@ async def test_what_became_of_tickets_is_counted(here: Local) -> None:
     assert here.state.tickets.families() == {
         "gateway_tickets_total": {"issued": 1, "redeemed": 1, "resumed": 1, "refused": 1}
     }
+
+
+@pytest.mark.parametrize("named_by", ["session alone", "token and header", "token"])
+async def test_a_demos_ticket_stays_in_its_session_and_ends_with_it(
+    store_server: EmbeddedStore, tmp_path: Path, named_by: str
+) -> None:
+    with recording_upstream() as recorder:
+        office = Office.behind(recorder)
+        session = office.session("demo_1", "virtual-1")
+        headers = {"x-demo-session-id": session}
+        token = None
+        if named_by == "token":
+            token = access_token(tenant_id="virtual-1", is_demo=True, demo_session_id=session)
+            headers = {}
+        elif named_by == "token and header":
+            token = access_token(tenant_id="virtual-1", is_demo=True)
+        async with local_gateway(
+            store_server.url, tmp_path, ROWS, HANDLERS, DEMO_SESSION_SERVICE_URL=recorder.url
+        ) as gateway:
+            made = [
+                (await gateway.ask("POST", TICKET, token, headers=headers)).document["ticket"]
+                for _ in range(2)
+            ]
+            reply = await gateway.ask("GET", f"{STREAM}?ticket={made[0]}")
+            assert reply.status == 200
+            assert reply.document["tenant"] == "virtual-1"
+            del office.sessions[session]
+            gateway.state.demo._known.clear()
+            ended = await gateway.ask("GET", f"{STREAM}?ticket={made[1]}")
+            assert (ended.status, ended.code) == (401, "demo-session-invalid")
+            resumed = await gateway.ask(
+                "GET", f"{STREAM}?ticket={made[0]}", headers={"cookie": resume_cookie(reply)}
+            )
+            assert resumed.code == "demo-session-invalid"

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from kernel.store.embedded import EmbeddedStore
+from tests.support.auth_service import counter
 from tests.support.eventstream import EventSource
 from tests.support.gateway import GatewayFactory
 from tests.support.poll import poll
@@ -183,3 +184,24 @@ def test_no_log_learns_a_ticket_a_token_or_a_cookie(stacks: tuple[Stack, Stack],
     for line in answers.split(b"\r\n"):
         if b'"instance":"/api' in line:
             assert not any(secret.encode() in line for secret in secrets)
+
+
+@pytest.mark.parametrize("offer", [b"\x80", b"bearer, \x80", b"\xff" * 200, b"bearer, " + b"A" * 5000])
+def test_an_offer_of_subprotocols_that_is_no_text_harms_nobody(
+    stacks: tuple[Stack, Stack], offer: bytes
+) -> None:
+    here, _ = stacks
+    started = counter(here.port, "process_start_time_seconds")
+    for target in (STREAM.encode(), b"/api/v1/training/ws"):
+        handshake = [
+            (b"Connection", b"Upgrade"),
+            (b"Upgrade", b"websocket"),
+            (b"Sec-WebSocket-Version", b"13"),
+            (b"Sec-WebSocket-Key", b"dGhlIHNhbXBsZSBub25jZQ=="),
+            (b"Sec-WebSocket-Protocol", offer),
+        ]
+        reply = send_raw(here.port, request("GET", target, handshake), timeout=1)
+        assert not reply.startswith((b"HTTP/1.1 101", b"HTTP/1.1 5"))
+    # By the same worker; each scrape computes its start anew from the clock.
+    assert here.ask().status == 200
+    assert counter(here.port, "process_start_time_seconds") == pytest.approx(started, abs=0.01)
