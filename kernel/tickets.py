@@ -12,7 +12,7 @@ leaves a grant behind, until the token expires (an hour at most): the same ticke
 opened it first, known by either of
 
 - a cookie of 256 random bits that the first answer set (same origin, or a page that opens its stream with credentials),
-- for a page of another origin, whose browser may have kept no cookie: its origin, user agent and address together.
+- for a page of another origin, as long as its browser has sent no cookie: its origin, user agent and address together.
 
 SECURITY: a URL that leaks after its first use is worth nothing without the cookie; where a page of another origin sends no
 credentials, it is worth something only to who shares the user's address and forges origin and user agent, and not past the
@@ -152,15 +152,18 @@ class Tickets:
             return Redeemed(identity, session, record.tenant)
         lifetime = min(RESUME_SECONDS, int(record.claims.exp - self._verifier.clock()))
         cookie = holder.cookie or secrets.token_urlsafe(_BYTES)
+        # A browser that sends a cookie is known by that alone.
         if fresh is None:
             self._counts["resumed"] += 1
+            bound = replace(record, place="") if _by_cookie(record, holder) else record
         else:
             self._counts["redeemed"] += 1
-            record = replace(record, cookie=_digest(cookie.encode()), place=holder.place)
-            if lifetime > 0:
-                # Without it the stream opens all the same; it only cannot be resumed.
-                with suppress(GatewayError):
-                    await self._write(ticket_grant(digest), ticket, record, lifetime)
+            place = "" if holder.cookie else holder.place
+            bound = replace(record, cookie=_digest(cookie.encode()), place=place)
+        if bound != record and lifetime > 0:
+            # Without it the stream opens all the same; it only cannot be resumed.
+            with suppress(GatewayError):
+                await self._write(ticket_grant(digest), ticket, bound, lifetime)
         return Redeemed(identity, session, record.tenant, cookie)
 
     async def _take(self, digest: str, resumable: bool) -> tuple[bytes | None, bytes | None]:
@@ -207,6 +210,8 @@ def _same(record: _Record, holder: Holder | None) -> bool:
     """Whether `holder` is the one that opened the stream first."""
     if holder is None:
         return False
-    if holder.cookie and hmac.compare_digest(record.cookie, _digest(holder.cookie.encode())):
-        return True
-    return bool(record.place) and record.place == holder.place
+    return _by_cookie(record, holder) or (bool(record.place) and record.place == holder.place)
+
+
+def _by_cookie(record: _Record, holder: Holder) -> bool:
+    return bool(holder.cookie) and hmac.compare_digest(record.cookie, _digest(holder.cookie.encode()))

@@ -351,6 +351,21 @@ async def test_a_page_of_another_origin_without_cookies_resumes_from_where_it_be
     assert (await here.ask("GET", url, headers={"user-agent": page["user-agent"]})).code == "ticket-invalid"
 
 
+async def test_a_page_of_another_origin_that_sends_cookies_is_known_by_them_alone(here: Local) -> None:
+    page = {"origin": "https://app.example.com", "user-agent": "Mozilla/5.0 (bakery)"}
+    url = f"{STREAM}?ticket={await get_ticket(here)}"
+    kept = {"cookie": resume_cookie(await here.ask("GET", url, headers=page))}
+    # Whether it sends them shows only now.
+    assert (await here.ask("GET", url, headers=page | kept)).status == 200
+    assert (await here.ask("GET", url, headers=page)).code == "ticket-invalid"
+    assert (await here.ask("GET", url, headers=page | kept, client="198.51.100.7")).status == 200
+    # Its next stream is bound to them from the start.
+    url = f"{STREAM}?ticket={await get_ticket(here)}"
+    assert (await here.ask("GET", url, headers=page | kept)).status == 200
+    assert (await here.ask("GET", url, headers=page)).code == "ticket-invalid"
+    assert (await here.ask("GET", url, headers=page | kept)).status == 200
+
+
 async def test_a_resumed_stream_ends_as_its_token_does(here: Local, redis_cli: redis.Redis) -> None:
     ticket = await get_ticket(here, access_token(jti="logged-out", exp=time.time() + 600))
     kept = resume_cookie(await here.ask("GET", f"{STREAM}?ticket={ticket}"))
