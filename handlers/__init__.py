@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import alerts, dispatch, geocode, health, internal, metrics, problems, proxy, tickets
+from handlers import alerts, dispatch, geocode, health, internal, metrics, problems, proxy, tickets, websocket
 from kernel.catalog import RouteRow
 from kernel.route import Handler
 from kernel.state import State
@@ -13,6 +13,7 @@ Factory = Callable[[State, RouteRow], Handler]
 
 FACTORIES: dict[str, Factory] = {
     "proxy": proxy.make,
+    "websocket": websocket.make,
     "health": lambda state, row: health.make(state.health.overall),
     "services": lambda state, row: health.make(state.health.services),
     "live": lambda state, row: health.make(state.health.live),

@@ -5,28 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from kernel.catalog import RouteRow
-from kernel.cookies import REFRESH_TOKEN, without
 from kernel.effects import EFFECTS, following
 from kernel.exchange import Exchange
-from kernel.headers import connection_options
+from kernel.outgoing import header_lines
 from kernel.route import Handler
 from kernel.state import State
-from kernel.telemetry.trace import sound_state
 from kernel.upstream.forward import forward
-
-
-def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
-    """`lines` less the fields that the client's `Connection` names (RFC 9110 section 7.6.1)."""
-    return [line for line in lines if line.partition(b":")[0] not in names]
-
-
-def _without_refresh_token(lines: list[bytes], cookies: bytes) -> list[bytes]:
-    """`lines` with the client's `cookies` less the refresh token."""
-    left = without(cookies, REFRESH_TOKEN)
-    lines = [line for line in lines if not line.startswith(b"cookie:")]
-    if left:
-        lines.append(b"cookie: %b\r\n" % left)
-    return lines
 
 
 def make(state: State, row: RouteRow) -> Handler:
@@ -40,42 +24,8 @@ def make(state: State, row: RouteRow) -> Handler:
 
     def proxy(x: Exchange) -> Awaitable[None]:
         # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.
-        captured = x.captured
         x.service = service
-        given = captured.get(b"traceparent")
-        child = tracer.child(given) if given is not None else None
-        if child is None:
-            trace = x.trace or tracer.start(x.request_id)
-        elif b"tracestate" in captured and sound_state(captured[b"tracestate"]):
-            trace = child + b"\r\ntracestate: " + captured[b"tracestate"]
-        else:
-            trace = child
-        x.trace = trace
-        lines = x.lines
-        # SECURITY: who holds it can become the user for a week; only its issuer needs it.
-        if not issues_tokens and b"cookie" in captured and REFRESH_TOKEN in captured[b"cookie"]:
-            lines = _without_refresh_token(lines, captured[b"cookie"])
-        if b"connection" in captured:
-            named = connection_options(captured[b"connection"])
-            if named:
-                lines = _without(lines, named)
-        client = x.client_ip
-        if x.peer_trusted and b"x-forwarded-for" in captured:
-            chain = captured[b"x-forwarded-for"].decode("latin-1").strip(", ")
-            client = f"{chain}, {x.scope['client'][0]}" if chain else x.scope["client"][0]
-        lines.append(
-            b"x-request-id: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
-            b"x-forwarded-by: bakery-gateway\r\ntraceparent: %b\r\n%b"
-            % (
-                x.request_id.encode(),
-                client.encode("latin-1"),
-                b"https" if x.secure else b"http",
-                captured.get(b"host", b""),
-                trace,
-                x.context,
-            )
-        )
-        return forward(x, upstream, b"".join(lines), timeout)
+        return forward(x, upstream, header_lines(x, tracer, refresh_token=issues_tokens), timeout)
 
     if row.effect is None:
         return proxy

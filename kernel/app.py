@@ -12,12 +12,14 @@ from time import perf_counter
 from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
+from kernel.handshake import Handshake
 from kernel.problems import CLIENT_GONE, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
+from kernel.telemetry.metrics import UNMATCHED
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
 _REFUSED = frozenset({401, 402, 403})
@@ -36,19 +38,20 @@ class Gateway:
         self._max_in_flight = state.settings.max_requests_in_flight
         self.router = Router(state.settings.routes, self._compile)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))
+        self._no_socket = self._special(UNMATCHED, _refusal(ROUTE_UNKNOWN("No WebSocket is served here.")))
         self._overloaded = self._special("shed", _refusal(OVERLOADED("", _RETRY_SOON)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = self._state
         metrics = state.metrics
-        if scope["type"] != "http":
-            await _refuse_upgrade(send)
-            return
-        x = Exchange(scope, receive, send, state.header_kinds, *state.request_ids.new(), state.baseline)
+        make = Exchange if scope["type"] == "http" else Handshake
+        x = make(scope, receive, send, state.header_kinds, *state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight
         else:
             route, x.params = self.router.match(x.method, x.raw_path)
+            if make is Handshake and not route.row.websocket:
+                route = self._no_socket
         counted = not route.exempt
         if counted:
             metrics.in_flight += 1
@@ -167,14 +170,6 @@ class Gateway:
         row = RouteRow(pattern=template, public=True, always_writable=True)
         stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
         return Route(row, template, stages, handler, self._state.metrics.route(template))
-
-
-async def _refuse_upgrade(send: Send) -> None:
-    """No route speaks WebSocket: the handshake gets an ordinary 404 (ASGI's denial response)."""
-    body = ROUTE_UNKNOWN().encode(b"", "")
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "websocket.http.response.start", "status": ROUTE_UNKNOWN.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
 
 
 def _is_preflight(x: Exchange) -> bool:

@@ -225,6 +225,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         moments=moments,
         baseline=baseline_headers(settings),
     )
+    metrics.register_source("websocket", state.sockets.families)
     await telemetry.start()
     prober.start()
     authority.start()

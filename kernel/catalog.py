@@ -270,11 +270,17 @@ def _billing() -> Iterator[RouteRow]:
         )
 
 
+_SOCKETS = tuple(
+    RouteRow(pattern=f"/api/v1/{scope}training/ws", methods=_GET, service="training", websocket=True)
+    for scope in ("", "tenants/{tenant_id}/")
+)
+
 ROUTES: tuple[RouteRow, ...] = (
     *_OWN,
     *_ALERTS,
     _DISPATCH,
     *_GEOCODE,
+    *_SOCKETS,
     *_AUTH,
     *_DEMO,
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),

@@ -95,6 +95,15 @@ BAD_REQUEST = ProblemKind("bad-request", 400, "Malformed request", "Correct the 
 BAD_HOST = ProblemKind(
     "bad-host", 400, "Host not served here", "Send exactly one Host header naming a host of this gateway."
 )
+UPGRADE_REQUIRED = ProblemKind(
+    "upgrade-required", 426, "A WebSocket is served here", "Open a WebSocket (RFC 6455) at this address."
+)
+ORIGIN_FORBIDDEN = ProblemKind(
+    "origin-forbidden",
+    403,
+    "Origin not allowed",
+    "Open the WebSocket from a page of an allowed origin; the operator lists them in CORS_ORIGINS.",
+)
 BODY_TIMEOUT = ProblemKind("body-timeout", 408, "Request body too slow", "Send the body without long pauses.")
 BODY_TOO_LARGE = ProblemKind(
     "body-too-large", 413, "Request body too large", "Send a smaller body, or in several requests."

@@ -20,6 +20,7 @@ from kernel.identity.mint import Minter
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments
 from kernel.revocations import Revocations
+from kernel.sockets import Sockets
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
@@ -77,6 +78,7 @@ class State:
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     # Long-lived requests, which a drain ends.
     streams: Streams = field(default_factory=Streams)
+    sockets: Sockets = field(default_factory=Sockets)
     draining: bool = False
 
     async def close(self) -> None:

@@ -104,4 +104,4 @@ def _die_with(parent: int) -> None:
 
 
 def _handler(state: State, row: RouteRow) -> Handler:
-    return FACTORIES[row.handler](state, row)
+    return FACTORIES["websocket" if row.websocket else row.handler](state, row)

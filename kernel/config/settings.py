@@ -6,28 +6,24 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from pathlib import Path
 from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import field
 
 from kernel.addresses import Network
 from kernel.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
-from kernel.config import values
 from kernel.config.declare import seconds as _seconds
 from kernel.config.declare import variable as _var
+from kernel.config.process import ProcessSettings
 from kernel.config.urls import (
-    ADDRESS,
     BASE_URL,
     CONTACT,
-    HOST,
     HOST_PATTERN,
     KEY_SOURCE,
     ORIGIN,
-    STORE_URL,
     KeySource,
 )
-from kernel.config.values import FLAG, LABEL, NETWORK, PATH, TEXT, choice, integer, listed, number, size
+from kernel.config.values import FLAG, LABEL, NETWORK, TEXT, choice, integer, listed, number, size
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
@@ -43,83 +39,8 @@ def default_services(catalog: tuple[Service, ...] = SERVICES) -> dict[str, tuple
     return {service.name: (f"http://{service.name}-service:8000",) for service in catalog}
 
 
-class Settings(Struct, frozen=True, kw_only=True):
-    """One attribute for each variable, in lower case. An empty variable counts as unset."""
-
-    port: Annotated[int, _var(integer(1, 65535), "Port to listen on.", "8000", group="Server")] = 8000
-    host: Annotated[str, _var(ADDRESS, "Address to bind.", "0.0.0.0")] = "0.0.0.0"  # noqa: S104
-    environment: Annotated[
-        str,
-        _var(
-            choice("dev", "staging", "prod", fold=str.lower),
-            "`dev` brings an embedded store and makes its own keys; `staging` and `prod` do neither.",
-            "prod",
-        ),
-    ] = "dev"
-    workers: Annotated[int, _var(values.WORKERS, "Worker processes.", "auto")] = 1
-    max_connections: Annotated[
-        int,
-        _var(integer(16, 1_000_000), "Open client connections a worker; more wait in the backlog.", "16384"),
-    ] = 16384
-    max_requests_in_flight: Annotated[
-        int,
-        _var(integer(1, 1_000_000), "Requests a worker handles at once; more are answered 503.", "4096"),
-    ] = 4096
-    shutdown_grace_seconds: Annotated[
-        float, _seconds("Time that requests in flight have to end after SIGTERM.", "30", low=0)
-    ] = 30.0
-    tls_cert_file: Annotated[
-        Path | None,
-        _var(PATH, "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`.", "/run/tls/tls.crt"),
-    ] = None
-    tls_key_file: Annotated[
-        Path | None, _var(PATH, "PEM private key (PKCS#8) of `TLS_CERT_FILE`.", "/run/tls/tls.key")
-    ] = None
-    gateway_config: Annotated[
-        Path | None,
-        _var(PATH, "A gateway.toml that adds or changes services, routes and limits.", "gateway.toml"),
-    ] = None
-
-    log_level: Annotated[
-        str,
-        _var(
-            choice("DEBUG", "INFO", "WARNING", "ERROR", fold=str.upper),
-            "`DEBUG` also logs a line, with redacted headers, before each request.",
-            "INFO",
-            group="Logs",
-        ),
-    ] = "INFO"
-    structlog_pretty_print: Annotated[
-        bool, _var(FLAG, "Coloured text for people instead of JSON lines.", "true")
-    ] = False
-    log_anonymize: Annotated[bool, _var(FLAG, "Truncate addresses and hash user ids in logs.", "true")] = (
-        False
-    )
-    audit_log_file: Annotated[
-        Path | None, _var(PATH, "Where security events go as JSON lines.", "/var/log/gateway/audit.jsonl")
-    ] = None
-
-    redis_host: Annotated[
-        str | None,
-        _var(
-            HOST,
-            "Redis or Valkey server. In `dev`, without it, an embedded one is started.",
-            "redis",
-            group="Redis",
-        ),
-    ] = None
-    redis_port: Annotated[int, _var(integer(1, 65535), "Its port.", "6379")] = 6379
-    redis_db: Annotated[int, _var(integer(0, 1_000_000), "Its database number.", "0")] = 0
-    redis_password: Annotated[str | None, _var(TEXT, "Its password.", "a-password", secret=True)] = None
-    redis_url: Annotated[
-        str | None,
-        _var(
-            STORE_URL,
-            "Overrides the four above: TLS, unix socket, Sentinel and Cluster forms.",
-            "rediss://:a-password@redis:6379/0",
-            secret=True,
-        ),
-    ] = None
+class Settings(ProcessSettings, frozen=True, kw_only=True):
+    """One attribute for each variable, in lower case, those of the process first. An empty variable counts as unset."""
 
     jwt_public_key: Annotated[
         str | None,
@@ -303,14 +224,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     ] = 1000
     alerts_queue_bytes: Annotated[int, _var(size(1024, 1024**3), "The same in bytes.", "1MiB")] = 1024**2
 
+    websocket_idle_timeout_seconds: Annotated[
+        float, _seconds("Longest silence in both directions.", "300", low=0.05, high=86400, group="WebSocket")
+    ] = 300.0
+    websocket_max_message_bytes: Annotated[
+        int, _var(size(125, 16 * 1024**2), "Largest message, in either direction.", "4MiB")
+    ] = 4 * 1024**2
+    websocket_max_connections: Annotated[
+        int, _var(integer(1, 1_000_000), "Sockets a worker keeps open; more are answered 503.", "8192")
+    ] = 8192
+
     # The keys above were made for this run: nobody else signs with them.
     provisional_keys: bool = False
     # From the service URL variables, the catalogue and gateway.toml.
     services: dict[str, tuple[str, ...]] = field(default_factory=default_services)
     service_catalog: tuple[Service, ...] = SERVICES
     routes: tuple[RouteRow, ...] = ROUTES
-    tier_limits: dict[str, Limit] = {}
-    tenant_limits: dict[str, Limit] = {}
+    tier_limits: dict[str, Limit] = field(default_factory=dict)
+    tenant_limits: dict[str, Limit] = field(default_factory=dict)
     # Severity -> where a dispatched alert goes that names no channels.
     alert_channels: dict[str, tuple[str, ...]] = field(default_factory=DEFAULT_CHANNELS.copy)
 

@@ -18,6 +18,7 @@ from kernel.stages import (
     demo,
     edge,
     freshness,
+    handshake,
     limit,
     quota,
     readonly,
@@ -31,6 +32,7 @@ Factory = Callable[[State, RouteRow], Stage | None]
 ORDER: tuple[Factory, ...] = (
     cors.make,
     edge.make,
+    handshake.make,
     credentials.make,
     limit.make,
     admin.make,

@@ -13,6 +13,8 @@ from kernel.state import State
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 
+_OPENING = frozenset({"GET"})
+
 
 def _tenant_locked(reason: str) -> Problem:
     return TENANT_READ_ONLY(f"The tenant is read-only: {reason}" if reason else "")
@@ -25,6 +27,8 @@ def _platform_locked(reason: str) -> Problem:
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of every route but those that stay writable (auth and billing), write nothing, or are the operators' own."""
     writes = WRITES if row.methods is None else WRITES & row.methods
+    if row.websocket:
+        writes = _OPENING  # what will be said in it is not known
     if row.admin or row.always_writable or row.safe or not writes:
         return None
     tracked = state.tracked

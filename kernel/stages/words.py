@@ -27,6 +27,10 @@ def _edge(settings: Settings, row: RouteRow) -> str:
     return f"{https}{hosts}; head up to {settings.max_header_bytes} bytes, body up to {body} bytes"
 
 
+def _handshake(settings: Settings, row: RouteRow) -> str:
+    return "a WebSocket handshake, from a page of those origins or from no browser" if row.websocket else ""
+
+
 def _credentials(settings: Settings, row: RouteRow) -> str:
     return (
         "a ticket or token may come in the query, a token as a WebSocket subprotocol" if row.browser else ""
@@ -97,8 +101,10 @@ def _subscription(settings: Settings, row: RouteRow) -> str:
 
 def _read_only(settings: Settings, row: RouteRow) -> str:
     writes = WRITES if row.methods is None else WRITES & row.methods
-    if row.admin or row.safe or row.always_writable or not writes:
+    if row.admin or row.safe or row.always_writable or not (writes or row.websocket):
         return ""
+    if row.websocket:
+        return "only while neither the tenant nor the platform is locked"
     return f"{', '.join(sorted(writes))} only while neither the tenant nor the platform is locked"
 
 
@@ -111,6 +117,7 @@ def _critical(settings: Settings, row: RouteRow) -> str:
 WORDS: dict[str, Words] = {
     "cors": _cors,
     "edge": _edge,
+    "handshake": _handshake,
     "credentials": _credentials,
     "limit": _rate,
     "admin": _admin,

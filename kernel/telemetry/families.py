@@ -119,6 +119,17 @@ _ROWS = (
         "Workers whose circuit breaker for a service is in this state.",
         ("service", "state"),
     ),
+    # WebSocket.
+    Family("gateway_websocket_connections", GAUGE, "Sockets open now."),
+    Family("gateway_websocket_opened_total", COUNTER, "Sockets admitted by every policy."),
+    Family("gateway_websocket_refused_total", COUNTER, "Sockets refused for want of room."),
+    Family("gateway_websocket_closed_total", COUNTER, "Sockets that ended, by close code.", ("code",)),
+    Family(
+        "gateway_websocket_messages_total",
+        COUNTER,
+        "Messages received from clients, and sent to them.",
+        ("direction",),
+    ),
     # Alerts.
     Family("gateway_alerts_subscribed", GAUGE, "1 when every worker hears what is published.", merge=MIN),
     Family("gateway_alerts_recorded_total", COUNTER, "Alerts recorded; each counts once in the whole fleet."),

@@ -71,19 +71,19 @@ class Pool:
     """Connections to `address`. `size` is all of them, `idle` those at rest, `busy` those in use."""
 
     __slots__ = (
-        "_address",
         "_closed",
         "_limits",
         "_loop",
         "_reader",
-        "_tls",
         "_waiters",
+        "address",
         "busy",
         "idle",
         "opened",
         "reused",
         "size",
         "sweeper",
+        "tls",
     )
 
     def __init__(
@@ -95,10 +95,10 @@ class Pool:
         tls: ssl.SSLContext | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._address = address
+        self.address = address
         self._limits = limits
         self._reader = reader
-        self._tls = tls
+        self.tls = tls
         self._waiters: deque[asyncio.Future[Connection | None]] = deque()
         self._closed = False
         self.idle: deque[Connection] = deque()
@@ -285,7 +285,7 @@ class Pool:
         def make() -> Connection:
             return Connection(self._loop, self._reader, self.sweeper.outbox)
 
-        address = self._address
+        address = self.address
         if address.path:
             _, connection = await self._loop.create_unix_connection(make, address.path)
         else:
@@ -293,8 +293,8 @@ class Pool:
                 make,
                 address.host,
                 address.port,
-                ssl=self._tls,
-                server_hostname=address.host if self._tls else None,
+                ssl=self.tls,
+                server_hostname=address.host if self.tls else None,
             )
         return connection
 

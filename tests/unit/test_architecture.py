@@ -19,11 +19,12 @@ LAYERS: list[set[str]] = [
         "kernel.credentials",
         "kernel.moments",
         "kernel.streams",
+        "kernel.sockets",
         "kernel.singleflight",
     },
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
-    {"kernel.route", "kernel.context", "kernel.bodies"},
+    {"kernel.route", "kernel.handshake", "kernel.outgoing", "kernel.context", "kernel.bodies"},
     {
         "kernel.router",
         "kernel.tenants",

@@ -1,0 +1,212 @@
+"""WebSocket: a socket that every policy admitted, joined to one of its service.
+
+The service is asked before the client is accepted, so that its refusal, or its absence, is an HTTP answer. Then messages pass
+both ways, each waiting for a slow receiver. Either side's close code and reason reach the other; a service that vanishes is
+1014 (bad gateway), a drain 1012, a lost right 4401, a lock 4403, silence 1001, a message too large 1009.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from kernel.catalog import RouteRow
+from kernel.credentials import BEARER
+from kernel.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
+from kernel.handshake import Handshake, sendable
+from kernel.outgoing import header_lines
+from kernel.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
+from kernel.route import Handler
+from kernel.state import State
+
+if TYPE_CHECKING:
+    from kernel.upstream.websocket import UpstreamSocket
+
+_RETRY_LATER = ((b"retry-after", b"5"),)
+_LOCKS = frozenset({TENANT_READ_ONLY.code, PLATFORM_READ_ONLY.code})
+_UNAUTHORISED, _LOCKED = 4401, 4403
+_NORMAL, _AWAY, _TOO_BIG, _RESTART, _BAD_GATEWAY = 1000, 1001, 1009, 1012, 1014
+_ABNORMAL = 1006
+_CLOSE_SECONDS = 2.0
+
+
+def make(state: State, row: RouteRow) -> Handler:
+    """The handler of a WebSocket row."""
+    assert row.service is not None
+    upstream = state.upstreams[row.service]
+    service = row.service
+    settings = state.settings
+    answer = row.timeout or settings.request_timeout_seconds
+    sockets = state.sockets
+
+    async def join(x: Handshake) -> None:
+        # Imported with the first socket: it takes 60 ms that no start should pay.
+        from kernel.upstream.websocket import Refusal, Times, connect  # noqa: PLC0415
+
+        x.service = service
+        x.phase = "handshake"
+        offered: list[str] = x.scope.get("subprotocols") or []
+        bearer = b"authorization" in x.captured and BEARER in _offer(x)
+        lines = header_lines(x, state.tracer, refresh_token=False)
+        target = x.raw_path + b"?" + x.query if x.query else x.raw_path
+        times = Times(settings.connect_timeout_seconds, answer)
+        began = monotonic()
+        try:
+            socket = await connect(
+                upstream, target, lines, offered, settings.websocket_max_message_bytes, times
+            )
+        except Refusal as refusal:
+            x.ended_by = UPSTREAM
+            await x.respond(refusal.status, refusal.headers, refusal.body)
+            return
+        except GatewayError:
+            x.ended_by = UPSTREAM
+            raise
+        x.upstream_seconds = monotonic() - began
+        upstream.meter.answered(101, x.upstream_seconds)
+        relay = _Relay(state, x, socket)
+        try:
+            await relay.open(socket.subprotocol or (BEARER if bearer else None))
+            await relay.run()
+        finally:
+            await relay.close()
+
+    async def handle(x: Exchange) -> None:
+        assert isinstance(x, Handshake)  # the handshake stage has refused all others
+        if sockets.open >= settings.websocket_max_connections:
+            sockets.refused += 1
+            raise GatewayError(OVERLOADED("Too many sockets are open.", _RETRY_LATER))
+        sockets.open += 1
+        sockets.opened += 1
+        # An open socket is no request in flight: it must not count towards the limit that sheds load.
+        state.metrics.in_flight -= 1
+        code = _NORMAL
+        try:
+            await join(x)
+        finally:
+            code = x.close_code
+            state.metrics.in_flight += 1
+            sockets.closed(code)
+
+    return handle
+
+
+def _offer(x: Handshake) -> list[str]:
+    """The subprotocols the client offered, credentials included."""
+    for name, value in x.scope["headers"]:
+        if name == b"sec-websocket-protocol":
+            return [part.strip() for part in value.decode("latin-1").split(",")]
+    return []
+
+
+class _Relay:
+    """Messages between `x` and `socket`, until something ends them: `end` is called with what to tell both sides."""
+
+    def __init__(self, state: State, x: Handshake, socket: UpstreamSocket) -> None:
+        self._state = state
+        self._x = x
+        self._socket = socket
+        self._idle = state.settings.websocket_idle_timeout_seconds
+        self._limit = state.settings.websocket_max_message_bytes
+        self._seen = monotonic()
+        self._end: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
+
+    async def open(self, subprotocol: str | None) -> None:
+        """Accept the client. Raises ClientGone."""
+        x = self._x
+        if (await x.receive())["type"] != "websocket.connect":
+            raise ClientGone("the client left during the handshake")
+        await x.accept(subprotocol)
+        x.phase = "websocket"
+
+    async def run(self) -> None:
+        """Pass messages on until the end, then tell both sides."""
+        state, x = self._state, self._x
+        watch = None
+        if x.identity is not None:
+            watch = state.guard.watch(x.identity, x.grant, self._lost_right, locks=True)
+        state.streams.add(self._drained)
+        pumps = [asyncio.create_task(self._upwards()), asyncio.create_task(self._downwards())]
+        try:
+            code, reason, who = await self._ended()
+        finally:
+            state.streams.discard(self._drained)
+            if watch is not None:
+                watch.cancel()
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+        x.ended_by = who
+        x.close_code = code
+        if who != CLIENT:
+            try:
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await x.close(code, reason)
+            except (TimeoutError, RuntimeError):
+                pass  # it takes nothing, or has gone: the server drops it
+        await self._socket.close(*sendable(code, reason))
+
+    async def close(self) -> None:
+        """Let go of the service, however it came to the end."""
+        await self._socket.close(_AWAY, "")
+
+    async def _ended(self) -> tuple[int, str, str]:
+        while not self._end.done():
+            left = self._seen + self._idle - monotonic()
+            if left <= 0:
+                self._finish(_AWAY, "idle", GATEWAY)
+                break
+            await asyncio.wait((self._end,), timeout=left)
+        return self._end.result()
+
+    def _finish(self, code: int, reason: str, who: str) -> None:
+        if not self._end.done():
+            self._end.set_result((code, reason, who))
+
+    def _lost_right(self, problem: str) -> None:
+        self._x.problem_code = problem
+        self._finish(_LOCKED if problem in _LOCKS else _UNAUTHORISED, problem, GATEWAY)
+
+    def _drained(self) -> None:
+        self._finish(_RESTART, "restart", GATEWAY)
+
+    async def _upwards(self) -> None:
+        from kernel.upstream.websocket import Closed  # noqa: PLC0415
+
+        x, sockets = self._x, self._state.sockets
+        while True:
+            message = await x.receive()
+            if message["type"] == "websocket.disconnect":
+                self._finish(message.get("code") or _ABNORMAL, message.get("reason") or "", CLIENT)
+                return
+            text = message.get("text")
+            data: str | bytes = text if text is not None else message["bytes"]
+            size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+            if size > self._limit:
+                self._finish(_TOO_BIG, f"over {self._limit} bytes", GATEWAY)
+                return
+            self._seen = monotonic()
+            x.received += size
+            sockets.received += 1
+            try:
+                await self._socket.send(data)
+            except Closed:
+                return  # how it ended, and what it said before, comes the other way
+
+    async def _downwards(self) -> None:
+        from kernel.upstream.websocket import Closed  # noqa: PLC0415
+
+        x, sockets = self._x, self._state.sockets
+        while True:
+            try:
+                data = await self._socket.receive()
+            except Closed as closed:
+                vanished = closed.code == _ABNORMAL
+                reason = "the service vanished" if vanished else closed.reason
+                self._finish(_BAD_GATEWAY if vanished else closed.code, reason, UPSTREAM)
+                return
+            self._seen = monotonic()
+            sockets.sent += 1
+            await x.send_message(data)
+            self._seen = monotonic()
