@@ -228,3 +228,23 @@ async def test_filtered_alerts_are_told_by_heartbeat(
         await until(lambda: listener.parser.last_id != known)
         assert listener.messages == []
         await listener.close()
+
+
+async def test_an_end_waits_for_no_write_that_never_ends(
+    store_server: EmbeddedStore, redis_cli: redis.Redis
+) -> None:
+    async with alert_worker(store_server.url) as worker:
+        stuck, other = Listener("t"), Listener("t")
+        for listener in (stuck, other):
+            await listener.open(worker)
+        stuck.reading.clear()
+        publish(redis_cli, "a")
+        await until(lambda: other.alerts == ["a"])
+        for listener in (stuck, other):
+            assert listener.client is not None
+            listener.client.end("drain", b"retry: 7\n\n")
+            await until(listener._task.done)
+            assert listener.client.ended == "drain"
+            await listener.close()
+        assert (other.parser.retry, stuck.parser.retry) == (7, None)
+        assert worker.numbers.closed == {"drain": 2}
