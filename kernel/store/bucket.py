@@ -24,6 +24,7 @@ class Bucket:
 
     __slots__ = (
         "alone",
+        "asked",
         "blocked",
         "capacity",
         "charged",
@@ -77,7 +78,8 @@ class Bucket:
         self.low = -1  # renew in the background when `left` falls to this
         self.flight: asyncio.Future[None] | None = None
         self.waiting = 0
-        self.seen = now
+        self.seen = now  # the last token was taken
+        self.asked = now  # the last request came that found none
         self.queued = False
         self.due = 0.0
         # --- alone: without the store, this worker's share of the limit, and what it believes of the whole ---
@@ -87,6 +89,11 @@ class Bucket:
         self.charged = 0  # ... and how many uses of leases have been charged to it
         self.guess: float = limit.requests
         self.guessed = now
+
+    @property
+    def touched(self) -> float:
+        """When the last request came."""
+        return max(self.seen, self.asked)
 
     def estimate(self, now: float) -> float:
         """The tokens there should be in the store, by what this worker knows."""

@@ -11,7 +11,8 @@
 -- Totals instead of differences make a call safe to repeat: whatever a lost call did is known at the next one.
 --
 -- KEYS[1] the bucket. ARGV: capacity, window (us), worker, series, used, returned, wanted, live workers,
--- lease time (us), tokens of an unknown bucket, most tokens there may be now (-1: no matter).
+-- lease time (us), tokens of an unknown bucket, most tokens there may be now (-1: no matter), microseconds since the worker
+-- last used one of its tokens.
 -- Returns: granted in all, tokens left, microseconds until there is one (0: there is).
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -20,7 +21,7 @@ local worker, series = ARGV[3], ARGV[4]
 local used, returned, wanted = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local workers, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local tokens, stamp, held = tonumber(ARGV[10]), now, 0
-local ceiling = tonumber(ARGV[11])
+local ceiling, age = tonumber(ARGV[11]), tonumber(ARGV[12])
 
 -- Without an entry (new, or expired just now) all that the worker ever had of this lease is gone.
 local mine = { granted = used + returned, used = used, returned = returned }
@@ -59,9 +60,13 @@ for _, lost in ipairs(over) do
   held = held - lost.holds
   redis.call('HDEL', KEYS[1], lost.name)
 end
+-- What a worker reports as used was used `age` ago at the latest: from then on it may be refilled, and not from the report.
+refill(math.max(stamp, now - age))
+local reported = math.max(mine.used, math.min(used, mine.granted - mine.returned))
+held = held - (reported - mine.used)
+mine.used = reported
 refill(now)
 
-mine.used = math.max(mine.used, math.min(used, mine.granted - mine.returned))
 local back = math.min(returned - mine.returned, mine.granted - mine.used - mine.returned)
 if back > 0 then
   mine.returned = mine.returned + back

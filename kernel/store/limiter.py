@@ -74,6 +74,7 @@ class Limiter:
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
         # Buckets with a lease, in the order in which they are to be looked after.
         self._held: deque[Bucket] = deque()
+        self._spent: set[Bucket] = set()  # with a used-up lease: until the store knows, it refills too little
         self._numbers = itertools.count(1)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -137,7 +138,7 @@ class Limiter:
 
     def _settle(self, bucket: Bucket, now: float) -> Verdict | None:
         """The verdict on a bucket without a lease, if it can be had without the store."""
-        bucket.seen = now
+        bucket.asked = now
         if now < bucket.blocked and not bucket.alone:
             return bucket.refuse(now)
         if self._fail_open and (not self._store.connected or now < self._alone_until):
@@ -161,6 +162,8 @@ class Limiter:
             if bucket.left > 0 and now < bucket.until:
                 bucket.left -= 1
                 bucket.seen = now
+                if not bucket.left:
+                    self._spent.add(bucket)
                 remaining = bucket.left + bucket.rest
                 return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
             verdict = self._settle(bucket, now)
@@ -191,6 +194,7 @@ class Limiter:
             guess,
             # What was admitted without the store, or what a store has forgotten, is made known by this.
             -1 if bucket.epoch == self._epoch and not bucket.alone else guess,
+            int((now - bucket.seen) * 1e6),
         )
         try:
             reply = self._store.run(self._lease, (bucket.key,), args)
@@ -248,7 +252,7 @@ class Limiter:
         """Make room for a new bucket: drop one of the oldest that no request is using."""
         for _ in range(8):
             key, bucket = self._buckets.popitem(last=False)
-            if bucket.flight is None and not bucket.waiting and now - bucket.seen >= _IDLE:
+            if bucket.flight is None and not bucket.waiting and now - bucket.touched >= _IDLE:
                 break
             self._buckets[key] = bucket
         else:
@@ -269,11 +273,14 @@ class Limiter:
             self._beating = self._loop.create_task(self._fleet.beat())
 
     def sweep(self, now: float) -> None:
-        """Renew or return the leases that are due, and forget a few idle buckets.
+        """Renew or return the leases that are due, report those used up, and forget a few idle buckets.
 
-        An idle lease is returned; the few spare tokens of a client far from its limit only after a whole lease time
-        without a request.
+        The few spare tokens of a client far from its limit are returned after a whole lease time without a request.
         """
+        spent, self._spent = self._spent, set()
+        for bucket in spent:
+            if not bucket.left and bucket.flight is None:
+                self._fly(bucket, now, renew=False)
         held = self._held
         while held and held[0].due <= now:
             bucket = held.popleft()
@@ -291,7 +298,7 @@ class Limiter:
             self._look_after(bucket, now)
         for _ in range(min(len(self._buckets), 16)):
             key, bucket = self._buckets.popitem(last=False)
-            idle = now - bucket.seen
+            idle = now - bucket.touched
             if bucket.queued or bucket.flight is not None or idle < max(bucket.limit.window, _LEASE_SECONDS):
                 self._buckets[key] = bucket
 
@@ -305,9 +312,8 @@ class Limiter:
             self._alone_until = now + _SETTLE
         if self._reseeding is not None:
             self._reseeding.cancel()
-        self._reseeding = self._loop.create_task(
-            tell_all(list(self._buckets.values()), self._retell, self._clock)
-        )
+        telling = tell_all(list(self._buckets.values()), self._retell, self._clock)
+        self._reseeding = self._loop.create_task(telling)
 
     def _retell(self, bucket: Bucket, now: float) -> None:
         if bucket.flight is None and bucket.estimate(now) < bucket.capacity - 1:

@@ -174,6 +174,24 @@ async def test_small_limits_are_exact_however_requests_are_spread(world: World, 
 # --- the way to the store ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("later", [0.1, 0.7, 1.5])
+async def test_what_one_worker_used_up_is_refilled_for_all_from_that_moment(
+    world: World, later: float
+) -> None:
+    """Or `Retry-After` would promise too much: to the store, a lease is not used up until its worker says so."""
+    limit = Limit(requests=1, window=2.0)
+    one, other = world.worker(fleet=2), world.worker(fleet=2)
+    assert (await verdict(one, "k", limit))[0]
+    await world.clock.advance(later)
+    one.sweep(world.clock())
+    await settled(one)
+    admitted, _, _, retry = await verdict(other, "k", limit)
+    assert not admitted
+    assert retry == pytest.approx(limit.window - later, abs=1e-3)
+    await world.clock.advance(retry)
+    assert (await verdict(other, "k", limit))[0]
+
+
 async def test_a_client_far_from_its_limit_seldom_needs_the_store(world: World) -> None:
     worker = world.worker()
     waited = 0
