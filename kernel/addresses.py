@@ -7,6 +7,16 @@ from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MEMO_LIMIT = 4096
+_MAPPED = 96  # the prefix of IPv4 addresses written as IPv6, ::ffff:0:0/96
+
+
+def _plain(network: Network) -> Network:
+    """`network`, as IPv4 when it is one written as IPv6: addresses are compared so."""
+    if isinstance(network, ipaddress.IPv6Network) and network.prefixlen >= _MAPPED:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return ipaddress.IPv4Network((mapped, network.prefixlen - _MAPPED))
+    return network
 
 
 class Peers:
@@ -15,7 +25,7 @@ class Peers:
     __slots__ = ("_memo", "_networks")
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = tuple(networks)
+        self._networks = tuple(_plain(network) for network in networks)
         self._memo: dict[str, bool] = {}
 
     def __contains__(self, address: str) -> bool:

@@ -36,6 +36,10 @@ def test_mapped_addresses_count_as_ipv4() -> None:
     assert "::ffff:11.0.0.1" not in TRUSTED
     assert "fd00::1" in TRUSTED
     assert "not an address" not in TRUSTED
+    written = Peers([ipaddress.ip_network("::ffff:10.0.0.0/104")])
+    assert "10.1.2.3" in written
+    assert "::ffff:10.1.2.3" in written
+    assert "11.1.2.3" not in written
 
 
 def test_forwarded_is_read_as_rfc_7239_writes_it() -> None:
