@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 from bench.follow import Style
@@ -53,8 +55,17 @@ def _lines(url: str, redis: str, info: Info, seconds: float, style: Style) -> It
     yield heading("Send one")
     yield command(alert(url, info))
     yield ""
+    yield heading("Train a model over a WebSocket") + style("2", '   then type {"train": "Croissant"}')
+    socket = url.replace("http", "ws", 1)
+    yield command(f"{_python()} -m websockets '{socket}/api/v1/training/ws?token={info.tokens['owner']}'")
+    yield ""
     yield f"  {style('1', 'Ctrl-C')} stops all of it and leaves nothing behind. Requests are shown below."
     yield ""
+
+
+def _python() -> str:
+    """This interpreter, as one would call it from here."""
+    return os.path.relpath(sys.executable) if sys.executable.startswith(os.getcwd()) else sys.executable
 
 
 def example(url: str, token: str) -> str:

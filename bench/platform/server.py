@@ -17,9 +17,11 @@ from typing import cast
 import httptools
 
 from bench.platform.messages import Refusal, Request, Response
+from bench.platform.sockets import Socket
 
 _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _PIPELINE = 16
+SocketHandler = Callable[[Socket], Awaitable[None]]
 
 
 class Counters:
@@ -36,12 +38,17 @@ class Counters:
 
 
 class Server:
-    """Listens on a loopback port and answers with `dispatch`."""
+    """Listens on a loopback port and answers with `dispatch`; `upgrade` says who takes a WebSocket, if anybody."""
 
-    def __init__(self, dispatch: Callable[[Request], Response | Awaitable[Response]]) -> None:
+    def __init__(
+        self,
+        dispatch: Callable[[Request], Response | Awaitable[Response]],
+        upgrade: Callable[[Request], SocketHandler | None] = lambda request: None,
+    ) -> None:
         self.dispatch = dispatch
+        self.upgrade = upgrade
         self.counters = Counters()
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | Socket] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -73,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._waiting: deque[Request] = deque()
         self._receiving: Request | None = None
+        self._upgrading: Request | None = None
         self._url = b""
         self._headers: list[tuple[str, str]] = []
         self._writable: asyncio.Future[None] | None = None
@@ -102,10 +110,24 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(b"HTTP/1.1 501 Not Implemented\r\n")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._hand_over(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._refuse(b"HTTP/1.1 400 Bad Request\r\n")
+
+    def _hand_over(self, rest: bytes) -> None:
+        request, handler = self._upgrading, None
+        if request is not None and self._current is None:
+            handler = self._server.upgrade(request)
+        if request is None or handler is None:
+            self._refuse(b"HTTP/1.1 501 Not Implemented\r\n")
+            return
+        connections = self._server.connections
+        connections.discard(self)
+        self._server.counters.requests += 1
+        socket = Socket(request, handler, connections.discard)
+        connections.add(socket)
+        socket.take_over(self._transport, rest)
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
@@ -152,6 +174,9 @@ class Connection(asyncio.Protocol):
         request.keep_alive = self._parser.should_keep_alive()
         self._receiving = request
         self._headers = []  # trailers are not headers
+        if self._parser.should_upgrade():
+            self._upgrading = request
+            return
         if self._current is None:
             self._begin(request)
             return

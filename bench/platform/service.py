@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Iterator
 from urllib.parse import unquote
 
 from bench.platform.messages import Handler, Refusal, Request, Response
-from bench.platform.server import Server
+from bench.platform.server import Server, SocketHandler
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -48,7 +48,8 @@ class Service:
         self.name = name
         self.prefixes = prefixes or (name,)
         self.routes: list[Route] = []
-        self.server = Server(self._dispatch)
+        self.server = Server(self._dispatch, self._upgrade)
+        self._sockets: dict[str, SocketHandler] = {}
         self._root = _Node()
 
     @property
@@ -80,6 +81,15 @@ class Service:
             else:
                 node = node.literal.setdefault(segment, _Node())
         node.any.append(route)
+
+    def add_socket(self, suffix: str, handler: SocketHandler) -> None:
+        """Serves a WebSocket at `suffix` under each prefix, and below each tenant."""
+        for prefix in self.prefixes:
+            self._sockets[f"/{prefix}{suffix}"] = handler
+
+    def _upgrade(self, request: Request) -> SocketHandler | None:
+        head, _, rest = request.path.removeprefix("/api/v1").partition("/tenants/")
+        return self._sockets.get(head or "/" + rest.partition("/")[2])
 
     def _dispatch(self, request: Request) -> Response | Awaitable[Response]:
         # As most frameworks do, one way or another: "/sales/" is "/sales".

@@ -3,16 +3,21 @@
 POST /api/v1/training/jobs        {"product"?, "seconds"?} -> 202, the job
 GET  /api/v1/training/jobs        the tenant's jobs
 GET  /api/v1/training/jobs/{id}   {"status": "running" | "completed", "stage", "progress": 0..100, ...}
+WS   /api/v1/training/ws          {"train": product, "seconds"?} starts a job and tells of its progress until it is done;
+                                  what is no such thing comes back as it is
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from typing import Any
 
 from bench.platform.collection import Collection, Row
 from bench.platform.messages import Refusal, Request, Response, reply
 from bench.platform.service import Service, tenant_of
+from bench.platform.sockets import Socket
 
 _STAGES = ("loading sales", "cleaning", "adding weather and holidays", "fitting", "evaluating")
 _SECONDS = 20.0
@@ -26,6 +31,7 @@ class Training:
         service.add("POST", "/jobs", self._start, "Start a training job", 202)
         service.add("GET", "/jobs", self._list, "List training jobs")
         service.add("GET", "/jobs/{id}", self._read, "Read a training job")
+        service.add_socket("/ws", self._talk)
 
     async def _start(self, request: Request) -> Response:
         tenant = tenant_of(request)
@@ -39,12 +45,42 @@ class Training:
         job = self._jobs.insert(tenant, {"product": product, "started": time.time(), "seconds": seconds})
         return reply(_shown(job), 202, (("location", f"{request.path}/{job['id']}"),))
 
+    async def _talk(self, socket: Socket) -> None:
+        while True:
+            message = await socket.receive()
+            order = _order(message)
+            if order is None:
+                await socket.send(message)
+                continue
+            product, seconds = order
+            job = self._jobs.insert(
+                socket.request.header("x-tenant-id"),
+                {"product": product, "started": time.time(), "seconds": seconds},
+            )
+            last: dict[str, Any] = {}
+            while last.get("status") != "completed":
+                now = _shown(job)
+                if now != last:
+                    await socket.send(json.dumps(now, ensure_ascii=False))
+                    last = now
+                await asyncio.sleep(min(0.2, max(seconds / 20, 0.001)))
+
     def _list(self, request: Request) -> Response:
         rows = [_shown(job) for job in self._jobs.rows(tenant_of(request)).values()]
         return reply({"items": rows, "total": len(rows), "limit": len(rows), "offset": 0, "next": None})
 
     def _read(self, request: Request) -> Response:
         return reply(_shown(self._jobs.find(request)))
+
+
+def _order(message: str | bytes) -> tuple[str, float] | None:
+    """(product, seconds) of a message that starts a job."""
+    try:
+        order = json.loads(message)
+        product, seconds = order["train"], float(order.get("seconds", 5))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return (str(product), seconds) if 0 <= seconds <= 3600 else None
 
 
 def _shown(job: Row) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from bench.platform.info import Info
 from bench.platform.platform import Platform, running_platform
@@ -243,3 +246,19 @@ async def test_platform_in_this_process_hands_out_tokens_for_its_keys() -> None:
         claims = platform.keys.verify(scoped)
         assert (claims["service"], claims["type"]) == ("orders", "service")
         assert claims["tenant_id"] == platform.info().tenants["owner"]
+
+
+async def test_training_tells_of_its_progress_over_a_socket(info: Info) -> None:
+    url = info.urls["training"].replace("http", "ws", 1) + "/api/v1/training/ws"
+    async with connect(url, additional_headers=as_tenant(info), proxy=None) as socket:
+        for message in ("hola", b"\x00", "x" * 300_000):
+            await socket.send(message)
+            assert await socket.recv() == message
+        await socket.send('{"train": "Croissant", "seconds": 0.05}')
+        told = [json.loads(await socket.recv())]
+        while told[-1]["status"] != "completed":
+            told.append(json.loads(await socket.recv()))
+        assert told[-1]["progress"] == 100
+        assert {each["product"] for each in told} == {"Croissant"}
+    with pytest.raises(InvalidStatus):
+        await connect(url.replace("/ws", "/jobs"), proxy=None)
