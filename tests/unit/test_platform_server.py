@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from bench.platform.messages import Request, Response, reply
-from bench.platform.server import Server
+from bench.platform.server import Connection, Server
 from bench.platform.service import Service
 from bench.platform.tools import equip
 
@@ -151,6 +151,7 @@ async def test_reader_that_stops_holds_the_stream_back(service: tuple[Service, i
         await reader.readuntil(b"\r\n\r\n")
         await until(lambda: bool(service[0].server.connections))
         (connection,) = service[0].server.connections
+        assert isinstance(connection, Connection)
         await until(lambda: connection.paused)
         assert connection.unsent < 1 << 20
 
