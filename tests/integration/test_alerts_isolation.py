@@ -33,7 +33,7 @@ steps = st.one_of(
 
 
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 @given(schedule=st.lists(steps, min_size=5, max_size=30))
 def test_every_stream_gets_its_tenants_alerts_and_no_others(

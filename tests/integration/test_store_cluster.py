@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 
@@ -11,6 +12,7 @@ import pytest
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.redis import Script, Store
 from kernel.store.tracked import TrackedMap
+from tests.support.alerts import Listener, alert_worker
 from tests.support.store import RawServer, until
 
 KEYS = [f"tenant:{n}:read_only" for n in range(20)]
@@ -68,3 +70,26 @@ async def test_a_silent_node_brings_the_store_down_until_it_answers(cluster: lis
         os.kill(silent, signal.SIGCONT)
     await until(lambda: store.connected)
     await store.close()
+
+
+async def test_alerts_go_through_a_cluster(cluster: list[RawServer]) -> None:
+    url = f"redis+cluster://127.0.0.1:{cluster[0].port}"
+    async with alert_worker(url) as first, alert_worker(url) as second:
+        # Tenants whose keys lie on one node and on the other.
+        listeners = [Listener(f"t{number}") for number in range(6)]
+        for number, listener in enumerate(listeners):
+            await listener.open((first, second)[number % 2])
+        names = [f"a{number}" for number in range(20)]
+        for number, name in enumerate(names):
+            for listener in listeners:
+                channel = f"alerts:tenant:{listener.tenant}"
+                cluster[number % 2].client.publish(channel, json.dumps({"alert_id": name}))
+        for listener in listeners:
+            await until(lambda: len(listener.alerts) == 20)  # noqa: B023
+            # Published on two nodes, they may overtake each other on the way between these.
+            assert sorted(listener.alerts) == sorted(names)
+            assert listener.events == ["alert"] * 20
+            await listener.close()
+    homes = [len(node.client.keys("gateway:alerts:*:seen")) for node in cluster]
+    assert sum(homes) == 6
+    assert min(homes) > 0

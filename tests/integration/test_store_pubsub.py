@@ -1,0 +1,85 @@
+"""The subscription: it hears everything in order, and knows when it may have missed something."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from kernel.store.embedded import EmbeddedStore
+from kernel.store.pubsub import Subscription
+from kernel.store.redis import Store
+from tests.support.store import until
+
+
+class Ear:
+    """A subscription and what it heard."""
+
+    def __init__(self, store: Store) -> None:
+        self.heard: list[tuple[bytes, bytes]] = []
+        self.connections = 0
+        self.subscription = Subscription(
+            store,
+            ("news",),
+            ("sport:*", "art:*"),
+            lambda channel, data: self.heard.append((channel, data)),
+            self._connected,
+            beat=0.05,
+            silence=0.3,
+        )
+
+    def _connected(self) -> None:
+        self.connections += 1
+
+
+@pytest.fixture
+async def ear(mortal_store: EmbeddedStore) -> AsyncIterator[Ear]:
+    store = Store(mortal_store.url, probe=0.05)
+    await store.start()
+    ear = Ear(store)
+    await ear.subscription.start()
+    yield ear
+    await ear.subscription.close()
+    await store.close()
+
+
+async def test_messages_come_in_order_from_all_channels(ear: Ear, mortal_store: EmbeddedStore) -> None:
+    assert ear.subscription.live
+    with redis.Redis.from_url(mortal_store.url) as cli:
+        for number in range(100):
+            cli.publish(("news", "sport:tennis", "art:", "other")[number % 4], b"\xff%d" % number)
+    await until(lambda: len(ear.heard) == 75)
+    assert [data for _, data in ear.heard] == [b"\xff%d" % n for n in range(100) if n % 4 != 3]
+    assert {channel for channel, _ in ear.heard} == {b"news", b"sport:tennis", b"art:"}
+
+
+async def test_a_connection_that_breaks_is_made_anew_and_told(ear: Ear, mortal_store: EmbeddedStore) -> None:
+    with redis.Redis.from_url(mortal_store.url) as cli:
+        for count in (2, 3):
+            cli.client_kill_filter(_type="pubsub")
+            await until(lambda: ear.connections == count and ear.subscription.live)  # noqa: B023
+        cli.publish("news", "x")
+    await until(lambda: ear.heard == [(b"news", b"x")])
+
+
+async def test_a_store_that_goes_and_comes_back_is_heard_again(ear: Ear, mortal_store: EmbeddedStore) -> None:
+    mortal_store.kill()
+    await until(lambda: not ear.subscription.live)
+    mortal_store.start()
+    await until(lambda: ear.subscription.live)
+    assert ear.connections >= 2
+    assert ear.subscription.last_error
+
+
+async def test_a_store_that_falls_silent_counts_as_lost(ear: Ear, mortal_store: EmbeddedStore) -> None:
+    assert mortal_store.pid is not None
+    os.kill(mortal_store.pid, signal.SIGSTOP)
+    try:
+        await until(lambda: not ear.subscription.live)
+    finally:
+        os.kill(mortal_store.pid, signal.SIGCONT)
+    await until(lambda: ear.subscription.live)
+    assert ear.connections >= 2
