@@ -7,6 +7,7 @@ is imported with the first line logged (15 ms, 2 MiB): a worker that has nothing
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from time import time
@@ -27,6 +28,8 @@ ErrorInfo = (
     | bool
 )
 _MAX_FRAMES = 30
+# How granian reports that a response was broken off on purpose: the access log has said so, with the reason.
+_BROKEN_OFF = re.compile(r"\n(?:kernel\.app\.)?Truncated: [a-z-]+\s*\Z")
 
 
 class Log:
@@ -194,4 +197,6 @@ class _WriterHandler(logging.Handler):
         self.setFormatter(line_formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith("_granian") and _BROKEN_OFF.search(record.getMessage()):
+            return
         self._writer.write(self.format(record).encode() + b"\n")

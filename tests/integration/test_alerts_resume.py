@@ -272,6 +272,8 @@ def test_a_stuck_reader_is_cut_off_counted_and_resumes(
     with EventSource(gateway.port, last_id=stuck.last_id) as again:
         rest = again.take(len(expected) - len(seen))
         assert seen + [message.json["alert_id"] for message in rest] == expected
+    # The access log says it; a stack would say nothing more.
+    assert "Traceback" not in gateway.log()
 
 
 def test_a_drain_ends_streams_at_once_with_a_jittered_retry(
