@@ -196,8 +196,11 @@ class Exchange:
                 raise ClientGone("the client left before its body was complete")
             body: bytes = message.get("body", b"")
             self.received += len(body)
-            # A body of the length it announced is whole, although the server may say so only with its next message.
-            if not message.get("more_body", False) or self.received == self.content_length:
+            # A body of the length it announced is whole, although the server may say so only with its next message. Not in
+            # HTTP/2: a response before the end of the request's stream has that reset, which clients take for a failure.
+            if not message.get("more_body", False) or (
+                self.received == self.content_length and self.scope["http_version"] != "2"
+            ):
                 self.body_done = True
             if body:
                 if self.received > self.max_body:
