@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from handlers import alerts, dispatch, geocode, health, internal, metrics, problems, proxy, tickets, websocket
+from handlers import (
+    alerts,
+    dispatch,
+    geocode,
+    health,
+    internal,
+    metrics,
+    openapi,
+    problems,
+    proxy,
+    tickets,
+    websocket,
+)
 from kernel.catalog import RouteRow
+from kernel.openapi.own import Operations
 from kernel.route import Handler
 from kernel.state import State
 
 Factory = Callable[[State, RouteRow], Handler]
+
+# What the gateway's own endpoints do, for the OpenAPI document.
+OPERATIONS: Operations = {
+    name: operation
+    for module in (alerts, dispatch, geocode, health, internal, metrics, openapi, problems, tickets)
+    for name, operation in module.OPERATIONS.items()
+}
 
 FACTORIES: dict[str, Factory] = {
     "proxy": proxy.make,
@@ -26,5 +46,6 @@ FACTORIES: dict[str, Factory] = {
     "read-only": internal.read_only,
     "subscription-changed": internal.subscription_changed,
     "problems": lambda state, row: problems.make(),
+    "openapi": lambda state, row: openapi.make(state, OPERATIONS),
     "metrics": lambda state, row: metrics.make(state.scraper),
 }

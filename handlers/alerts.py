@@ -26,6 +26,7 @@ from kernel.alerts.event import HEARTBEAT, expired_frame, retry_frame
 from kernel.catalog import RouteRow
 from kernel.context import TenantContext
 from kernel.exchange import CLIENT, Exchange
+from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.problems import (
     OVERLOADED,
     PARAMETER_INVALID,
@@ -55,6 +56,21 @@ _RETRY_LATER = ((b"retry-after", b"5"),)
 # Milliseconds until a client connects again, drawn anew for each: clients of one worker must not come back in step.
 _USUAL = (2000, 4000)
 _DRAINED = (200, 5000)
+
+
+OPERATIONS: Operations = {
+    "GET alert-stream": Operation(
+        "A tenant's alerts as they come",
+        "alerts",
+        {200: Answer("Events: alert, reset, auth-expired; their data is JSON", media="text/event-stream")},
+        parameters=(
+            Query("severity", "Only these, separated by commas."),
+            Query("types", "Only alerts of these types, separated by commas."),
+            Query("last_event_id", "Go on after this event; 0: all that is kept."),
+            Query("Last-Event-ID", "The same, as browsers send it.", "header"),
+        ),
+    )
+}
 
 
 def stream(state: State, row: RouteRow) -> Handler:

@@ -20,8 +20,9 @@ from msgspec import Meta, Struct
 
 from kernel.bodies import explain, read_json
 from kernel.catalog import RouteRow
-from kernel.dispatch import FAILED
+from kernel.dispatch import FAILED, Result
 from kernel.exchange import Exchange
+from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
 from kernel.problems import (
     BODY_INVALID,
     BODY_TOO_LARGE,
@@ -54,6 +55,30 @@ class _Alert(Struct):
 
 
 _documents = msgspec.json.Decoder(dict[str, Any])
+
+
+class _Outcome(Struct):
+    """What became of the alert on each channel."""
+
+    tenant_id: str
+    alert_id: str | int
+    results: list[Result]
+
+
+OPERATIONS: Operations = {
+    "POST alert-dispatch": Operation(
+        "One alert by several channels",
+        "alerts",
+        {
+            200: Answer("Every channel has it", _Outcome),
+            207: Answer("Some channels have it", _Outcome),
+            502: Answer("No channel has it: a problem document with the same `results`", media=PROBLEM),
+        },
+        description="Everything but `channels` goes out as it came, other fields included. Without `channels` the "
+        "severity decides.",
+        body=_Alert,
+    )
+}
 
 
 def make(state: State, row: RouteRow) -> Handler:

@@ -7,7 +7,9 @@ import msgspec
 from kernel.bodies import read_json
 from kernel.exchange import Exchange
 from kernel.geocoding import questions
+from kernel.geocoding.places import Places
 from kernel.geocoding.questions import Reverse, Search
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.route import Handler
 from kernel.state import State
 
@@ -15,6 +17,16 @@ _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
 _search_decoder = msgspec.json.Decoder(Search)
 _reverse_decoder = msgspec.json.Decoder(Reverse)
+
+
+OPERATIONS: Operations = {
+    "POST geocode": Operation(
+        "Where is this address?", "geocoding", {200: Answer("Places, best first", Places)}, body=Search
+    ),
+    "POST geocode-reverse": Operation(
+        "What address is here?", "geocoding", {200: Answer("The place, or none", Places)}, body=Reverse
+    ),
+}
 
 
 def search(state: State) -> Handler:

@@ -3,13 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
 
 from kernel.exchange import Exchange
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.route import Handler
 from kernel.telemetry.health import Document
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
+
+
+class _Said(Struct):
+    status: str
+
+
+class _Service(Struct):
+    status: str
+    latency_ms: float | None
+    last_error: str | None
+    checked_at: str | None
+    breaker: str
+
+
+class _Health(Struct):
+    """`services` has the status of each: healthy, unhealthy or unknown."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    version: str
+    services: dict[str, str]
+    redis: Literal["connected", "disconnected"]
+    timestamp: str
+
+
+class _Services(Struct):
+    """The same with what the last probe of each service found."""
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    version: str
+    services: dict[str, _Service]
+    redis: Literal["connected", "disconnected"]
+    timestamp: str
+
+
+OPERATIONS: Operations = {
+    "GET live": Operation("Is the process alive?", "operation", {200: Answer("It is", _Said)}),
+    "GET ready": Operation(
+        "Are requests welcome?",
+        "operation",
+        {200: Answer("They are", _Said), 503: Answer("Shutting down, or not started yet", _Said)},
+    ),
+    "GET health": Operation(
+        "Health of the gateway and of all services",
+        "operation",
+        {200: Answer("The gateway serves", _Health), 503: Answer("It does not", _Health)},
+    ),
+    "GET services": Operation(
+        "Health of all services, in detail",
+        "operation",
+        {200: Answer("The gateway serves", _Services), 503: Answer("It does not", _Services)},
+    ),
+}
 
 
 def make(document: Callable[[], Document]) -> Handler:

@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 from kernel.bodies import read_json
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.route import Handler
 from kernel.state import State
@@ -69,6 +70,34 @@ def _audit(state: State, x: Exchange, status: int) -> None:
 
 async def _answer(x: Exchange, document: dict[str, Any]) -> None:
     await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(document))
+
+
+class _Changed(Struct):
+    """Tokens of the tenant issued before this (Unix seconds) are stale."""
+
+    tenant_id: str
+    subscription_changed_at: float
+
+
+class _Locked(Struct, omit_defaults=True):
+    """`tenant_id` is absent when it is the whole platform."""
+
+    read_only: bool
+    reason: str
+    tenant_id: str = ""
+
+
+OPERATIONS: Operations = {
+    "POST subscription-changed": Operation(
+        "A tenant's subscription has changed",
+        "internal",
+        {200: Answer("Since when its tokens are stale", _Changed)},
+    ),
+    "PUT read-only": Operation(
+        "No more writes", "internal", {200: Answer("It is locked", _Locked)}, body=_Lock
+    ),
+    "DELETE read-only": Operation("Writes again", "internal", {204: Answer("It is not locked", media="")}),
+}
 
 
 def subscription_changed(state: State, row: RouteRow) -> Handler:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from kernel.exchange import Exchange
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.route import Handler
 from kernel.telemetry.scrape import Scraper
 
 _NO_STORE = (b"cache-control", b"no-store")
 _VARY = (b"vary", b"Accept")
+
+
+OPERATIONS: Operations = {
+    "GET metrics": Operation(
+        "The numbers of all workers",
+        "operation",
+        {200: Answer("Prometheus text or OpenMetrics, as the client accepts", media="text/plain")},
+    )
+}
 
 
 def make(scraper: Scraper) -> Handler:

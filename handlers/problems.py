@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
 import msgspec
 
 from kernel.exchange import Exchange
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.route import Handler
 
@@ -29,6 +31,15 @@ def _document(kind: ProblemKind) -> bytes:
     return msgspec.json.encode(
         {"code": kind.code, "status": kind.status, "title": kind.title, "remedy": kind.remedy}
     )
+
+
+OPERATIONS: Operations = {
+    "GET problems": Operation(
+        "What a problem means and what to do about it",
+        "documentation",
+        {200: Answer("A page for browsers, JSON for others", dict[str, Any])},
+    )
+}
 
 
 def make() -> Handler:

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from kernel.bodies import read_json
 from kernel.exchange import Exchange
+from kernel.openapi.own import Answer, Operation, Operations
 from kernel.route import Handler
 from kernel.state import State
 
@@ -18,7 +19,23 @@ class _Nothing(Struct, forbid_unknown_fields=True):
     """No field is known: who asks, and for which tenant, the headers say."""
 
 
+class _Ticket(Struct):
+    """Opens one stream or socket, as `?ticket=`, within `expires_in` seconds."""
+
+    ticket: str
+    expires_in: int
+
+
 _decoder = msgspec.json.Decoder(_Nothing)
+
+
+OPERATIONS: Operations = {
+    "POST alert-ticket": Operation(
+        "A one-time ticket for EventSource and WebSocket",
+        "alerts",
+        {200: Answer("The ticket", _Ticket)},
+    )
+}
 
 
 def make(state: State) -> Handler:
@@ -28,6 +45,6 @@ def make(state: State) -> Handler:
     async def ticket(x: Exchange) -> None:
         await read_json(x, _decoder)
         made, seconds = await tickets.issue(x.identity, x.tenant)
-        await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode({"ticket": made, "expires_in": seconds}))
+        await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(_Ticket(made, seconds)))
 
     return ticket

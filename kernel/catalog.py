@@ -158,6 +158,7 @@ _OWN = (
         always_writable=True,
     ),
     RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
+    RouteRow(pattern="/openapi.json", methods=_GET, handler="openapi", admin=True),
 )
 
 # Below a tenant too: EventSource cannot say X-Tenant-ID.

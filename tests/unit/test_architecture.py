@@ -34,6 +34,7 @@ LAYERS: list[set[str]] = [
         "kernel.guard",
         "kernel.alerts",
         "kernel.geocoding",
+        "kernel.openapi",
         "kernel.revocations",
         "kernel.refreshes",
         "kernel.authority",
