@@ -163,7 +163,7 @@ class Exchange:
         if b"content-length" in captured:
             length = captured[b"content-length"]
             self.content_length = int(length) if length.isdigit() and len(length) < 20 else -2
-            self.has_body = self.content_length != 0
+            self.has_body = self.has_body or self.content_length != 0
         elif b"transfer-encoding" in captured:
             self.has_body = True
             # SECURITY: the server takes any list that ends in `chunked`; passed on as plain `chunked` it would be another
@@ -196,17 +196,33 @@ class Exchange:
                 raise ClientGone("the client left before its body was complete")
             body: bytes = message.get("body", b"")
             self.received += len(body)
-            # A body of the length it announced is whole, although the server may say so only with its next message. Not in
-            # HTTP/2: a response before the end of the request's stream has that reset, which clients take for a failure.
-            if not message.get("more_body", False) or (
-                self.received == self.content_length and self.scope["http_version"] != "2"
-            ):
+            if not message.get("more_body", False):
+                self.body_done = True
+            elif self.received == self.content_length:
+                # It is whole, although the server says so only with its next message.
+                if self.scope["http_version"] == "2":
+                    body += await self._rest()
                 self.body_done = True
             if body:
                 if self.received > self.max_body:
                     raise GatewayError(BODY_TOO_LARGE(f"The body has more than {self.max_body} bytes."))
                 return body
         return b""
+
+    async def _rest(self) -> bytes:
+        """Wait for the end of an HTTP/2 request's stream; what comes before it is too much. An earlier response has the
+        stream reset (RFC 9113 section 8.1), which clients take for a failure."""
+        rest = b""
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                self.disconnected = True
+                raise ClientGone("the client left before its body was complete")
+            body: bytes = message.get("body", b"")
+            rest += body
+            self.received += len(body)
+            if self.received > self.max_body or not message.get("more_body", False):
+                return rest
 
     async def wait_disconnect(self) -> None:
         """Return when the client has left. Only for an exchange whose body has been read to its end."""
