@@ -7,6 +7,7 @@ from collections.abc import Callable
 from handlers import (
     alerts,
     dispatch,
+    docs,
     geocode,
     health,
     internal,
@@ -27,7 +28,7 @@ Factory = Callable[[State, RouteRow], Handler]
 # What the gateway's own endpoints do, for the OpenAPI document.
 OPERATIONS: Operations = {
     name: operation
-    for module in (alerts, dispatch, geocode, health, internal, metrics, openapi, problems, tickets)
+    for module in (alerts, dispatch, docs, geocode, health, internal, metrics, openapi, problems, tickets)
     for name, operation in module.OPERATIONS.items()
 }
 
@@ -46,6 +47,8 @@ FACTORIES: dict[str, Factory] = {
     "read-only": internal.read_only,
     "subscription-changed": internal.subscription_changed,
     "problems": lambda state, row: problems.make(),
+    "docs": lambda state, row: docs.page(),
+    "docs-file": lambda state, row: docs.file(),
     "openapi": lambda state, row: openapi.make(state, OPERATIONS),
     "metrics": lambda state, row: metrics.make(state.scraper),
 }

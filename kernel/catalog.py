@@ -159,6 +159,8 @@ _OWN = (
     ),
     RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
     RouteRow(pattern="/openapi.json", methods=_GET, handler="openapi", admin=True),
+    RouteRow(pattern="/docs", methods=_GET, handler="docs", admin=True),
+    RouteRow(pattern="/docs/{version}/{file}", methods=_GET, handler="docs-file", admin=True),
 )
 
 # Below a tenant too: EventSource cannot say X-Tenant-ID.

@@ -17,6 +17,7 @@ from kernel.openapi.parts import Json, Key, OperationId, Ref, text_of
 from kernel.openapi.source import Served, Source
 
 BEARER = "bearer"
+_OWN = "gateway"
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
 _encoder = msgspec.json.Encoder(order="sorted", enc_hook=text_of)
 
@@ -41,7 +42,7 @@ def merge(head: Json, sources: Sequence[Source], schemes: Json) -> bytes:
                 _respell(served, path)
             operation = served.part.document
             operation["tags"] = []
-            for tag in served.tags or [source.service or "gateway"]:
+            for tag in served.tags or [source.service or _OWN]:
                 name = _tag(source.service, tag)
                 tags.setdefault(name, {"name": name, **_described(descriptions.get(tag))})
                 operation["tags"].append(name)
@@ -49,7 +50,7 @@ def merge(head: Json, sources: Sequence[Source], schemes: Json) -> bytes:
             paths.setdefault(path, {})[served.method] = operation
     document = {
         **head,
-        "tags": sorted(tags.values(), key=lambda tag: str(tag["name"])),
+        "tags": sorted(tags.values(), key=lambda tag: (not tag["name"].startswith(_OWN), tag["name"])),
         "paths": {path: paths[path] for path in sorted(paths)},
         "components": {
             section: {name: components[section][name] for name in sorted(components[section])}
@@ -65,9 +66,9 @@ def _described(text: str | None) -> Json:
 
 def _tag(service: str | None, tag: str) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", tag.lower())
-    if service is None or plain in {service, f"{service}-service"}:
-        return tag if service is None else service
-    return f"{service}: {tag}"
+    if plain in {service, f"{service}-service"}:
+        return str(service)
+    return f"{service or _OWN}: {tag}"
 
 
 def _security(served: Served) -> list[Json]:
