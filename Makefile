@@ -15,12 +15,12 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench load lock reference clean FORCE
+.PHONY: help install demo test lint format bench bench-quick speed load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
 	@printf '\n  \033[1mBakery Gateway\033[0m\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-10s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." adds arguments, PORT=9000 moves the demo, PYTHON=python3.12 chooses the interpreter.\n\n'
 
 install: $(VENV)/.stamp-runtime ## prepare .venv, so that .venv/bin/gateway runs
@@ -43,6 +43,12 @@ format: $(VENV)/.stamp-dev ## rewrite the sources in the project's style
 
 bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(VENV)/.stamp-bench ## the same in under 90 s
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+speed: $(VENV)/.stamp-dev ## check that the gateway is not slower than the recorded commit
+	@$(BIN)/python -m bench.check $(ARGS)
 
 load: $(VENV)/.stamp-load ## run the load test on a demo of its own, for a minute
 	@$(BIN)/locust -f loadtests/locustfile.py --headless --only-summary -u 40 -r 10 -t 60s $(ARGS)

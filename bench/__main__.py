@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, report, run
+from bench import machine, readme, report, run
 from bench.load import many_tokens, one_token
 from bench.peers import PEERS
 from bench.rig import MissingTool, Rig
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report.document(host, rows, scenarios, judged), indent=1) + "\n")
+    if options.readme:
+        readme.write(host, rows, scenarios, judged, options.command)
     return 1 if options.strict and any(target.passed is False for target in judged) else 0
 
 
@@ -75,10 +77,15 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--users", type=int, metavar="N", help="also: N tokens of as many users in turn")
     parser.add_argument("--no-latency", action="store_true", help="leave out the constant-rate part")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument(
+        "--readme", action="store_true", help="also write the tables and a picture into the README"
+    )
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 4)
     options.seconds = options.seconds or (1 if options.quick else 3)
+    given = " ".join(argument for argument in sys.argv[1:] if argument != "--readme")
+    options.command = f"make bench ARGS='{given}'" if given else "make bench"
     unknown = set(options.peers or ()) - {peer.name for peer in PEERS}
     if unknown:
         parser.error(f"unknown peers: {', '.join(sorted(unknown))} (known: {names})")
