@@ -7,7 +7,6 @@ SIGINT, which granian still owns: it stops accepting, waits for what is in fligh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import gc
 import os
@@ -22,6 +21,7 @@ from kernel.build import build_state
 from kernel.catalog import RouteRow
 from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
+from kernel.pacing import Pacer
 from kernel.route import Handler
 from kernel.state import State
 
@@ -33,13 +33,13 @@ class Worker:
     """The ASGI application granian is given. Made before the loop runs; everything else is made in the lifespan."""
 
     def __init__(self, settings: Settings, store_url: str, run_dir: Path, parent: int) -> None:
-        _yield_rarely()
         self._settings = settings
         self._store_url = store_url
         self._run_dir = run_dir
         self._parent = parent
         self._gateway: Gateway | None = None
         self._state: State | None = None
+        self._pacer: Pacer | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # PERF: a plain call that returns the gateway's own coroutine; an `async def` here would cost a second one.
@@ -71,6 +71,8 @@ class Worker:
         gc.freeze()
         # PERF: a request makes some forty containers and no cycle; at the default of 700 the collector ran every 17 requests.
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
+        self._pacer = Pacer(asyncio.get_running_loop())
+        self._pacer.start()
 
     def _drain(self) -> None:
         """Say that this worker is going, then let granian finish what is in flight."""
@@ -81,18 +83,9 @@ class Worker:
 
     async def _stop(self) -> None:
         assert self._state is not None
+        assert self._pacer is not None
+        self._pacer.stop()
         await self._state.close()
-
-
-def _yield_rarely() -> None:
-    """Let the threads of this worker finish what they do before the next one of them runs (SCHED_BATCH, Linux).
-
-    PERF: the loop and granian's I/O thread wake each other several times a request; without preemption at each wake-up
-    they work through batches instead: a fifth less CPU time. Called before granian makes its threads, which inherit it.
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # forbidden in some sandboxes: only slower
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _die_with(parent: int) -> None:

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
         "kernel.cookies",
         "kernel.credentials",
         "kernel.moments",
+        "kernel.pacing",
         "kernel.streams",
         "kernel.sockets",
         "kernel.singleflight",
