@@ -65,7 +65,7 @@ class Local:
         headers: Mapping[str, str] | None = None,
         subprotocols: list[str] | None = None,
     ) -> Reply:
-        """One request. With `subprotocols` the scope has what a WebSocket's has."""
+        """One request; a GET of a path that ends in "/ws" is a WebSocket's handshake, `subprotocols` what it offers."""
         path, _, query = target.partition("?")
         sent = [(b"host", b"gateway.test")]
         if token is not None:
@@ -73,7 +73,7 @@ class Local:
         if body:
             sent.append((b"content-length", b"%d" % len(body)))
         sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-        scope = {
+        scope: dict[str, Any] = {
             "type": "http",
             "http_version": "1.1",
             "method": method,
@@ -83,15 +83,16 @@ class Local:
             "headers": sent,
             "client": (client, "4711"),
         }
-        if subprotocols is not None:
-            scope["subprotocols"] = subprotocols
+        if path.endswith("/ws") and method == "GET":
+            del scope["method"]
+            scope |= {"type": "websocket", "subprotocols": subprotocols or []}
         reply = Reply()
 
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"].endswith("http.response.start"):
                 reply.status = message["status"]
                 reply.headers = [(name.decode(), value.decode()) for name, value in message["headers"]]
             else:
