@@ -163,7 +163,12 @@ class Gateway:
     def _compile(self, row: RouteRow, template: str, handler: Handler | None) -> Route:
         stages = compile_stages(self._state, row)
         meter = self._state.metrics.route(template)
-        return Route(row, template, stages, handler or self._handler_for(row), meter)
+        handler = handler or self._handler_for(row)
+        profile = self._state.profile
+        if profile is not None:
+            stages = tuple(profile.timed(stage.__module__.rpartition(".")[2], stage) for stage in stages)
+            handler = profile.timed(f"handler {row.handler}", handler)
+        return Route(row, template, stages, handler, meter)
 
     def _special(self, template: str, handler: Handler) -> Route:
         """A route outside the table: only the stages that every answer needs."""

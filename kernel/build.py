@@ -41,6 +41,7 @@ from kernel.telemetry.lines import JsonLines, PrettyLines
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.prober import HealthProber, ProbeFailed
+from kernel.telemetry.profile import Profile
 from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
@@ -226,6 +227,10 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         baseline=baseline_headers(settings),
     )
     metrics.register_source("websocket", state.sockets.families)
+    if settings.gateway_profile:
+        state.profile = Profile()
+        state.profile.start()
+        metrics.register_source("profile", state.profile.families)
     await telemetry.start()
     prober.start()
     authority.start()

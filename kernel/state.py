@@ -30,6 +30,7 @@ from kernel.telemetry.audit import Audit
 from kernel.telemetry.health import Health
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
+from kernel.telemetry.profile import Profile
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.tenants import Tenants
@@ -77,6 +78,8 @@ class State:
     # Ended in reverse order when the worker stops.
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     # Long-lived requests, which a drain ends.
+    # Set with GATEWAY_PROFILE.
+    profile: Profile | None = None
     streams: Streams = field(default_factory=Streams)
     sockets: Sockets = field(default_factory=Sockets)
     draining: bool = False

@@ -85,6 +85,8 @@ class Worker:
         assert self._state is not None
         assert self._pacer is not None
         self._pacer.stop()
+        if self._state.profile is not None:
+            self._state.profile.stop()
         await self._state.close()
 
 

@@ -70,6 +70,10 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
         Path | None, _var(PATH, "Where security events go as JSON lines.", "/var/log/gateway/audit.jsonl")
     ] = None
 
+    gateway_profile: Annotated[
+        bool, _var(FLAG, "Time each stage and handler, and garbage collection, for `/metrics`.", "true")
+    ] = False
+
     redis_host: Annotated[
         str | None,
         _var(

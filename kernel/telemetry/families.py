@@ -119,6 +119,19 @@ _ROWS = (
         "Workers whose circuit breaker for a service is in this state.",
         ("service", "state"),
     ),
+    # With GATEWAY_PROFILE.
+    Family(
+        "gateway_stage_seconds",
+        SUMMARY,
+        "With GATEWAY_PROFILE: seconds in each stage and handler, waiting included.",
+        ("stage",),
+    ),
+    Family(
+        "gateway_gc_pause_seconds",
+        SUMMARY,
+        "With GATEWAY_PROFILE: seconds that garbage collection stopped a worker.",
+        ("generation",),
+    ),
     # WebSocket.
     Family("gateway_websocket_connections", GAUGE, "Sockets open now."),
     Family("gateway_websocket_opened_total", COUNTER, "Sockets admitted by every policy."),
