@@ -120,17 +120,7 @@ def make(state: State, row: RouteRow) -> Handler:
         )
         failed = sum(result.status == FAILED for result in results)
         status = 502 if failed == len(results) else 207 if failed else 200
-        state.audit.event(
-            DISPATCH,
-            request_id=x.request_id,
-            client_ip=x.client_ip,
-            user_id=x.identity.user_id,
-            tenant_id=x.tenant,
-            service=x.identity.service,
-            method=x.method,
-            route=x.route.template,
-            status=status,
-        )
+        state.audit.exchange(DISPATCH, x, status)
         told = {"tenant_id": alert.tenant_id, "alert_id": alert.alert_id, "results": results}
         if status != 502:
             await x.respond(status, [_JSON, _NO_STORE], msgspec.json.encode(told))

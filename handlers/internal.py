@@ -54,20 +54,6 @@ async def _stored(command: Awaitable[Any]) -> Any:
         raise GatewayError(STORE_UNAVAILABLE(headers=_RETRY_SOON)) from None
 
 
-def _audit(state: State, x: Exchange, status: int) -> None:
-    state.audit.event(
-        ADMIN,
-        request_id=x.request_id,
-        client_ip=x.client_ip,
-        user_id=x.identity.user_id,
-        tenant_id=x.tenant,
-        service=x.identity.service,
-        method=x.method,
-        route=x.route.template,
-        status=status,
-    )
-
-
 async def _answer(x: Exchange, document: dict[str, Any]) -> None:
     await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(document))
 
@@ -106,7 +92,7 @@ def subscription_changed(state: State, row: RouteRow) -> Handler:
     async def handle(x: Exchange) -> None:
         await read_json(x, _nothing_decoder)
         moment = await _stored(state.tenants.mark_changed(x.tenant or ""))
-        _audit(state, x, 200)
+        state.audit.exchange(ADMIN, x, 200)
         await _answer(x, {"tenant_id": x.tenant, "subscription_changed_at": moment})
 
     return handle
@@ -125,12 +111,12 @@ def read_only(state: State, row: RouteRow) -> Handler:
         key = PLATFORM_READ_ONLY if whole_platform else tenant_read_only(x.tenant or "")
         if x.method == "DELETE":
             await _stored(execute("DEL", key))
-            _audit(state, x, 204)
+            state.audit.exchange(ADMIN, x, 204)
             await x.respond(204, [], b"")
             return
         lock = await read_json(x, _lock_decoder)
         await _stored(execute("SET", key, lock.reason))
-        _audit(state, x, 200)
+        state.audit.exchange(ADMIN, x, 200)
         subject: dict[str, Any] = {} if whole_platform else {"tenant_id": x.tenant}
         await _answer(x, {**subject, "read_only": True, "reason": lock.reason})
 

@@ -110,11 +110,11 @@ class Gateway:
         if x.problem_code:
             state.metrics.problems[x.problem_code] += 1
             if x.status in _REFUSED:
-                self._audit(x, AUTH_FAILURE if x.status == 401 else DENIED)
+                state.audit.exchange(AUTH_FAILURE if x.status == 401 else DENIED, x, x.status, x.problem_code)
         elif identity is not None and identity.kind == "service":
-            self._audit(x, SERVICE_TOKEN)
+            state.audit.exchange(SERVICE_TOKEN, x, x.status)
         elif route.admin:
-            self._audit(x, ADMIN)
+            state.audit.exchange(ADMIN, x, x.status)
         if identity is None:
             user = caller = None
         else:
@@ -143,21 +143,6 @@ class Gateway:
                 x.captured.get(b"user-agent"),
                 x.problem_code,
             )
-        )
-
-    def _audit(self, x: Exchange, kind: str) -> None:
-        identity = x.identity
-        self._state.audit.event(
-            kind,
-            request_id=x.request_id,
-            client_ip=x.client_ip,
-            user_id=identity.user_id if identity is not None else None,
-            tenant_id=x.tenant,
-            service=identity.service if identity is not None else None,
-            method=x.method,
-            route=x.route.template,
-            status=x.status,
-            problem=x.problem_code,
         )
 
     def _compile(self, row: RouteRow, template: str, handler: Handler | None) -> Route:

@@ -23,18 +23,10 @@ def make(state: State, row: RouteRow) -> Stage | None:
     audit = state.audit
 
     def record(x: Exchange, problem: Problem | None) -> Problem | None:
-        audit.event(
-            CRITICAL,
-            request_id=x.request_id,
-            client_ip=x.client_ip,
-            user_id=x.identity.user_id,
-            tenant_id=x.tenant,
-            service=x.identity.service,
-            method=x.method,
-            route=x.route.template,
-            status=problem.kind.status if problem is not None else 0,
-            problem=problem.kind.code if problem is not None else "",
-        )
+        if problem is None:
+            audit.exchange(CRITICAL, x, 0)
+        else:
+            audit.exchange(CRITICAL, x, problem.kind.status, problem.kind.code)
         return problem
 
     async def critical(x: Exchange) -> Problem | None:

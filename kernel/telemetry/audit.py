@@ -12,6 +12,7 @@ from collections import defaultdict
 from time import time
 from typing import Any
 
+from kernel.exchange import Exchange
 from kernel.telemetry.lines import Encoder, JsonLines, stamp
 from kernel.telemetry.writer import Writer
 
@@ -104,6 +105,22 @@ class Audit:
             else:
                 rest.count += 1
                 rest.last = now
+
+    def exchange(self, kind: str, x: Exchange, status: int, problem: str = "") -> None:
+        """The event of a request: who made it, from where, for which tenant, and how it was answered."""
+        identity = x.identity
+        self.event(
+            kind,
+            request_id=x.request_id,
+            client_ip=x.client_ip,
+            user_id=identity.user_id if identity is not None else None,
+            tenant_id=x.tenant,
+            service=identity.service if identity is not None else None,
+            method=x.method,
+            route=x.route.template,
+            status=status,
+            problem=problem,
+        )
 
     def flush(self) -> None:
         """Queue what has gathered; returns at once."""

@@ -13,8 +13,9 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import free_port, service_env, start_gateway
-from tests.support.tokens import SECRET, access_token, public_pem
+from tests.support.gateway import free_port, start_gateway
+from tests.support.stack import lone_env
+from tests.support.tokens import access_token
 
 STREAMS = 500
 SOCKETS = 20
@@ -48,16 +49,13 @@ async def test_a_drain_loses_nothing_that_is_in_flight(tmp_path: Path, session_s
     requests, sockets = free_port(), free_port()
     gateway = await asyncio.to_thread(
         start_gateway,
-        {
-            **service_env(f"http://127.0.0.1:{requests}"),
-            "TRAINING_SERVICE_URL": f"http://127.0.0.1:{sockets}",
-            "REDIS_URL": session_store.url,
-            "JWT_PUBLIC_KEY": public_pem(),
-            "JWT_SECRET_KEY": SECRET,
-            "RATE_LIMIT_REQUESTS": "1000000",
-            "SHUTDOWN_GRACE_SECONDS": str(GRACE),
-            "WORKERS": "2",
-        },
+        lone_env(
+            requests,
+            session_store,
+            TRAINING_SERVICE_URL=f"http://127.0.0.1:{sockets}",
+            SHUTDOWN_GRACE_SECONDS=str(GRACE),
+            WORKERS="2",
+        ),
         tmp_path,
     )
     token = access_token()

@@ -11,9 +11,10 @@ import urllib.request
 import pytest
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, service_env
+from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.poll import poll
-from tests.support.tokens import SECRET, access_token, public_pem
+from tests.support.stack import lone_env
+from tests.support.tokens import access_token
 
 CLIENTS = 400
 AT_ONCE = 80
@@ -28,19 +29,16 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int) -> GatewayProcess:
     return gateway_factory(
-        {
-            **service_env(f"http://127.0.0.1:{port}"),
-            "REDIS_URL": session_store.url,
-            "JWT_PUBLIC_KEY": public_pem(),
-            "JWT_SECRET_KEY": SECRET,
-            "RATE_LIMIT_REQUESTS": "1000000",
-            "UPSTREAM_MAX_CONNECTIONS": "16",
-            "UPSTREAM_MAX_WAITING": "64",
-            "QUEUE_TIMEOUT_SECONDS": "0.3",
-            "REQUEST_TIMEOUT_SECONDS": "0.3",
-            "IDLE_TIMEOUT_SECONDS": "0.3",
-            "BODY_TIMEOUT_SECONDS": "0.3",
-        }
+        lone_env(
+            port,
+            session_store,
+            UPSTREAM_MAX_CONNECTIONS="16",
+            UPSTREAM_MAX_WAITING="64",
+            QUEUE_TIMEOUT_SECONDS="0.3",
+            REQUEST_TIMEOUT_SECONDS="0.3",
+            IDLE_TIMEOUT_SECONDS="0.3",
+            BODY_TIMEOUT_SECONDS="0.3",
+        )
     )
 
 

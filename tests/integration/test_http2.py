@@ -14,9 +14,10 @@ from h2.connection import H2Connection
 from h2.events import DataReceived
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, service_env
+from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.poll import poll
-from tests.support.tokens import SECRET, access_token, public_pem
+from tests.support.stack import lone_env
+from tests.support.tokens import access_token
 
 MIB = 1024 * 1024
 
@@ -66,16 +67,7 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int) -> GatewayProcess:
-    return gateway_factory(
-        {
-            **service_env(f"http://127.0.0.1:{port}"),
-            "REDIS_URL": session_store.url,
-            "JWT_PUBLIC_KEY": public_pem(),
-            "JWT_SECRET_KEY": SECRET,
-            "RATE_LIMIT_REQUESTS": "1000000",
-            "CORS_ORIGINS": "https://app.example.com",
-        }
-    )
+    return gateway_factory(lone_env(port, session_store, CORS_ORIGINS="https://app.example.com"))
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, service_env
-from tests.support.tokens import SECRET, access_token, public_pem
+from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
+from tests.support.stack import lone_env
+from tests.support.tokens import access_token
 
 MIB = 1024 * 1024
 SIZE = int(os.environ.get("LARGE_BODY_MIB", "200")) * MIB
@@ -29,15 +30,7 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int) -> GatewayProcess:
-    return gateway_factory(
-        {
-            **service_env(f"http://127.0.0.1:{port}"),
-            "REDIS_URL": session_store.url,
-            "JWT_PUBLIC_KEY": public_pem(),
-            "JWT_SECRET_KEY": SECRET,
-            "MAX_BODY_BYTES": "2GiB",
-        }
-    )
+    return gateway_factory(lone_env(port, session_store, MAX_BODY_BYTES="2GiB"))
 
 
 def peak(gateway: GatewayProcess) -> int:

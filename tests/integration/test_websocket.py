@@ -22,9 +22,10 @@ from websockets.http11 import Request, Response
 from websockets.typing import Origin, Subprotocol
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, service_env
+from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.raw import send_raw
-from tests.support.tokens import SECRET, access_token, public_pem
+from tests.support.stack import lone_env
+from tests.support.tokens import access_token
 
 PATH = "/api/v1/training/ws"
 IDLE = 1.5
@@ -43,18 +44,15 @@ def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore, port:
 
 
 def env(port: int, store: EmbeddedStore, **changes: str) -> dict[str, str]:
-    return {
-        **service_env(f"http://127.0.0.1:{port}"),
-        "REDIS_URL": store.url,
-        "JWT_PUBLIC_KEY": public_pem(),
-        "JWT_SECRET_KEY": SECRET,
-        "RATE_LIMIT_REQUESTS": "1000000",
-        "CORS_ORIGINS": "https://app.example.com",
-        "WEBSOCKET_IDLE_TIMEOUT_SECONDS": str(IDLE),
-        "WEBSOCKET_MAX_MESSAGE_BYTES": str(LIMIT),
-        "REQUEST_TIMEOUT_SECONDS": "0.5",
+    return lone_env(
+        port,
+        store,
+        CORS_ORIGINS="https://app.example.com",
+        WEBSOCKET_IDLE_TIMEOUT_SECONDS=str(IDLE),
+        WEBSOCKET_MAX_MESSAGE_BYTES=str(LIMIT),
+        REQUEST_TIMEOUT_SECONDS="0.5",
         **changes,
-    }
+    )
 
 
 @contextlib.asynccontextmanager

@@ -24,6 +24,18 @@ def stack_env(upstream: Recorder, store: EmbeddedStore, **changes: str) -> dict[
     }
 
 
+def lone_env(port: int, store: EmbeddedStore, **changes: str) -> dict[str, str]:
+    """The same for a gateway whose services are whatever listens on `port` when it asks."""
+    return {
+        **service_env(f"http://127.0.0.1:{port}"),
+        "REDIS_URL": store.url,
+        "JWT_PUBLIC_KEY": public_pem(),
+        "JWT_SECRET_KEY": SECRET,
+        "RATE_LIMIT_REQUESTS": "1000000",
+        **changes,
+    }
+
+
 @dataclass
 class Stack:
     """A gateway and the upstream behind all of its services."""
