@@ -3,6 +3,9 @@
 One core runs the gateway (one worker), the other this client and Valkey. Streams are opened first; then alerts are
 published at a steady rate, each with the moment it was published, and every stream notes when it has it. Stuck readers
 never read: they must not matter to the others. With --stuck, compare with a run without.
+
+`--peer nchan` measures nginx with the nchan module in the same way: it fans out what is POSTed to it, from memory, without
+tokens, tenants or a store; its `Last-Event-ID` does not survive the process.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -25,6 +29,7 @@ import uvloop
 
 from bench import machine, processes
 from bench.keys import ISSUER, TENANT, Keys
+from bench.peers.base import fill
 from kernel.store.embedded import EmbeddedStore
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +55,7 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = time.time()
-        if not self.ready.done() and b"id: " in data:
+        if not self.ready.done() and (b"id: " in data or b": hi" in data):
             self.ready.set_result(None)
         for moment in _SENT.findall(data):
             self.count += 1
@@ -110,7 +115,9 @@ async def _ready(port: int) -> None:
     while True:
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+            writer.write(
+                b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
+            )  # nchan.conf.in has it too
             answer = await reader.read(64)
             writer.close()
             if b" 200 " in answer:
@@ -120,12 +127,34 @@ async def _ready(port: int) -> None:
         await asyncio.sleep(0.05)
 
 
+Publish = Callable[[bytes], Awaitable[object]]
+
+
+async def _poster(port: int) -> Publish:
+    """Publishes to nchan over one connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+
+    async def publish(alert: bytes) -> None:
+        head = b"POST /publish HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n" % len(alert)
+        writer.write(head + alert)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(answer.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+    return publish
+
+
 async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, token: str) -> None:
     await asyncio.wait_for(_ready(port), 20)
     worker = worker_of(parent)
     request = (
-        f"GET /api/v1/alerts/stream HTTP/1.1\r\nHost: b\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        f"GET /api/v1/alerts/stream HTTP/1.1\r\nHost: b\r\nAccept: text/event-stream\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n".encode()
     )
+    client = redis.asyncio.Redis.from_url(store)
+    if options.peer == "nchan":
+        publish = await _poster(port)
+    else:
+        publish = partial(client.publish, f"alerts:tenant:{TENANT}")
     latencies: list[float] = []
     # What the first streams cost once is no cost of a stream.
     for stream in await _open(port, 50, request, latencies):
@@ -142,7 +171,6 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
 
     stuck = await _stick(port, options.stuck, request)
     await asyncio.sleep(0.5)
-    client = redis.asyncio.Redis.from_url(store)
     cpu = _cpu(worker)
     began = time.perf_counter()
     for number in range(options.alerts):
@@ -153,7 +181,7 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
             "message": "Stock bajo: Mantequilla 82 % m.g." + "." * options.padding,
             "sent": time.time(),
         }
-        await client.publish(f"alerts:tenant:{TENANT}", json.dumps(alert, separators=(",", ":")))
+        await publish(json.dumps(alert, separators=(",", ":")).encode())
     expected = options.alerts * options.streams
     deadline = time.monotonic() + 30
     while len(latencies) < expected and time.monotonic() < deadline:
@@ -193,10 +221,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=5.0, help="alerts a second")
     parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
     parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
+    parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
     options = parser.parse_args(argv)
     cores = machine.cores()
     keys = Keys()
-    with EmbeddedStore() as store, tempfile.TemporaryFile() as output, socket.socket() as probe:
+    with (
+        EmbeddedStore() as store,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryDirectory() as directory,
+        socket.socket() as probe,
+    ):
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         probe.close()
@@ -212,8 +246,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             "MAX_CONNECTIONS": str(2 * options.streams + 1000),
             "ALERTS_MAX_STREAMS": str(options.streams + options.stuck + _MARGIN),
         }
+        command = [sys.executable, "-m", "kernel", "run"]
+        if options.peer == "nchan":
+            config = Path(directory, "nginx.conf")
+            values = {"PORT": port, "DIRECTORY": directory, "CONNECTIONS": 2 * options.streams + 1000}
+            fill("nchan.conf.in", config, values)
+            command = ["nginx", "-e", "stderr", "-c", str(config)]
         gateway = processes.spawn(
-            (sys.executable, "-m", "kernel", "run"),
+            command,
             environment=environment,
             stdout=output,
             stderr=output,
