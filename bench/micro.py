@@ -176,7 +176,9 @@ async def steps(bench: Bench) -> list[Step]:
         ("request id", state.request_ids.new),
         (
             "exchange: headers sorted and joined",
-            lambda: Exchange(scope, receive, send, state.header_kinds, x.request_id, x.trace, state.baseline),
+            lambda: Exchange(
+                scope, receive, send, state.header_kinds, x.request_id, x.extra[0][1], x.trace, state.baseline
+            ),
         ),
         ("router: path checked, trie", lambda: gateway.router.match("GET", x.raw_path)),
         ("  of which the trie", lambda: gateway.router._trie.match(x.raw_path)),

@@ -100,6 +100,7 @@ class Exchange:
         send: Send,
         kinds: HeaderKinds,
         request_id: str,
+        id_bytes: bytes,
         trace: bytes,
         baseline: HeaderList,
     ) -> None:
@@ -172,7 +173,7 @@ class Exchange:
                 self.content_length = -2
         self.body_done = not self.has_body
         # The answer.
-        self.extra: HeaderList = [(b"x-request-id", request_id.encode()), *baseline]
+        self.extra: HeaderList = [(b"x-request-id", id_bytes), *baseline]
         self.status = 0
         self.sent = 0
         self.response_started = False

@@ -28,11 +28,12 @@ class Handshake(Exchange):
         send: Send,
         kinds: HeaderKinds,
         request_id: str,
+        id_bytes: bytes,
         trace: bytes,
         baseline: HeaderList,
     ) -> None:
         scope["method"] = "GET"
-        super().__init__(scope, receive, send, kinds, request_id, trace, baseline)
+        super().__init__(scope, receive, send, kinds, request_id, id_bytes, trace, baseline)
         self._send_raw = send
         self.send = self._deny
         self.close_code = 1006

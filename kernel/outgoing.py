@@ -36,7 +36,7 @@ def header_lines(x: Exchange, tracer: Tracer, *, refresh_token: bool) -> bytes:
         b"x-request-id: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: %b\r\nx-forwarded-host: %b\r\n"
         b"x-forwarded-by: bakery-gateway\r\ntraceparent: %b\r\n%b"
         % (
-            x.request_id.encode(),
+            x.extra[0][1],
             client.encode("latin-1"),
             b"https" if x.secure else b"http",
             captured.get(b"host", b""),

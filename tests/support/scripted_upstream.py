@@ -175,7 +175,7 @@ class Client:
             "headers": sent,
             "client": ("127.0.0.1", "1"),
         }
-        self.x = Exchange(scope, self.receive, self.send, HeaderKinds(), "request-id", b"", [])
+        self.x = Exchange(scope, self.receive, self.send, HeaderKinds(), "request-id", b"request-id", b"", [])
         self.x.max_body = 1 << 40
 
     def leave(self) -> None:

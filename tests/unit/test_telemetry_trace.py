@@ -95,7 +95,8 @@ def test_a_new_trace_carries_the_request_id() -> None:
     new = RequestIds().new
     spans = set()
     for _ in range(200):
-        request_id, trace = new()
+        request_id, raw, trace = new()
+        assert raw == request_id.encode()
         for started in (trace, Tracer().start(request_id)):
             assert SHAPE.fullmatch(started)
             assert started[3:35].decode() == request_id.replace("-", "")
