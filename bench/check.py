@@ -68,6 +68,10 @@ def extract_baseline(repository: Path, target: Path) -> str:
     commit = _git(repository, "log", "-1", "--format=%H", "--", str(BASELINE)).decode().strip()
     if not commit:
         raise NoBaselineError(f"no commit has {BASELINE}: run `python -m bench.check --record` and commit it")
+    # The oldest commit of a shallow clone seems to have changed every file.
+    boundary = repository / _git(repository, "rev-parse", "--git-path", "shallow").decode().strip()
+    if boundary.exists() and commit in boundary.read_text():
+        raise NoBaselineError("the clone is shallow: `git fetch --unshallow`")
     archive = _git(repository, "archive", "--format=tar", commit, "kernel", "handlers")
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         # Python 3.11.4 and later have filters, and warn without one; these members are our own.

@@ -84,6 +84,17 @@ def test_a_clone_that_never_recorded_says_so(repository: Path, tmp_path: Path) -
         extract_baseline(repository, tmp_path)
 
 
+def test_a_shallow_clone_is_not_taken_for_its_own_baseline(repository: Path, tmp_path: Path) -> None:
+    commit(repository, "before")
+    record(repository)
+    commit(repository, "recorded")
+    commit(repository, "slower")
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(shallow))
+    with pytest.raises(NoBaselineError, match="shallow"):
+        extract_baseline(shallow, tmp_path)
+
+
 def test_a_tree_that_is_no_clone_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoBaselineError, match="git log failed"):
         extract_baseline(tmp_path, tmp_path)
