@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import resource
 import secrets
 import shutil
 import sys
@@ -28,6 +29,8 @@ from kernel.worker import Worker
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
 _MAX_TMPDIR = 60
+# Store, logs, listening sockets, modules being loaded.
+_SPARE_FILES = 256
 
 
 def _say(text: str) -> None:
@@ -64,6 +67,24 @@ def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
     return store.url
 
 
+def _connections(settings: Settings) -> int:
+    """MAX_CONNECTIONS, or what the limit of open files has room for beside the connections to services.
+
+    With no descriptor left, accepting fails again and again and takes a whole core; a worker that knows its limit stops
+    accepting before, and the backlog holds who comes then.
+    """
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # granian raises the soft limit to the hard one
+    replicas = sum(map(len, settings.services.values()))
+    room = limit - min(settings.upstream_max_connections * replicas + _SPARE_FILES, limit // 2)
+    if limit == resource.RLIM_INFINITY or room >= settings.max_connections:
+        return settings.max_connections
+    _say(
+        f"open files are limited to {limit}: a worker takes {room} connections, not the {settings.max_connections} of "
+        "MAX_CONNECTIONS; raise the limit (`ulimit -Hn`, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
+    )
+    return room
+
+
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit code."""
     # Imported here: `gateway check` and the like need no server.
@@ -94,7 +115,7 @@ def run(settings: Settings) -> int:
             http=HTTPModes.auto,
             websockets=True,
             backlog=4096,
-            backpressure=settings.max_connections,
+            backpressure=_connections(settings),
             http1_settings=HTTP1Settings(
                 header_read_timeout=int(settings.header_timeout_seconds * 1000),
                 # Room for a head somewhat over our own limit, so that it gets our 431 and not a bare one.

@@ -30,7 +30,11 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     workers: Annotated[int, _var(values.WORKERS, "Worker processes.", "auto")] = 1
     max_connections: Annotated[
         int,
-        _var(integer(16, 1_000_000), "Open client connections a worker; more wait in the backlog.", "16384"),
+        _var(
+            integer(16, 1_000_000),
+            "Open client connections a worker, as far as open files allow; more wait in the backlog.",
+            "16384",
+        ),
     ] = 16384
     max_requests_in_flight: Annotated[
         int,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -198,3 +200,21 @@ def test_a_lock_set_by_hand_is_enforced_by_every_worker(
     assert all(stack.ask("GET", token=token).status == 200 for stack in stacks)
     redis_cli.delete("tenant:locked-tenant:read_only")
     poll(lambda: set(writes()) == {200})
+
+
+def test_with_few_open_files_a_worker_takes_fewer_connections_instead_of_running_out(
+    upstream: Recorder, mortal_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    gateway = start_gateway(stack_env(upstream, mortal_store), tmp_path, max_files=128)
+    try:
+        assert "open files are limited to 128: a worker takes 64 connections" in gateway.log()
+        (worker,) = workers(gateway)
+        files = Path(f"/proc/{worker}/fd")
+        with contextlib.ExitStack() as held:
+            for _ in range(150):
+                held.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 5))
+            poll(lambda: len(list(files.iterdir())) >= 64)
+            assert len(list(files.iterdir())) < 128  # and so there is one left to reach a service with
+        assert poll(lambda: Stack(gateway, upstream).ask(token=access_token()).status) == 200
+    finally:
+        gateway.stop()

@@ -76,8 +76,8 @@ def service_env(url: str) -> dict[str, str]:
     return {service.env: url for service in SERVICES}
 
 
-def start_gateway(env: dict[str, str], directory: Path) -> GatewayProcess:
-    """Run `gateway run` with exactly `env` (and PATH), ready to answer."""
+def start_gateway(env: dict[str, str], directory: Path, *, max_files: int | None = None) -> GatewayProcess:
+    """Run `gateway run` with exactly `env` (and PATH), ready to answer; `max_files` is the limit of open files."""
     port = int(env.get("PORT", 0)) or free_port()
     full = {
         "PATH": os.environ["PATH"],
@@ -88,9 +88,10 @@ def start_gateway(env: dict[str, str], directory: Path) -> GatewayProcess:
         **{name: value for name, value in env.items() if name != "PORT"},
     }
     output = Path(tempfile.mkstemp(dir=directory, suffix=".log")[1])
+    limited = [] if max_files is None else ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(max_files)]
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "kernel", "run"],
+            [*limited, sys.executable, "-m", "kernel", "run"],
             env=full,
             stdout=sink,
             stderr=sink,
