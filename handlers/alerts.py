@@ -15,17 +15,16 @@ silent. A parameter is written by a developer, who is told what is wrong with it
 
 from __future__ import annotations
 
-import asyncio
-import random
 import re
-from functools import partial
 from urllib.parse import parse_qsl
 
-from kernel.alerts.client import AUTH, DRAIN, GONE, SLOW, Client, Wants
-from kernel.alerts.event import HEARTBEAT, expired_frame, retry_frame
+from kernel.alerts.client import GONE, SLOW, Wants
+from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.catalog import RouteRow
 from kernel.context import TenantContext
 from kernel.exchange import CLIENT, Exchange
+from kernel.guard import Watch
+from kernel.lasting import Departure, forget_request
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.problems import (
     OVERLOADED,
@@ -53,9 +52,6 @@ _STRANGE = Position(0, 0, 0)
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _MAX_LABELS = 32
 _RETRY_LATER = ((b"retry-after", b"5"),)
-# Milliseconds until a client connects again, drawn anew for each: clients of one worker must not come back in step.
-_USUAL = (2000, 4000)
-_DRAINED = (200, 5000)
 
 
 OPERATIONS: Operations = {
@@ -78,67 +74,43 @@ def stream(state: State, row: RouteRow) -> Handler:
     severities = frozenset(state.settings.alerts_severities)
 
     async def handle(x: Exchange) -> None:
-        if not x.tenant:
-            raise GatewayError(TENANT_INVALID("Say which tenant's alerts: X-Tenant-ID."))
-        known, wants = _wishes(x, severities)
+        wishes = _wishes(x, severities)
         if x.method == "HEAD":
             await x.send_whole(200, [*_HEADERS], b"")
             return
-        client = state.alerts.open(x.tenant, known, wants)
+        client = state.alerts.open(*wishes)
         if client is None:
             raise GatewayError(OVERLOADED("Too many streams are open.", _RETRY_LATER))
         # An open stream is no request in flight: it must not count towards the limit that sheds load.
         state.metrics.in_flight -= 1
+        watch: Watch | None = None
+        departure: Departure | None = None
         try:
-            await _serve(state, x, client)
+            locks = await _unlocked(state, x.grant)
+            watch = state.guard.watch(x.identity, x.grant, client.expire, locks=locks)
+            departure = Departure(x.receive, client.leave)
+            await x.start(200, [*_HEADERS])
+            x.phase = "stream"
+            await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)
+            forget_request(x)
+            state.streams.add(client.drain)
+            await client.run(x.push)
         finally:
+            state.streams.discard(client.drain)
+            if watch is not None:
+                watch.cancel()
+            if departure is not None:
+                departure.cancel()
             state.metrics.in_flight += 1
             state.alerts.close_stream(client)
+        if client.ended == SLOW:
+            raise GatewayError(STREAM_SLOW())
+        if client.ended == GONE:
+            x.ended_by = CLIENT
+        else:
+            await x.write(b"", more=False)
 
     return handle
-
-
-async def _serve(state: State, x: Exchange, client: Client) -> None:
-    locks = await _unlocked(state, x.grant)
-    # Only the path and the identity are needed from here on; a stream may stay for hours.
-    x.lines.clear()
-    watch = state.guard.watch(x.identity, x.grant, partial(_expire, client), locks=locks)
-    end = partial(_drain, client)
-    leaving = asyncio.create_task(x.wait_disconnect())
-    leaving.add_done_callback(partial(_leave, client))
-    try:
-        await x.start(200, [*_HEADERS])
-        x.phase = "stream"
-        await x.write(retry_frame(_between(_USUAL)) + HEARTBEAT, more=True)
-        state.streams.add(end)
-        await client.run(partial(x.write, more=True))
-    finally:
-        state.streams.discard(end)
-        watch.cancel()
-        leaving.cancel()
-    if client.ended == SLOW:
-        raise GatewayError(STREAM_SLOW())
-    if client.ended == GONE:
-        x.ended_by = CLIENT
-    else:
-        await x.write(b"", more=False)
-
-
-def _expire(client: Client, code: str) -> None:
-    client.end(AUTH, expired_frame(code))
-
-
-def _drain(client: Client) -> None:
-    client.end(DRAIN, retry_frame(_between(_DRAINED)))
-
-
-def _leave(client: Client, leaving: asyncio.Task[None]) -> None:
-    if not leaving.cancelled():
-        client.end(GONE)
-
-
-def _between(bounds: tuple[int, int]) -> int:
-    return random.randint(*bounds)  # noqa: S311
 
 
 async def _unlocked(state: State, context: TenantContext) -> bool:
@@ -154,8 +126,10 @@ async def _unlocked(state: State, context: TenantContext) -> bool:
     return True
 
 
-def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[Position | None, Wants]:
-    """From where on, and what. Raises GatewayError(PARAMETER_INVALID)."""
+def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[str, Position | None, Wants]:
+    """Whose alerts, from where on, and which. Raises GatewayError: TENANT_INVALID, PARAMETER_INVALID."""
+    if not x.tenant:
+        raise GatewayError(TENANT_INVALID("Say which tenant's alerts: X-Tenant-ID."))
     given = dict(parse_qsl(x.query.decode("ascii"), keep_blank_values=True))
     known: Position | None = None
     header = x.captured.get(b"last-event-id", b"").decode("latin-1")
@@ -177,7 +151,7 @@ def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[Position | None, W
             raise GatewayError(
                 PARAMETER_INVALID(f"severity: {unknown[0]!r} is none of {', '.join(sorted(severities))}.")
             )
-    return known, Wants(wanted, _labels(given, "types"))
+    return x.tenant, known, Wants(wanted, _labels(given, "types"))
 
 
 def _position(text: str) -> Position | None:

@@ -249,6 +249,11 @@ class Exchange:
         self.sent += len(chunk)
         await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
 
+    async def push(self, chunk: bytes) -> None:
+        """Send a part of the response body that more will follow."""
+        self.sent += len(chunk)
+        await self.send({"type": "http.response.body", "body": chunk, "more_body": True})
+
     async def send_whole(self, status: int, headers: HeaderList, body: bytes) -> None:
         """A whole response at once: `start` and `write` in one coroutine, for the many that are small.
 

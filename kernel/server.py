@@ -29,6 +29,10 @@ from kernel.worker import Worker
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
 _MAX_TMPDIR = 60
+# jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
+# within one page more; the read buffer of an HTTP/1.1 connection is such a block, and that page was 4 KiB of each
+# connection's memory.
+_ALLOCATOR = ("_RJEM_MALLOC_CONF", "cache_oblivious:false")
 # Store, logs, listening sockets, modules being loaded.
 _SPARE_FILES = 256
 
@@ -88,6 +92,7 @@ def _connections(settings: Settings) -> int:
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit code."""
     # Imported here: `gateway check` and the like need no server.
+    os.environ.setdefault(*_ALLOCATOR)
     from granian import Granian  # noqa: PLC0415
     from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415

@@ -16,7 +16,16 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from kernel.alerts.event import HEARTBEAT, Event, decoded, id_frame, reset_frame
+from kernel.alerts.event import (
+    HEARTBEAT,
+    RETRY_DRAINED,
+    Event,
+    decoded,
+    expired_frame,
+    id_frame,
+    reset_frame,
+    retry_frame,
+)
 from kernel.store.alertlog import Position
 from kernel.store.errors import StoreError
 
@@ -161,6 +170,18 @@ class Client:
         self._last = last
         self.wake()
         asyncio.get_running_loop().call_later(_LINGER, self._force)
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.end(GONE)
+
+    def drain(self) -> None:
+        """The worker ends."""
+        self.end(DRAIN, retry_frame(RETRY_DRAINED))
+
+    def expire(self, code: str) -> None:
+        """The client's rights are lost; `code` is that of the problem a request would get."""
+        self.end(AUTH, expired_frame(code))
 
     def wake(self) -> None:
         """There is something to do."""

@@ -7,6 +7,7 @@ event id without telling the page.
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -16,6 +17,10 @@ from kernel.store.alertlog import Position
 
 # An empty comment: bytes on the wire that mean nothing.
 HEARTBEAT = b":\n\n"
+
+# For `retry_frame`: a stream that breaks off by itself, and one that ends because its worker does.
+RETRY_USUAL = (2000, 4000)
+RETRY_DRAINED = (200, 5000)
 
 
 class Payload(Struct, array_like=True, frozen=True):
@@ -78,9 +83,10 @@ def id_frame(position: Position) -> bytes:
     return b"id: %b\n\n" % str(position).encode()
 
 
-def retry_frame(milliseconds: int) -> bytes:
-    """How long a client is to wait before it connects again."""
-    return b"retry: %d\n\n" % milliseconds
+def retry_frame(bounds: tuple[int, int]) -> bytes:
+    """How many milliseconds a client is to wait before it connects again: drawn anew for each, for the clients of one
+    worker must not come back in step."""
+    return b"retry: %d\n\n" % random.randint(*bounds)  # noqa: S311
 
 
 def reset_frame(reason: str, position: Position) -> bytes:

@@ -25,7 +25,14 @@ LAYERS: list[set[str]] = [
     },
     {"kernel.exchange", "kernel.trie"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
-    {"kernel.route", "kernel.handshake", "kernel.outgoing", "kernel.context", "kernel.bodies"},
+    {
+        "kernel.route",
+        "kernel.handshake",
+        "kernel.outgoing",
+        "kernel.context",
+        "kernel.bodies",
+        "kernel.lasting",
+    },
     {
         "kernel.router",
         "kernel.tenants",
