@@ -222,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
     parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
     parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
+    parser.add_argument("--http1", action="store_true", help="the gateway with HTTP2=false")
     options = parser.parse_args(argv)
     cores = machine.cores()
     keys = Keys()
@@ -243,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "JWT_ISSUER": ISSUER,
             "RATE_LIMIT_REQUESTS": "1000000",
             "SHUTDOWN_GRACE_SECONDS": "2",
+            "HTTP2": str(not options.http1).lower(),
             "MAX_CONNECTIONS": str(2 * options.streams + 1000),
             "ALERTS_MAX_STREAMS": str(options.streams + options.stuck + _MARGIN),
         }

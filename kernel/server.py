@@ -117,7 +117,9 @@ def run(settings: Settings) -> int:
             workers=settings.workers,
             loop=Loops.uvloop,
             task_impl=TaskImpl.asyncio,
-            http=HTTPModes.auto,
+            # PERF: 24 bytes are read to tell the two apart. A read buffer of HTTP/1.1 then grows from 8 to 16 KiB, of which
+            # 8 stay resident as long as the connection; without HTTP/2 a fresh one, untouched, follows the head.
+            http=HTTPModes.auto if settings.http2 else HTTPModes.http1,
             websockets=True,
             backlog=4096,
             backpressure=_connections(settings),

@@ -50,6 +50,14 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     tls_key_file: Annotated[
         Path | None, _var(PATH, "PEM private key (PKCS#8) of `TLS_CERT_FILE`.", "/run/tls/tls.key")
     ] = None
+    http2: Annotated[
+        bool,
+        _var(
+            FLAG,
+            "`false`: HTTP/1.1 only, for load balancers that speak nothing else; an open connection takes 8 KiB less.",
+            "false",
+        ),
+    ] = True
     gateway_config: Annotated[
         Path | None,
         _var(PATH, "A gateway.toml that adds or changes services, routes and limits.", "gateway.toml"),

@@ -204,3 +204,16 @@ async def test_alerts_stream_until_the_client_leaves(
             connection.reset(stream)
             await asyncio.to_thread(poll, lambda: not metric(gateway, "gateway_sse_streams "))
     await asyncio.to_thread(poll, lambda: not metric(gateway, "gateway_sse_streams "))
+
+
+def test_without_http2_its_clients_are_turned_away(
+    gateway_factory: GatewayFactory, session_store: EmbeddedStore
+) -> None:
+    url = gateway_factory(lone_env(free_port(), session_store, HTTP2="false")).url
+    with httpx.Client(base_url=url, trust_env=False) as one:
+        assert one.get("/health").http_version == "HTTP/1.1"
+    with (
+        httpx.Client(base_url=url, http1=False, http2=True, trust_env=False) as two,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        two.get("/health")
