@@ -32,7 +32,12 @@ class Verifier:
     __slots__ = ("_headers", "cache", "cached", "clock", "keys", "policy", "refusals")
 
     def __init__(
-        self, keys: KeySet, policy: Policy, *, generation: int = 8192, clock: Callable[[], float] = time.time
+        self,
+        keys: KeySet,
+        policy: Policy,
+        *,
+        generation: int = 16_384,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.keys = keys
         self.policy = policy

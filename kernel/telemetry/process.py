@@ -12,8 +12,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def process_samples() -> Snapshot:
-    """Processor time, memory, descriptors and start time as `families` names them."""
-    samples: Snapshot = {"process_cpu_seconds_total": {(): time.process_time()}}
+    """Memory, descriptors and start time as `families` names them."""
+    samples: Snapshot = {}
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     samples["process_max_fds"] = {(): soft}
     try:

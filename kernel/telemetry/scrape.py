@@ -75,9 +75,9 @@ class Scraper:
         snapshot = await self.total()
         return await asyncio.to_thread(_expose, snapshot, accept)
 
-    def _told(self) -> tuple[Stored, bytes]:
+    def _told(self, snapshot: Snapshot | None = None) -> tuple[Stored, bytes]:
         """This worker's snapshot, on disk before anyone hears of it."""
-        stored = Stored(self._name, self._metrics.snapshot())
+        stored = Stored(self._name, snapshot or self._metrics.snapshot())
         data = encode(stored)
         if self._bus is not None and self._files is not None:
             # A full disk must not stop scrapes: what cannot be kept is lost with the worker, and only then.
@@ -87,8 +87,9 @@ class Scraper:
         return stored, data
 
     def _tick(self) -> None:
-        if _counted(self._metrics.snapshot()) != self._written:
-            self._told()
+        snapshot = self._metrics.counted()
+        if _counted(snapshot) != self._written:
+            self._told(snapshot)
         self._timer = asyncio.get_running_loop().call_later(WRITE_SECONDS, self._tick)
 
 

@@ -14,13 +14,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from contextlib import suppress
 
 from msgspec import Struct
 
 from kernel.exchange import Exchange
 from kernel.problems import (
-    UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     ClientGone,
@@ -28,10 +26,10 @@ from kernel.problems import (
 )
 from kernel.upstream.address import Address
 from kernel.upstream.http1 import Connection, Outbox
+from kernel.upstream.queue import Queue
 from kernel.upstream.quick import QuickReader
 
 _TICK = 0.05
-_RETRY = ((b"retry-after", b"1"),)
 
 
 class PoolLimits(Struct, frozen=True):
@@ -74,8 +72,8 @@ class Pool:
         "_closed",
         "_limits",
         "_loop",
+        "_queue",
         "_reader",
-        "_waiters",
         "address",
         "busy",
         "idle",
@@ -99,7 +97,7 @@ class Pool:
         self._limits = limits
         self._reader = reader
         self.tls = tls
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._queue = Queue(self._loop, limits.max_waiting, limits.queue_timeout, self._hand_on)
         self._closed = False
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
@@ -117,12 +115,12 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiters)
+        return len(self._queue)
 
     @property
     def outstanding(self) -> int:
         """Requests that have a connection, wait for one to open, or queue."""
-        return self.size - len(self.idle) + len(self._waiters)
+        return self.size - len(self.idle) + len(self._queue)
 
     def take_idle(self) -> Connection | None:
         """An idle connection, or None; never waits."""
@@ -146,7 +144,7 @@ class Pool:
         if self.size < self._limits.max_connections:
             self.size += 1
             return await self._open()
-        given = await self._queue(x)
+        given = await self._queue.wait(x, self.sweeper.now)
         if given is None:
             return await self._open()  # the slot of one that was closed
         if given.closed:  # since it was given
@@ -160,7 +158,7 @@ class Pool:
         if self.size < self._limits.max_connections:
             self.size += 1
             return await self._open()
-        used = self.idle.popleft() if self.idle else await self._queue(x)
+        used = self.idle.popleft() if self.idle else await self._queue.wait(x, self.sweeper.now)
         if used is not None:
             self.busy.discard(used)
             if used.lost:  # and its slot with it
@@ -175,12 +173,9 @@ class Pool:
         if not connection.finish() or self._closed:
             connection.abort()
             return
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self.busy.add(connection)
-                waiter.set_result(connection)
-                return
+        if self._queue.places and self._queue.give(connection):
+            self.busy.add(connection)
+            return
         connection.idle_since = self.sweeper.now
         self.idle.append(connection)
 
@@ -195,6 +190,7 @@ class Pool:
                 and connection.watched.body_done
             ):
                 connection.watching = self._loop.create_task(_watch(connection))
+        self._queue.sweep(now)
         oldest = now - self._limits.keepalive
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
             self.idle.popleft().abort()
@@ -206,36 +202,9 @@ class Pool:
         self._closed = True
         while self.idle:
             self.idle.popleft().abort()
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_exception(GatewayError(UPSTREAM_BUSY("the gateway is shutting down", _RETRY)))
+        self._queue.close()
 
     # --- inside ---
-
-    async def _queue(self, x: Exchange | None) -> Connection | None:
-        """A connection just released, or None: the slot of one that was closed."""
-        if len(self._waiters) >= self._limits.max_waiting:
-            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
-        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
-        self._waiters.append(waiter)
-        # While the client still sends its body, reading that is the forwarder's.
-        watch = self._loop.create_task(_leave(x, waiter)) if x is not None and x.body_done else None
-        try:
-            async with asyncio.timeout(self._limits.queue_timeout):
-                return await waiter
-        except (TimeoutError, asyncio.CancelledError) as ended:
-            # What was given in the very moment of giving up must not be lost.
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._hand_on(waiter.result())
-            if isinstance(ended, TimeoutError):
-                raise GatewayError(UPSTREAM_BUSY("no connection became free in time", _RETRY)) from None
-            raise
-        finally:
-            if watch is not None:
-                watch.cancel()
-            with suppress(ValueError):
-                self._waiters.remove(waiter)
 
     def _hand_on(self, given: Connection | None) -> None:
         """Whoever was given this is gone: give it to the next."""
@@ -247,12 +216,8 @@ class Pool:
     def _slot_free(self) -> None:
         """A connection less: the next in the queue may open one, on its behalf."""
         self.size -= 1
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self.size += 1
-                waiter.set_result(None)
-                return
+        if self._queue.give(None):
+            self.size += 1
 
     async def _open(self) -> Connection:
         """Open a connection; `size` already counts it."""
@@ -306,10 +271,3 @@ async def _watch(connection: Connection) -> None:
     """End the exchange when its client leaves: granian does not cancel the application."""
     await connection.watched.wait_disconnect()
     connection.fail(ClientGone("the client left while the service was at work"))
-
-
-async def _leave(x: Exchange, waiter: asyncio.Future[Connection | None]) -> None:
-    """Give up a place in the queue when its client leaves."""
-    await x.wait_disconnect()
-    if not waiter.done():
-        waiter.set_exception(ClientGone("the client left while its request was queued"))
