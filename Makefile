@@ -41,10 +41,10 @@ format: $(VENV)/.stamp-dev ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed
+bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed (14 min)
 	@$(BIN)/python -m bench $(ARGS)
 
-bench-quick: $(VENV)/.stamp-bench ## the same in under 90 s
+bench-quick: $(VENV)/.stamp-bench ## its main table in under 90 s
 	@$(BIN)/python -m bench --quick $(ARGS)
 
 speed: $(VENV)/.stamp-dev ## check that the gateway is not slower than the recorded commit

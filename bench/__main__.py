@@ -9,10 +9,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, readme, report, run
+from bench import machine, readme, report, run, scenarios
+from bench.families.base import Context, Result
 from bench.load import many_tokens, one_token
 from bench.peers import PEERS
-from bench.rig import MissingTool, Rig
+from bench.rig import BODY, MissingTool, Rig
 
 RATE = 1000.0
 RATED = ("gateway", "haproxy-jwt", "direct")
@@ -41,21 +42,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         host = machine.describe(rig.cores)
         if rig.cores.shared:
             say("only one core: the load competes with the peers, the figures mean little")
-        scenarios = _scenarios(rig, options, say)
-        rows = run.rows_for([peer for peer in PEERS if not options.peers or peer.name in options.peers], say)
+        loads = _loads(rig, options, say) if options.table else []
+        peers = [peer for peer in PEERS if not options.peers or peer.name in options.peers]
+        rows = run.rows_for(peers, say) if options.table else []
         run.check(rig, rows, say)
-        run.throughput(rig, rows, scenarios, rounds=options.rounds, seconds=options.seconds, say=say)
+        run.throughput(rig, rows, loads, rounds=options.rounds, seconds=options.seconds, say=say)
         if not options.no_latency:
             rated = [row for row in rows if row.peer.name in RATED]
             turns = 1 if options.quick else 3
             run.constant_rate(rig, rated, rate=RATE, rounds=turns, seconds=options.seconds, say=say)
-    judged = report.targets(rows, scenarios[0])
-    _print(options, host, rows, scenarios, judged, time.monotonic() - began)
+        context = Context(rig, say, only=options.peers)
+        if options.quick:
+            context.rounds = context.seconds = 1
+        results = scenarios.run(options.cases, context)
+    judged = report.targets(rows, loads[0]) if loads else []
+    judged += [target for result in results if result.outcome for target in result.outcome.targets]
+    _print(options, host, rows, loads, judged, results, time.monotonic() - began)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report.document(host, rows, scenarios, judged), indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(report.document(host, rows, loads, judged, results), indent=1) + "\n"
+        )
     if options.readme:
-        readme.write(host, rows, scenarios, judged, options.command)
+        readme.write(host, rows, loads, judged, results, options.command)
     return 1 if options.strict and any(target.passed is False for target in judged) else 0
 
 
@@ -76,6 +85,12 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--users", type=int, metavar="N", help="also: N tokens of as many users in turn")
     parser.add_argument("--no-latency", action="store_true", help="leave out the constant-rate part")
+    parser.add_argument(
+        "--scenarios",
+        metavar="A,B",
+        help="only these scenarios, without the table (all with it; quick none): "
+        + ", ".join(case.name for case in scenarios.CASES),
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.add_argument(
         "--readme", action="store_true", help="also write the tables and a picture into the README"
@@ -84,6 +99,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     options.rounds = options.rounds or (2 if options.quick else 4)
     options.seconds = options.seconds or (1 if options.quick else 3)
+    options.table = options.scenarios in {None, "all", "none"}
+    try:
+        options.cases = scenarios.chosen(options.scenarios, default=() if options.quick else scenarios.CASES)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.readme and not options.table:
+        parser.error("--readme needs the table: leave --scenarios away")
     given = " ".join(argument for argument in sys.argv[1:] if argument != "--readme")
     options.command = f"make bench ARGS='{given}'" if given else "make bench"
     unknown = set(options.peers or ()) - {peer.name for peer in PEERS}
@@ -92,7 +114,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _scenarios(rig: Rig, options: argparse.Namespace, say: run.Say) -> list[run.Scenario]:
+def _loads(rig: Rig, options: argparse.Namespace, say: run.Say) -> list[run.Scenario]:
     script = one_token(rig.directory, rig.token)
     found = [
         run.Scenario(f"c{count}", f"one token, {count} connections", count, script)
@@ -110,28 +132,48 @@ def _print(
     options: argparse.Namespace,
     host: dict[str, object],
     rows: Sequence[run.Row],
-    scenarios: Sequence[run.Scenario],
+    loads: Sequence[run.Scenario],
     judged: Sequence[report.Target],
+    results: Sequence[Result],
     seconds: float,
 ) -> None:
-    from bench.rig import BODY
-
     kind = "virtual, " if host["virtual"] else ""
     print(
         f"\nHost: {host['cpu']} ({kind}{host['cores']} cores, {host['memory_gib']} GiB), Linux {host['kernel']}",
         end="",
     )
     print(f", Python {host['python']}; peer on core {host['peer_core']}, load on core {host['load_core']}")
+    if loads:
+        _print_table(options, rows, loads)
+    for result in results:
+        print(f"\n{result.text()}")
+    if judged:
+        print("\nTargets:")
+        for target in judged:
+            print(f"  {target.line()}")
+    share = report.noise(rows)
+    print(
+        f"\n{seconds:.0f} s in all; {share:.0%} of a core went to something else in the median measurement",
+        end="",
+    )
+    print(": a noisy run, repeat it." if share > 0.1 else ".")
+
+
+def _print_table(
+    options: argparse.Namespace,
+    rows: Sequence[run.Row],
+    loads: Sequence[run.Scenario],
+) -> None:
     print(
         METHOD.format(
             size=len(BODY),
             rounds=options.rounds,
             seconds=options.seconds,
-            connections=scenarios[0].connections,
+            connections=loads[0].connections,
         )
     )
-    for scenario in scenarios:
-        print(f"\n{scenario.title}\n\n{report.throughput_table(rows, scenario)}")
+    for load in loads:
+        print(f"\n{load.title}\n\n{report.throughput_table(rows, load)}")
     if any(row.latencies for row in rows):
         print(f"\nlatency at a constant {RATE:,.0f} requests/s, coordinated omission corrected\n")
         print(report.latency_table(rows))
@@ -143,15 +185,6 @@ def _print(
     for peer in PEERS:
         if not peer.available():
             print(f"  {peer.title}: not installed ({peer.install})")
-    print("\nTargets:")
-    for target in judged:
-        print(f"  {target.line()}")
-    share = report.noise(rows)
-    print(
-        f"\n{seconds:.0f} s in all; {share:.0%} of a core went to something else in the median measurement",
-        end="",
-    )
-    print(": a noisy run, repeat it." if share > 0.1 else ".")
 
 
 if __name__ == "__main__":

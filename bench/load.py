@@ -24,6 +24,8 @@ done = function(summary, latency, requests)
 end
 """
 _ONE = 'wrk.headers["Authorization"] = "Bearer {token}"\nwrk.headers["Accept"] = "application/json"\n'
+_CLOSE = 'wrk.headers["Connection"] = "close"\n'
+_POST = 'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nwrk.body = [[{body}]]\n'
 _MANY = """
 local prepared, n, i = {}, 0, 0
 init = function(args)
@@ -62,6 +64,21 @@ def one_token(directory: Path, token: str) -> Path:
     """A wrk script that sends one token."""
     script = directory / "one-token.lua"
     script.write_text(_ONE.format(token=token) + _DONE)
+    return script
+
+
+def closing(directory: Path, token: str) -> Path:
+    """A wrk script that sends one token and opens a connection for every request."""
+    script = directory / "closing.lua"
+    script.write_text(_ONE.format(token=token) + _CLOSE + _DONE)
+    return script
+
+
+def posting(directory: Path, token: str, size: int) -> Path:
+    """A wrk script that posts `size` bytes of JSON with one token."""
+    script = directory / "posting.lua"
+    body = '{"note":"' + "x" * (size - 11) + '"}'
+    script.write_text(_ONE.format(token=token) + _POST.format(body=body) + _DONE)
     return script
 
 

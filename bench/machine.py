@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,19 +40,43 @@ def busy_seconds(core: int) -> float:
     raise LookupError(f"no core {core} in /proc/stat")
 
 
-def session_seconds(session: int) -> float:
-    """CPU seconds of every live process of a session, a peer and all its workers, to the nanosecond (schedstat)."""
-    total = 0
+def session(leader: int) -> list[Path]:
+    """The /proc directories of the live processes of a session: a peer and all its workers."""
+    found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             # The command name may hold spaces and brackets: only what follows the last ')' is split.
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                total += sum(int(task.read_text().split()[0]) for task in entry.glob("task/*/schedstat"))
+            if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == leader:
+                found.append(entry)
         except OSError:
             continue  # it ended between the listing and the reading
+    return found
+
+
+def session_seconds(leader: int) -> float:
+    """CPU seconds of every live process of a session, to the nanosecond (schedstat)."""
+    total = 0
+    for entry in session(leader):
+        with suppress(OSError):
+            total += sum(int(task.read_text().split()[0]) for task in entry.glob("task/*/schedstat"))
     return total / 1e9
+
+
+def private_bytes(processes: Iterable[Path]) -> int:
+    """Resident bytes of `processes` (/proc directories) that are theirs alone: what more work makes grow."""
+    total = 0
+    for entry in processes:
+        with suppress(OSError):
+            rollup = (entry / "smaps_rollup").read_text()
+            total += sum(int(size) for size in re.findall(r"^Private_\w+:\s+(\d+) kB", rollup, re.MULTILINE))
+    return total * 1024
+
+
+def resident_bytes(entry: Path) -> int:
+    """Resident bytes of one process, what it shares with others included."""
+    return int((entry / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def describe(used: Cores) -> dict[str, object]:

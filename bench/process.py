@@ -37,7 +37,7 @@ class Process:
         self,
         command: Sequence[str],
         *,
-        core: int,
+        core: int | frozenset[int],
         log: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -45,8 +45,10 @@ class Process:
         self.log = log
         self._command = command[0]
 
+        allowed = {core} if isinstance(core, int) else core
+
         def prepare() -> None:
-            os.sched_setaffinity(0, {core})
+            os.sched_setaffinity(0, allowed)
             _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a killed benchmark leaves no server behind
 
         with log.open("ab") as out:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from statistics import median
 
 from bench import plot, report
+from bench.families.base import Result
 from bench.rig import REPOSITORY
 from bench.run import Row, Scenario
 
@@ -20,6 +21,7 @@ def write(
     rows: Sequence[Row],
     scenarios: Sequence[Scenario],
     judged: Sequence[report.Target],
+    results: Sequence[Result],
     command: str,
 ) -> None:
     """Rewrite the README's block and the picture."""
@@ -34,7 +36,7 @@ def write(
     text = README.read_text()
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    README.write_text(f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, command)}\n{END}{tail}")
+    README.write_text(f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}")
 
 
 def block(
@@ -42,6 +44,7 @@ def block(
     rows: Sequence[Row],
     scenarios: Sequence[Scenario],
     judged: Sequence[report.Target],
+    results: Sequence[Result],
     command: str,
 ) -> str:
     """What stands between the markers."""
@@ -74,6 +77,12 @@ def block(
     ]
     parts += ["**Against the figures it must reach**"]
     parts.append(report.markdown(["figure", "needed", "reached", ""], verdicts))
+    if results:
+        parts.append("<details><summary>Other scenarios</summary>")
+        for result in results:
+            title, _, table = result.text().partition("\n\n")
+            parts += [f"**{title[0].upper()}{title[1:]}**", table]
+        parts.append("</details>")
     return "\n\n".join(parts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from bench.load import Sample
 from bench.run import Row, Scenario
@@ -62,6 +62,11 @@ def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 def throughput_table(rows: Sequence[Row], scenario: Scenario) -> str:
     """One row a peer: medians, spread, ratios to the references."""
+    return markdown(*throughput_cells(rows, scenario))
+
+
+def throughput_cells(rows: Sequence[Row], scenario: Scenario) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of that table."""
     by_name = {row.peer.name: row for row in rows}
     references = [
         (title, by_name[name].samples.get(scenario.name, []))
@@ -95,7 +100,7 @@ def throughput_table(rows: Sequence[Row], scenario: Scenario) -> str:
             found = ratio(samples, reference)
             cells.append("-" if found is None else f"{found:.2f}")
         body.append(cells)
-    return markdown(head, body)
+    return head, body
 
 
 def latency_table(rows: Sequence[Row]) -> str:
@@ -154,14 +159,24 @@ def noise(rows: Sequence[Row]) -> float:
     return median(shares) if shares else 0.0
 
 
+class Told(Protocol):
+    """What a scenario beyond the table tells of itself."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+
 def document(
-    host: dict[str, object], rows: Sequence[Row], scenarios: Sequence[Scenario], judged: Sequence[Target]
+    host: dict[str, object],
+    rows: Sequence[Row],
+    loads: Sequence[Scenario],
+    judged: Sequence[Target],
+    results: Sequence[Told] = (),
 ) -> dict[str, Any]:
     """Everything measured, for --json."""
     return {
         "host": host,
         "noise": noise(rows),
-        "scenarios": {scenario.name: scenario.title for scenario in scenarios},
+        "loads": {load.name: load.title for load in loads},
         "peers": [
             {
                 "name": row.peer.name,
@@ -176,6 +191,7 @@ def document(
             for row in rows
         ],
         "targets": [{**asdict(target), "passed": target.passed} for target in judged],
+        "scenarios": [result.as_dict() for result in results],
     }
 
 

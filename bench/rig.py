@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ from kernel.store.embedded import EmbeddedStore
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATH = "/api/v1/inventory/items"
 ECHO = "/api/v1/inventory/echo"
+LARGE = "/api/v1/inventory/large"
+LARGE_BYTES = 1024 * 1024
 BODY = json.dumps(
     {
         "items": [
@@ -33,7 +36,7 @@ BODY = json.dumps(
 )
 
 _NGINX = """
-daemon off; worker_processes 1; pid {directory}/upstream.pid; error_log {directory}/upstream-error.log crit;
+{user}daemon off; worker_processes 1; pid {directory}/upstream.pid; error_log {directory}/upstream-error.log crit;
 events {{ worker_connections 16384; }}
 http {{
   access_log off; client_body_temp_path {directory}/upstream-body; proxy_temp_path {directory}/upstream-proxy;
@@ -43,6 +46,7 @@ http {{
   server {{
     listen 127.0.0.1:{port} backlog=4096 reuseport;
     location / {{ return 200 '{body}'; }}
+    location = {large} {{ alias {directory}/large; }}
     location = {echo} {{ proxy_pass http://127.0.0.1:{echo_port}; proxy_set_header Host $http_host; }}
   }}
 }}
@@ -69,6 +73,7 @@ class Rig:
                 if shutil.which(tool) is None:
                     raise MissingTool(f"{tool} is not installed: apt-get install {tool}")
         self.cores: Cores = cores()
+        self.allowed = os.sched_getaffinity(0)
         self.keys = Keys()
         self.token = self.keys.token()
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
@@ -81,6 +86,12 @@ class Rig:
     def upstream(self) -> str:
         """host:port of the upstream."""
         return f"127.0.0.1:{self.upstream_port}"
+
+    def behind(self, port: int) -> Rig:
+        """The same rig for a peer whose upstream is the caller's, on `port`; not to be entered."""
+        other = copy.copy(self)
+        other.upstream_port = port
+        return other
 
     @property
     def store_url(self) -> str:
@@ -120,10 +131,17 @@ class Rig:
 
     def _start_upstream(self) -> None:
         echo_port = free_port()
+        (self.directory / "large").write_bytes(os.urandom(LARGE_BYTES))
         config = self.directory / "upstream.conf"
         config.write_text(
             _NGINX.format(
-                directory=self.directory, port=self.upstream_port, echo=ECHO, echo_port=echo_port, body=BODY
+                directory=self.directory,
+                user="user root;\n" if os.geteuid() == 0 else "",  # else it may not read our directory
+                port=self.upstream_port,
+                echo=ECHO,
+                large=LARGE,
+                echo_port=echo_port,
+                body=BODY,
             )
         )
         helpers = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from bench.process import Process, StartError, free_port
 from bench.rig import PATH, Rig
 
 Say = Callable[[str], None]
+_LOGGED = b"/api/v1/inventory/"
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,10 @@ class Scenario:
     title: str
     connections: int
     script: Path
+    path: str = PATH
+    warm_up: Path | None = None  # another script for the warm-up, which would use up what this one has
+    warm_seconds: int = 1
+    most: int | None = None  # requests the script can make; more of them are not what the title says
 
 
 @dataclass
@@ -33,6 +38,8 @@ class Row:
 
     peer: Peer
     version: str
+    env: Mapping[str, str] = field(default_factory=dict)  # beside what the peer sets itself
+    cores: frozenset[int] | None = None  # None: the peer's core
     wrong: list[str] = field(default_factory=list)
     samples: dict[str, list[Sample]] = field(default_factory=dict)  # by scenario, one a round
     latencies: list[Latency] = field(default_factory=list)
@@ -54,11 +61,11 @@ def rows_for(peers: Sequence[Peer], say: Say) -> list[Row]:
 def check(rig: Rig, rows: Sequence[Row], say: Say) -> None:
     """Verify that every peer does its work, and that a low limit limits. Flags those that fail."""
     for row in rows:
-        with _Running(rig, row) as running:
+        with Running(rig, row) as running:
             if running.ok:
                 row.flag(*verify.verify(rig, running.port, row.peer.checks))
         if Check.POLICIES in row.peer.checks and not row.wrong:
-            with _Running(rig, row, limit=20) as running:
+            with Running(rig, row, limit=20) as running:
                 if running.ok:
                     row.flag(*verify.limits(rig, running.port))
         say(f"checked {row.peer.name}: {'; '.join(row.wrong) or 'ok'}")
@@ -67,12 +74,12 @@ def check(rig: Rig, rows: Sequence[Row], say: Say) -> None:
 def throughput(
     rig: Rig, rows: Sequence[Row], scenarios: Sequence[Scenario], *, rounds: int, seconds: int, say: Say
 ) -> None:
-    """`rounds` times all peers one after the other, `seconds` each (after a warm-up second) in every scenario."""
+    """`rounds` times all peers one after the other, warmed up, `seconds` each in every scenario."""
     for turn in range(rounds):
         for row in rows:
             if row.wrong:
                 continue
-            with _Running(rig, row) as running:
+            with Running(rig, row) as running:
                 if not running.ok:
                     continue
                 rates = []
@@ -80,6 +87,8 @@ def throughput(
                     sample = running.load(scenario, seconds)
                     row.samples.setdefault(scenario.name, []).append(sample)
                     rates.append(f"{sample.rate:,.0f}")
+                    if scenario.most is not None and sample.requests > scenario.most:
+                        row.flag(f"more requests than prepared in {scenario.title}")
                     if sample.errors:
                         row.flag(f"{sample.errors} failed requests in {scenario.title}")
             say(f"round {turn + 1}/{rounds}  {row.peer.name:<20}{'  '.join(rates)} requests/s")
@@ -93,7 +102,7 @@ def constant_rate(
         for row in rows:
             if row.wrong:
                 continue
-            with _Running(rig, row) as running:
+            with Running(rig, row) as running:
                 if not running.ok:
                     continue
                 latency = openloop.measure(
@@ -113,7 +122,7 @@ def constant_rate(
             )
 
 
-class _Running:
+class Running:
     """A peer, up and listening, for the length of a `with`; on its way out its access log is counted."""
 
     def __init__(self, rig: Rig, row: Row, *, limit: int | None = None) -> None:
@@ -127,16 +136,16 @@ class _Running:
         options = {} if limit is None else {"limit": limit}
         self._launch: Launch | None = row.peer.launch(rig, self._directory, self.port, **options)
 
-    def __enter__(self) -> _Running:
+    def __enter__(self) -> Running:
         if self._launch is None:
             self.port = self._rig.upstream_port
             return self
         self._rig.empty_store()
         self._process = Process(
             self._launch.command,
-            core=self._rig.cores.peer,
+            core=self._row.cores or self._rig.cores.peer,
             log=self._directory / "output.log",
-            env=self._launch.env,
+            env={**self._launch.env, **self._row.env},
             cwd=self._launch.cwd,
         )
         try:
@@ -146,12 +155,20 @@ class _Running:
             self.ok = False
         return self
 
+    @property
+    def pid(self) -> int:
+        """Of the peer's first process, the leader of its session."""
+        if self._process is None:
+            raise LookupError("it is no process of ours")
+        return self._process.pid
+
     def load(self, scenario: Scenario, seconds: int) -> Sample:
-        """Warm up for a second, then measure."""
-        for duration in (1, seconds):
+        """Warm up, then measure."""
+        warm_up = (scenario.warm_seconds, scenario.warm_up or scenario.script)
+        for duration, script in (warm_up, (seconds, scenario.script)):
             sample = wrk(
-                f"http://127.0.0.1:{self.port}{PATH}",
-                script=scenario.script,
+                f"http://127.0.0.1:{self.port}{scenario.path}",
+                script=script,
                 connections=scenario.connections,
                 seconds=duration,
                 cores=self._rig.cores,
@@ -167,7 +184,7 @@ class _Running:
         log = self._launch.access_log if self._launch else None
         if log is not None and self._served:
             with log.open("rb") as lines:
-                logged = sum(PATH.encode() in line for line in lines)
+                logged = sum(_LOGGED in line for line in lines)
             if logged < self._served:
                 self._row.flag(f"logged {logged} of {self._served} requests")
         shutil.rmtree(self._directory, ignore_errors=True)

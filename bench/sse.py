@@ -19,7 +19,9 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -30,6 +32,7 @@ import uvloop
 from bench import machine, processes
 from bench.keys import ISSUER, TENANT, Keys
 from bench.peers.base import fill
+from bench.process import free_port
 from kernel.store.embedded import EmbeddedStore
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -69,8 +72,7 @@ class Stream(asyncio.Protocol):
 
 def resident(pid: int) -> int:
     """Resident bytes of a process, without pages it shares with others."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return sum(int(n) * 1024 for n in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+    return machine.private_bytes([Path(f"/proc/{pid}")])
 
 
 def worker_of(parent: int) -> int:
@@ -143,7 +145,38 @@ async def _poster(port: int) -> Publish:
     return publish
 
 
-async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, token: str) -> None:
+@dataclass(frozen=True)
+class Figures:
+    """One run. Times in milliseconds, sizes in KiB a stream."""
+
+    streams: int
+    opened_seconds: float
+    memory: float
+    memory_after: float  # when the alerts had been sent
+    sent: int
+    expected: int  # deliveries
+    received: int
+    p50: float
+    p99: float
+    worst: float
+    cpu: float  # microseconds a delivered alert
+    lost: int  # streams
+
+    def text(self) -> str:
+        """As lines for people."""
+        return "\n".join(
+            [
+                f"streams           {self.streams} opened in {self.opened_seconds:.1f} s",
+                f"memory            {self.memory:.1f} KiB a stream, {self.memory_after:.1f} after the alerts",
+                f"alerts            {self.sent}, {self.received} of {self.expected} received",
+                f"alert to streams  median {self.p50:.1f} ms, p99 {self.p99:.1f} ms, max {self.worst:.1f} ms",
+                f"processor         {self.cpu:.1f} us a delivered alert",
+                f"streams lost      {self.lost}",
+            ]
+        )
+
+
+async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, token: str) -> Figures:
     await asyncio.wait_for(_ready(port), 20)
     worker = worker_of(parent)
     request = (
@@ -161,14 +194,15 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
         stream.transport.close()
     await asyncio.sleep(1)
     before = resident(worker)
+
+    def a_stream() -> float:
+        return (resident(worker) - before) / 1024 / float(options.streams)
+
     began = time.perf_counter()
     streams = await _open(port, options.streams, request, latencies)
     opened = time.perf_counter() - began
     await asyncio.sleep(1)
-    a_stream = (resident(worker) - before) / options.streams
-    print(f"streams           {options.streams} opened in {opened:.1f} s")
-    print(f"memory            {a_stream / 1024:.1f} KiB a stream")
-
+    memory = a_stream()
     stuck = await _stick(port, options.stuck, request)
     await asyncio.sleep(0.5)
     cpu = _cpu(worker)
@@ -187,25 +221,27 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
     while len(latencies) < expected and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     cpu = _cpu(worker) - cpu
-    ordered = sorted(latencies)
-    print(
-        f"alerts            {options.alerts} at {options.rate:g}/s, {len(latencies)} of {expected} received"
+    ordered = [1000 * latency for latency in sorted(latencies)]
+    figures = Figures(
+        streams=options.streams,
+        opened_seconds=opened,
+        memory=memory,
+        memory_after=a_stream(),
+        sent=options.alerts,
+        expected=expected,
+        received=len(latencies),
+        p50=percentile(ordered, 0.5),
+        p99=percentile(ordered, 0.99),
+        worst=percentile(ordered, 1.0),
+        cpu=1e6 * cpu / max(1, len(latencies)),
+        lost=sum(stream.lost for stream in streams),
     )
-    print(
-        "alert to streams  "
-        + ", ".join(f"{name} {1000 * percentile(ordered, at):.1f} ms" for name, at in _SHARES)
-    )
-    print(f"processor         {1e6 * cpu / max(1, len(latencies)):.1f} us a delivered alert")
-    print(f"memory now        {(resident(worker) - before) / 1024 / options.streams:.1f} KiB a stream")
-    print(f"streams lost      {sum(stream.lost for stream in streams)}")
     for sock in stuck:
         sock.close()
     for stream in streams:
         stream.transport.close()
     await client.aclose()
-
-
-_SHARES = (("median", 0.5), ("p99", 0.99), ("max", 1.0))
+    return figures
 
 
 def _cpu(pid: int) -> float:
@@ -215,26 +251,24 @@ def _cpu(pid: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run it and print the figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench.sse", description=__doc__.splitlines()[0])
-    parser.add_argument("--streams", type=int, default=1000)
-    parser.add_argument("--alerts", type=int, default=50)
-    parser.add_argument("--rate", type=float, default=5.0, help="alerts a second")
-    parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
-    parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
-    parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
-    parser.add_argument("--http1", action="store_true", help="the gateway with HTTP2=false")
-    options = parser.parse_args(argv)
+    figures, problems = measure(argv)
+    print(figures.text())
+    if problems:
+        print(f"ended by problem  {problems}")
+    return 0
+
+
+def measure(argv: Sequence[str] | None = None) -> tuple[Figures, dict[str, int]]:
+    """Run it: the figures, and the problems that ended streams or requests."""
+    options = _options(argv)
     cores = machine.cores()
     keys = Keys()
     with (
         EmbeddedStore() as store,
         tempfile.TemporaryFile() as output,
         tempfile.TemporaryDirectory() as directory,
-        socket.socket() as probe,
     ):
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        probe.close()
+        port = free_port()
         environment = {
             "PATH": os.environ["PATH"],
             "HOST": "127.0.0.1",
@@ -254,24 +288,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             values = {"PORT": port, "DIRECTORY": directory, "CONNECTIONS": 2 * options.streams + 1000}
             fill("nchan.conf.in", config, values)
             command = ["nginx", "-e", "stderr", "-c", str(config)]
-        gateway = processes.spawn(
-            command,
-            environment=environment,
-            stdout=output,
-            stderr=output,
-            cwd=str(_ROOT),
-        )
+        peer = processes.spawn(command, environment=environment, stdout=output, stderr=output, cwd=str(_ROOT))
+        before = os.sched_getaffinity(0)
         try:
-            os.sched_setaffinity(gateway.pid, {cores.peer})
+            os.sched_setaffinity(peer.pid, {cores.peer})
             os.sched_setaffinity(0, {cores.load})
-            uvloop.run(_measure(options, port, gateway.pid, store.url, keys.token()))
+            figures = uvloop.run(_measure(options, port, peer.pid, store.url, keys.token()))
             output.seek(0)
-            ends = re.findall(rb'"problem":"([a-z-]+)"', output.read())
-            if ends:
-                print(f"ended by problem  {ends.count(ends[0])} x {ends[0].decode()}")
+            ended = Counter(name.decode() for name in re.findall(rb'"problem":"([a-z-]+)"', output.read()))
+            return figures, dict(ended)
         finally:
-            processes.stop(gateway, 5)
-    return 0
+            os.sched_setaffinity(0, before)
+            processes.stop(peer, 5)
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.sse", description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=1000)
+    parser.add_argument("--alerts", type=int, default=50)
+    parser.add_argument("--rate", type=float, default=5.0, help="alerts a second")
+    parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
+    parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
+    parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
+    parser.add_argument("--http1", action="store_true", help="the gateway with HTTP2=false")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -135,39 +135,38 @@ def _launches(rig: Rig, directory: Path, upstream: int) -> dict[str, tuple[int, 
     return {"Bakery Gateway": (port, gateway), "nginx": (other, nginx), "direct": (upstream, None)}
 
 
-async def _run(rig: Rig, options: argparse.Namespace) -> dict[str, list[Figures]]:
+async def measure(rig: Rig, *, rounds: int, sockets: int, seconds: float) -> dict[str, list[Figures]]:
+    """`rounds` of all peers in turn: `sockets` that ask, then one that floods, `seconds` each."""
     found: dict[str, list[Figures]] = {}
     upstream = free_port()
     async with serve(_echo, "127.0.0.1", upstream, compression=None, max_size=None):
-        for _ in range(options.rounds):
+        for _ in range(rounds):
             with tempfile.TemporaryDirectory() as directory:
                 for name, (port, launch) in _launches(rig, Path(directory), upstream).items():
                     if launch is None:
-                        figures = await _measure(port, rig.token, None, options.sockets, options.seconds)
+                        figures = await _measure(port, rig.token, None, sockets, seconds)
                     else:
                         log = Path(directory) / "output.log"
                         with Process(
                             launch.command, core=rig.cores.peer, log=log, env=launch.env, cwd=launch.cwd
                         ) as process:
                             await asyncio.to_thread(process.wait_for_port, port)
-                            figures = await _measure(
-                                port, rig.token, process.pid, options.sockets, options.seconds
-                            )
+                            figures = await _measure(port, rig.token, process.pid, sockets, seconds)
                     found.setdefault(name, []).append(figures)
     return found
 
 
-def table(found: dict[str, list[Figures]]) -> str:
-    """Medians over the rounds."""
+def cells(found: dict[str, list[Figures]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: medians over the rounds."""
     head = ["peer", "round trips/s", "p50 us", "p99 us", "CPU us/trip", "flood MiB/s", "CPU us/16 KiB"]
     body = []
     for name, rounds in found.items():
-        cells = [
+        values = [
             median(getattr(each, field) for each in rounds)
             for field in ("trips", "p50", "p99", "trip_cpu", "flood", "flood_cpu")
         ]
-        body.append([name, *(f"{cell:,.0f}" if cell >= 100 else f"{cell:.1f}" for cell in cells)])
-    return markdown(head, body)
+        body.append([name, *(f"{value:,.0f}" if value >= 100 else f"{value:.1f}" for value in values)])
+    return head, body
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,7 +180,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     with Rig() as rig:
         os.sched_setaffinity(0, {rig.cores.load})
-        print(table(uvloop.run(_run(rig, options))))
+        found = uvloop.run(
+            measure(rig, rounds=options.rounds, sockets=options.sockets, seconds=options.seconds)
+        )
+        print(markdown(*cells(found)))
     return 0
 
 

@@ -1,0 +1,1 @@
+"""The scenarios beyond the main table: one module for each kind."""
