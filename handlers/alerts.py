@@ -22,9 +22,10 @@ from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.catalog import RouteRow
 from kernel.context import TenantContext
+from kernel.departure import Departure
 from kernel.exchange import CLIENT, Exchange
 from kernel.guard import Watch
-from kernel.lasting import Departure, forget_request
+from kernel.lasting import forget_request
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.problems import (
     OVERLOADED,

@@ -225,13 +225,6 @@ class Exchange:
             if self.received > self.max_body or not message.get("more_body", False):
                 return rest
 
-    async def wait_disconnect(self) -> None:
-        """Return when the client has left. Only for an exchange whose body has been read to its end."""
-        while not self.disconnected:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                self.disconnected = True
-
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the response head: `headers` (lower-case names) and the gateway's own."""
         self.status = status

@@ -17,6 +17,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
+from kernel.departure import Departure
 from kernel.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.quick import QuickReader
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
@@ -111,7 +112,7 @@ class Connection(Response, asyncio.Protocol):
         self.waiter: asyncio.Future[None] | None = None
         self.deadline = NEVER
         self.watched: Any = None  # the Exchange whose client may leave
-        self.watching: asyncio.Task[None] | None = None
+        self.watching: Departure | None = None
 
     # --- the exchange ---
 

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from functools import partial
 
 from msgspec import Struct
 
+from kernel.departure import Departure
 from kernel.exchange import Exchange
 from kernel.problems import (
     UPSTREAM_CONNECT,
@@ -189,7 +191,7 @@ class Pool:
                 and connection.watched is not None
                 and connection.watched.body_done
             ):
-                connection.watching = self._loop.create_task(_watch(connection))
+                connection.watching = Departure(connection.watched.receive, partial(_left, connection))
         self._queue.sweep(now)
         oldest = now - self._limits.keepalive
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
@@ -267,7 +269,10 @@ class Pool:
         self._slot_free()
 
 
-async def _watch(connection: Connection) -> None:
-    """End the exchange when its client leaves: granian does not cancel the application."""
-    await connection.watched.wait_disconnect()
-    connection.fail(ClientGone("the client left while the service was at work"))
+def _left(connection: Connection) -> None:
+    """End the exchange whose client has left."""
+    connection.watching = None
+    x = connection.watched
+    if x is not None:
+        x.disconnected = True
+        connection.fail(ClientGone("the client left while the service was at work"))

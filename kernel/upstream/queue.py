@@ -1,7 +1,7 @@
 """Who waits for a connection of a pool: first come, first served, bounded in number and in time.
 
-PERF: a place is a future and a number. The sweeper compares the deadlines, and only who waits long has a task that
-watches its client; with thousands in the queue anything more for each of them is what the worker then does all day.
+PERF: a place is a future and a number. The sweeper compares the deadlines, and only the clients of those who wait
+long are watched; with thousands in the queue anything more for each of them is what the worker then does all day.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+from kernel.departure import Departure
 from kernel.exchange import Exchange
 from kernel.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.http1 import Connection
@@ -31,7 +33,7 @@ class _Place:
         self.since = since
         self.deadline = deadline
         self.x = x  # whose client is watched; None: nobody's
-        self.watching: asyncio.Task[None] | None = None
+        self.watching: Departure | None = None
 
 
 class Queue:
@@ -107,7 +109,7 @@ class Queue:
                 if place.since > now - _WATCH_AFTER:
                     break
                 if place.watching is None and place.x is not None:
-                    place.watching = self._loop.create_task(_leave(place.x, place.given))
+                    place.watching = Departure(place.x.receive, partial(_left, place))
 
     def close(self) -> None:
         """Send everybody away."""
@@ -119,8 +121,8 @@ class Queue:
             place.given.set_exception(GatewayError(UPSTREAM_BUSY(why, _RETRY)))
 
 
-async def _leave(x: Exchange, given: asyncio.Future[Given]) -> None:
-    """Give up a place when its client leaves."""
-    await x.wait_disconnect()
-    if not given.done():
-        given.set_exception(ClientGone("the client left while its request was queued"))
+def _left(place: _Place) -> None:
+    """Give up a place whose client has left."""
+    if place.x is not None and not place.given.done():
+        place.x.disconnected = True
+        place.given.set_exception(ClientGone("the client left while its request was queued"))

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
         "kernel.singleflight",
     },
     {"kernel.exchange", "kernel.trie"},
+    {"kernel.departure"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
     {
         "kernel.route",

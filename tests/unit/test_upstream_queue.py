@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.exchange import Message
 from kernel.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.queue import Given, Queue
 
@@ -17,14 +18,16 @@ class Client:
     """What the queue needs of an Exchange."""
 
     body_done = True
+    disconnected = False
 
     def __init__(self) -> None:
         self.leaves = asyncio.Event()
         self.watchers = 0
 
-    async def wait_disconnect(self) -> None:
+    async def receive(self) -> Message:
         self.watchers += 1
         await self.leaves.wait()
+        return {"type": "http.disconnect"}
 
 
 def queue(most: int = 10, patience: float = 5.0) -> tuple[Queue, list[Given]]:
