@@ -15,7 +15,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-quick speed load lock reference clean FORCE
+.PHONY: help install demo test lint format bench bench-quick bench-peers speed load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
@@ -46,6 +46,10 @@ bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed (14 
 
 bench-quick: $(VENV)/.stamp-bench ## its main table in under 90 s
 	@$(BIN)/python -m bench --quick $(ARGS)
+
+bench-peers: ## install the peer that runs on Node (npm, Node 20 or newer), into bench/out
+	@npm install --prefix bench/out/node --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error \
+	  fastify@5.12.8 @fastify/http-proxy@11.6.3 @fastify/rate-limit@11.2.0 fast-jwt@6.3.6
 
 speed: $(VENV)/.stamp-dev ## check that the gateway is not slower than the recorded commit
 	@$(BIN)/python -m bench.check $(ARGS)

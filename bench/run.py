@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import openloop, verify
-from bench.load import Sample, wrk
+from bench.load import Sample, one_token, wrk
 from bench.openloop import Latency
 from bench.peers import Check, Launch, Peer
 from bench.process import Process, StartError, free_port
@@ -82,6 +82,9 @@ def throughput(
             with Running(rig, row) as running:
                 if not running.ok:
                     continue
+                if row.peer.settle:
+                    one = one_token(rig.directory, rig.token)
+                    running.load(Scenario("settle", "", scenarios[0].connections, one), row.peer.settle)
                 rates = []
                 for scenario in scenarios:
                     sample = running.load(scenario, seconds)

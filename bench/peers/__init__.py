@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.peers.base import Check, Launch, Peer
 from bench.peers.direct import Direct
 from bench.peers.envoy import EnvoyJwt
+from bench.peers.fastify import Fastify
 from bench.peers.gateway import Gateway
 from bench.peers.granian import BareProxy, GranianEmpty
 from bench.peers.haproxy import HaproxyCached, HaproxyJwt, HaproxyPlain
@@ -17,6 +18,7 @@ PEERS: tuple[Peer, ...] = (
     HaproxyCached(),
     EnvoyJwt(),
     BriefStack(),
+    Fastify(),
     GranianEmpty(),
     BareProxy(),
     HaproxyPlain(),

@@ -44,6 +44,7 @@ class Peer:
     does: ClassVar[str]
     checks: ClassVar[Check]
     install: ClassVar[str] = ""
+    settle: ClassVar[int] = 0  # > 0: so many seconds of load, and one, before any warm-up
 
     def available(self) -> bool:
         """Whether it is installed."""
