@@ -26,6 +26,8 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]
 _PORT = re.compile(rb":[0-9]*\Z")
 _SAFE = frozenset({"GET", "HEAD"})
 _MEMO_LIMIT = 256
+# HTTP/1.0 has no Host (RFC 1945): health checks of load balancers. The server calls it "1", and a missing Host an empty one.
+_HOSTLESS = frozenset({"1", "1.0"})
 # The connection goes: whoever framed this so may mean something else by what follows.
 _BAD_FRAMING = BAD_REQUEST(
     "Content-Length must be one decimal number, Transfer-Encoding 'chunked' and nothing else.",
@@ -86,20 +88,20 @@ def make(state: State, row: RouteRow) -> Stage:
             return headers_too_large(header_limit)
         if not x.query.isascii():
             return BAD_REQUEST("The query has a byte that must be percent-encoded.")
-        host = captured.get(b"host")
-        if host is None:
-            if x.scope["http_version"] != "1.0":
+        host = captured.get(b"host", b"")
+        if host not in served:
+            if host:
+                if not _HOST.fullmatch(host):
+                    return BAD_HOST("Send one Host header with one host name.")
+                name = _PORT.sub(b"", host.lower())
+                if not any_host and name not in exact and not name.endswith(suffixes):
+                    return BAD_HOST("This gateway does not serve that host.")
+                if len(served) < _MEMO_LIMIT:
+                    served.add(host)
+            elif not any_host or x.scope["http_version"] not in _HOSTLESS:
                 return BAD_HOST("The request has no Host header.")
-        elif host not in served:
-            if not _HOST.fullmatch(host):
-                return BAD_HOST("Send one Host header with one host name.")
-            name = _PORT.sub(b"", host.lower())
-            if not any_host and name not in exact and not name.endswith(suffixes):
-                return BAD_HOST("This gateway does not serve that host.")
-            if len(served) < _MEMO_LIMIT:
-                served.add(host)
         if https_only and not x.secure:
-            if x.method in _SAFE and host is not None:
+            if x.method in _SAFE and host:
                 target = (
                     b"https://" + _PORT.sub(b"", host) + x.raw_path + (b"?" + x.query if x.query else b"")
                 )

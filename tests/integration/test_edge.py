@@ -227,3 +227,14 @@ def test_a_flood_beyond_the_cap_is_shed_and_probes_are_not(
         thread.join()
         for client in waiting:
             client.close()
+
+
+def test_http_1_0_needs_no_host(stack: Stack, proxied: Stack) -> None:
+    probe = b"GET /health/live HTTP/1.0\r\n\r\n"
+    assert ask(stack.port, probe).status == 200
+    assert ask(proxied.port, probe).status == 200  # probes are answered under any name
+    other = probe.replace(b"/health/live", b"/problems/bad-host")
+    assert ask(stack.port, other).status == 200
+    refused = ask(proxied.port, other.replace(b"\r\n\r\n", b"\r\nX-Forwarded-Proto: https\r\n\r\n"))
+    assert json.loads(refused.body)["code"] == "bad-host"
+    assert json.loads(ask(stack.port, probe.replace(b"1.0", b"1.1")).body)["code"] == "bad-host"
