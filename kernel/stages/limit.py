@@ -4,7 +4,8 @@ One with a token this worker has already verified pays from its user's (or servi
 address's bucket, before a signature is looked at. A route with a limit of its own is paid for in a second bucket.
 
 Headers: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) name every limit that applied; the
-three `X-RateLimit-*` tell the one with the least left, their reset in seconds, as Envoy's do.
+three `X-RateLimit-*` tell the one with the least left, their reset in seconds, as Envoy's do: until the bucket is full again,
+or, on a refusal, until there is a token, as `Retry-After` says.
 """
 
 from __future__ import annotations
@@ -83,7 +84,11 @@ class Ledger:
     def _tell(self, x: Exchange, verdict: Verdict) -> Problem | None:
         admitted, remaining, reset, retry = verdict
         # PERF: 0.6 us; numbers up to an hour, or four thousand, are ready-made.
-        full = ceil(reset) if reset > 0 else 0
+        if admitted:
+            full = ceil(reset) if reset > 0 else 0
+        else:
+            # Beside a Retry-After, the reset should name the same moment (the draft).
+            full = max(1, ceil(retry))
         left = _LEFT[remaining] if remaining < _READY else (b"x-ratelimit-remaining", b"%d" % remaining)
         until = _RESET[full] if full < _READY else (b"x-ratelimit-reset", b"%d" % full)
         current = b"%b%b;t=%b" % (self._prefix, left[1], until[1])
@@ -93,12 +98,12 @@ class Ledger:
         else:
             policy = (b"ratelimit-policy", b"%b, %b" % (told[3][1], self._policy[1]))
             both = (b"ratelimit", b"%b, %b" % (told[4][1], current))
-            least = [self._limit, left, until] if remaining < int(told[1][1]) else told[:3]
+            least = told[:3] if admitted and remaining >= int(told[1][1]) else [self._limit, left, until]
             x.limits = [*least, policy, both]
         if admitted:
             return None
         self._exceeded[x.route.template] += 1
-        return RATE_LIMITED("", ((b"retry-after", b"%d" % max(1, ceil(retry))),))
+        return RATE_LIMITED("", ((b"retry-after", b"%d" % full),))
 
 
 def make(state: State, row: RouteRow) -> Stage | None:

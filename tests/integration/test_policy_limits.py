@@ -150,6 +150,9 @@ def test_a_routes_limit_counts_each_client_and_that_route_only(client: Client) -
     passed, refused = until_limited(client, EXPORT, fay, 3)
     assert (passed, refused.status) == (2, 429)
     assert legacy(refused) == (3, 0)
+    # The draft: the reset beside a Retry-After names the same moment.
+    assert f'"route";r=0;t={refused.headers["retry-after"]}' in refused.headers["ratelimit"]
+    assert refused.headers["x-ratelimit-reset"] == refused.headers["retry-after"]
     assert client.ask("GET", ITEMS, fay).status == 200
     assert client.ask("GET", EXPORT, gus).status == 200
 
