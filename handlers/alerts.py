@@ -1,7 +1,7 @@
 """`GET /api/v1/alerts/stream`: a tenant's alerts as they come, as an event stream (WHATWG HTML section 9.2).
 
     ?severity=high,urgent   only these severities (ALERTS_SEVERITIES names those there are)
-    ?types=stock,oven       only these types
+    ?types=stock,oven       only these types; ?types=stock&types=oven is the same
     ?last_event_id=ID       go on after that event; what browsers send as Last-Event-ID comes first. 0: all that is kept
 
     event: alert            data is the alert as published
@@ -131,7 +131,10 @@ def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[str, Position | No
     """Whose alerts, from where on, and which. Raises GatewayError: TENANT_INVALID, PARAMETER_INVALID."""
     if not x.tenant:
         raise GatewayError(TENANT_INVALID("Say which tenant's alerts: X-Tenant-ID."))
-    given = dict(parse_qsl(x.query.decode("ascii"), keep_blank_values=True))
+    given: dict[str, str] = {}
+    for name, value in parse_qsl(x.query.decode("ascii"), keep_blank_values=True):
+        # `severity=high&severity=low` is what forms and many clients make of a list.
+        given[name] = f"{given[name]},{value}" if name in given else value
     known: Position | None = None
     header = x.captured.get(b"last-event-id", b"").decode("latin-1")
     asked = given.get("last_event_id", "")

@@ -116,7 +116,7 @@ def test_filters_pass_over_what_was_not_asked_for_and_resume_behind_it(
 ) -> None:
     with (
         EventSource(stack.port, f"{STREAM}?severity=URGENT,high") as grave,
-        EventSource(stack.port, f"{STREAM}?types=oven,stock") as typed,
+        EventSource(stack.port, f"{STREAM}?types=oven&types=stock") as typed,
         EventSource(stack.port, f"{STREAM}?severity=low&types=oven") as both,
     ):
         for source in (grave, typed, both):
