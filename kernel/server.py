@@ -22,6 +22,7 @@ import msgspec
 from kernel import __version__
 from kernel.config import Settings
 from kernel.identity.pem import generate_pair
+from kernel.signals import hold_in_workers, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
 from kernel.worker import Worker
@@ -97,6 +98,7 @@ def run(settings: Settings) -> int:
     from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
 
+    stop_cleanly()
     with contextlib.ExitStack() as resources:
         run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-", dir=_short_directory()))
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
@@ -141,5 +143,6 @@ def run(settings: Settings) -> int:
         parent = os.getpid()
         gc.collect()
         gc.freeze()
+        hold_in_workers()
         server.serve(target_loader=lambda: Worker(settings, store_url, run_dir, parent), wrap_loader=False)
     return 0

@@ -23,6 +23,7 @@ from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
+from kernel.signals import release_soon
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
@@ -56,6 +57,7 @@ class Worker:
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
             raise
         await send({"type": "lifespan.startup.complete"})
+        release_soon(asyncio.get_running_loop())
         await receive()
         await self._stop()
         await send({"type": "lifespan.shutdown.complete"})

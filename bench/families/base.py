@@ -12,7 +12,7 @@ from bench.peers import PEERS, Peer
 from bench.rig import Rig
 from bench.run import Row, Say
 
-MAIN = ("gateway", "haproxy-jwt", "nginx", "stack")
+MAIN = ("gateway", "haproxy-jwt", "fastify", "nginx", "stack")
 # The brief's stack answers some fifty requests a second: nothing to compare where thousands are open or prepared.
 FAST = ("gateway", "haproxy-jwt", "nginx")
 POLICED = ("gateway", "haproxy-jwt")

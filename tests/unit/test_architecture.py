@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
         "kernel.credentials",
         "kernel.moments",
         "kernel.pacing",
+        "kernel.signals",
         "kernel.streams",
         "kernel.sockets",
         "kernel.singleflight",
