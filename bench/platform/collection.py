@@ -116,11 +116,11 @@ class Collection:
     def serve(self, service: Service, suffix: str) -> None:
         """Adds the collection's routes to `service` at `suffix`, such as "/items"."""
         name = self.name
-        service.add("GET", suffix, self.list, f"List {name}")
-        service.add("POST", suffix, self.create, f"Create in {name}", 201)
-        service.add("GET", suffix + "/{id}", self.read, f"Read one of {name}")
-        service.add("PUT PATCH", suffix + "/{id}", self.change, f"Change one of {name}")
-        service.add("DELETE", suffix + "/{id}", self.delete, f"Delete one of {name}", 204)
+        service.add("GET", suffix, self.list, f"List {name}", rows=name)
+        service.add("POST", suffix, self.create, f"Create in {name}", 201, rows=name)
+        service.add("GET", suffix + "/{id}", self.read, f"Read one of {name}", rows=name)
+        service.add("PUT PATCH", suffix + "/{id}", self.change, f"Change one of {name}", rows=name)
+        service.add("DELETE", suffix + "/{id}", self.delete, f"Delete one of {name}", 204, rows=name)
 
 
 def _matches(row: Row, wanted: dict[str, str]) -> bool:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import islice
 from random import Random
 from typing import Any
 
+from bench.platform.collection import Seed
 from bench.platform.seeds import COLLECTIONS
 from bench.platform.service import Route
 
@@ -24,7 +24,7 @@ def document(service: str, routes: Sequence[Route]) -> dict[str, Any]:
     """A valid document for `service`: one operation per route and method, schemas named as everywhere."""
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
-        if route.pattern.endswith("**"):
+        if route.rows is None:
             continue
         item = paths.setdefault(route.pattern, {})
         names = _PARAMETER.findall(route.pattern)
@@ -35,17 +35,18 @@ def document(service: str, routes: Sequence[Route]) -> dict[str, Any]:
         for method in route.methods or ("GET", "POST"):
             item.setdefault(method.lower(), _operation(service, route, method))
     old = service in _OLD
+    schemas: dict[str, Any] = {"Error": _OLD_ERROR if old else _ERROR}
+    for name, needed, seed in _collections(service):
+        row = _name(service, name)
+        schemas[row] = _item(needed, seed, old)
+        schemas[row + "Page"] = _page(row, old)
     return {
         "openapi": "3.0.3" if old else "3.1.0",
         "info": {"title": f"{service} service", "version": "1.4.2" if old else "2.0.0"},
         "tags": [{"name": service, "description": f"What the {service} service offers."}],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {
-                "Item": _item(service, old),
-                "Page": _page(old),
-                "Error": _OLD_ERROR if old else _ERROR,
-            },
+            "schemas": schemas,
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"bearer": []}],
@@ -58,7 +59,7 @@ def _operation(service: str, route: Route, method: str) -> dict[str, Any]:
         "operationId": _operation_id(method, route.pattern),
         "tags": [service],
         "responses": {
-            str(route.status): _answer(route),
+            str(route.status): _answer(service, route),
             "default": {
                 "description": "A problem document (RFC 9457)",
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Error"}}},
@@ -66,18 +67,34 @@ def _operation(service: str, route: Route, method: str) -> dict[str, Any]:
         },
     }
     if method in _SENDS_BODY:
-        schema = {"$ref": "#/components/schemas/Item"}
+        schema = _rows(service, route)
         operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
     return operation
 
 
-def _answer(route: Route) -> dict[str, Any]:
+def _answer(service: str, route: Route) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": route.summary}
     if route.status != 204:
-        name = "Page" if route.summary.startswith("List ") else "Item"
-        schema = {"$ref": f"#/components/schemas/{name}"}
+        schema = _rows(service, route, "Page" if route.summary.startswith("List ") else "")
         answer["content"] = {"application/json": {"schema": schema}}
     return answer
+
+
+def _rows(service: str, route: Route, suffix: str = "") -> dict[str, Any]:
+    """The schema of what a route takes or answers with; any object where no collection stands behind it."""
+    if any(name == route.rows for name, _, _ in _collections(service)):
+        return {"$ref": f"#/components/schemas/{_name(service, str(route.rows))}{suffix}"}
+    return {"type": "object"}
+
+
+def _collections(service: str) -> list[tuple[str, tuple[str, ...], Seed]]:
+    return [(name, needed, seed) for owner, _, name, needed, seed in COLLECTIONS if owner == service]
+
+
+def _name(service: str, collection: str) -> str:
+    """A row's schema: `Item` of a service's first collection, as in every other service."""
+    first = _collections(service)[0][0] == collection
+    return "Item" if first else "".join(word.capitalize() for word in collection.split("-"))
 
 
 def _operation_id(method: str, pattern: str) -> str:
@@ -85,47 +102,51 @@ def _operation_id(method: str, pattern: str) -> str:
     return method.lower() + "".join(word.capitalize() for word in words)
 
 
-def _item(service: str, old: bool) -> dict[str, Any]:
-    """What a row of the service's first collection has in it."""
-    properties: dict[str, Any] = {"id": {"type": "string"}}
-    required: list[str] = []
-    for name, _, _, needed, seed in COLLECTIONS:
-        if name == service:
-            required = required or list(needed)
-            for row in islice(seed(Random(1)), 1):
-                properties.update({key: _described(key, value, old) for key, value in row.items()})
+def _item(needed: tuple[str, ...], seed: Seed, old: bool) -> dict[str, Any]:
+    """What the rows of a collection have in them."""
+    values: dict[str, list[Any]] = {}
+    for row in seed(Random(1)):
+        for name, value in row.items():
+            values.setdefault(name, []).append(value)
+    values.pop("slug", None)
+    properties = {
+        "id": {"type": "string"},
+        **{key: _described(key, seen, old) for key, seen in values.items()},
+    }
     item = {"type": "object", "properties": properties, "additionalProperties": True}
-    return {**item, "required": required} if required else item
+    return {**item, "required": list(needed)} if needed else item
 
 
-def _described(name: str, value: Any, old: bool) -> dict[str, Any]:
+def _described(name: str, seen: list[Any], old: bool) -> dict[str, Any]:
+    """A field by the values it had."""
+    known = [value for value in seen if value is not None]
+    value = known[0] if known else ""
     if isinstance(value, bool):
         return {"type": "boolean"}
-    if isinstance(value, (int, float)):
-        schema: dict[str, Any] = {"type": "integer" if isinstance(value, int) else "number"}
-        if name.endswith("_eur"):
-            schema = {"type": "number", **_above_zero(old)}
-    elif isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return {"type": "array", "items": {}}
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         return {"type": "object"}
-    elif old:
-        schema = {"type": "string", "nullable": value is None}
-    else:
-        schema = {"type": ["string", "null"] if value is None else "string"}
-    return {**schema, "example": value} if old else {**schema, "examples": [value]}
+    schema: dict[str, Any] = {"type": "string"}
+    if name.endswith("_eur"):
+        schema = {"type": "number", **_above_zero(old)}
+    elif isinstance(value, (int, float)):
+        schema = {"type": "integer" if all(isinstance(each, int) for each in known) else "number"}
+    if len(known) < len(seen):
+        schema.update({"nullable": True} if old else {"type": [schema["type"], "null"]})
+    return {**schema, **({"example": value} if old else {"examples": [value]})}
 
 
 def _above_zero(old: bool) -> dict[str, Any]:
     return {"minimum": 0, "exclusiveMinimum": True} if old else {"exclusiveMinimum": 0}
 
 
-def _page(old: bool) -> dict[str, Any]:
+def _page(row: str, old: bool) -> dict[str, Any]:
     return {
         "type": "object",
         "required": ["items", "total", "limit", "offset"],
         "properties": {
-            "items": {"type": "array", "items": {"$ref": "#/components/schemas/Item"}},
+            "items": {"type": "array", "items": {"$ref": f"#/components/schemas/{row}"}},
             "total": {"type": "integer"},
             "limit": {"type": "integer"},
             "offset": {"type": "integer"},

@@ -12,16 +12,26 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class Route:
-    """One operation, as the service's OpenAPI document shows it. `methods` empty: any method."""
+    """One operation, as the service's OpenAPI document shows it. `methods` empty: any method.
 
-    __slots__ = ("handler", "methods", "pattern", "status", "summary")
+    `rows` names the collection whose rows it takes and answers with; None: it is a helper that no document shows.
+    """
+
+    __slots__ = ("handler", "methods", "pattern", "rows", "status", "summary")
 
     def __init__(
-        self, methods: tuple[str, ...], pattern: str, handler: Handler, summary: str, status: int
+        self,
+        methods: tuple[str, ...],
+        pattern: str,
+        handler: Handler,
+        summary: str,
+        status: int,
+        rows: str | None,
     ) -> None:
         self.methods = methods
         self.pattern = pattern
         self.handler = handler
+        self.rows = rows
         self.summary = summary
         self.status = status
 
@@ -57,17 +67,35 @@ class Service:
         """The environment variable by which the gateway is told this service's URL."""
         return self.name.upper().replace("-", "_") + "_SERVICE_URL"
 
-    def add(self, methods: str, suffix: str, handler: Handler, summary: str, status: int = 200) -> None:
+    def add(
+        self,
+        methods: str,
+        suffix: str,
+        handler: Handler,
+        summary: str,
+        status: int = 200,
+        *,
+        rows: str | None = "",
+    ) -> None:
         """Serves `methods` (such as "GET" or "PUT PATCH"; "" = any) at `suffix` under each prefix."""
         for prefix in self.prefixes:
-            self.add_path(methods, f"/api/v1/{prefix}{suffix}", handler, summary, status)
+            self.add_path(methods, f"/api/v1/{prefix}{suffix}", handler, summary, status, rows=rows)
         for segment in dict.fromkeys((*self.prefixes, self.name)):
             pattern = f"/api/v1/tenants/{{tenant_id}}/{segment}{suffix}"
-            self.add_path(methods, pattern, handler, summary, status)
+            self.add_path(methods, pattern, handler, summary, status, rows=rows)
 
-    def add_path(self, methods: str, pattern: str, handler: Handler, summary: str, status: int = 200) -> None:
+    def add_path(
+        self,
+        methods: str,
+        pattern: str,
+        handler: Handler,
+        summary: str,
+        status: int = 200,
+        *,
+        rows: str | None = "",
+    ) -> None:
         """Serves `pattern` as it is: `{name}` matches one segment, a trailing `**` any rest."""
-        route = Route(tuple(methods.split()), pattern, handler, summary, status)
+        route = Route(tuple(methods.split()), pattern, handler, summary, status, rows)
         self.routes.append(route)
         node = self._root
         for segment in pattern[1:].split("/"):

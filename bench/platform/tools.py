@@ -1,4 +1,4 @@
-"""Helpers that every stub service offers beside its own routes, for developers and for tests.
+"""Helpers that every stub service offers beside its own routes, for developers and for tests; no document shows them.
 
 /health                           its state and counters
 /openapi.json                     its own OpenAPI document
@@ -74,15 +74,15 @@ def equip(service: Service) -> None:
         ]
         return reply({"service": service.name, "routes": offers})
 
-    service.add("GET", "", index, "What this service offers")
-    service.add("", "/echo", echo, "Exactly what the service received")
-    service.add("", "/echo/**", echo, "Exactly what the service received")
-    service.add("GET POST", "/slow", _slow, "Answers after ?ms= milliseconds")
-    service.add("", "/status/{code}", _status, "Answers with that status")
-    service.add("GET", "/bytes/{count}", _bytes, "That many bytes")
-    service.add("GET", "/stream", _stream, "?n= chunks, ?ms= milliseconds apart")
-    service.add_path("GET", "/health", health, "State and counters")
-    service.add_path("GET", "/openapi.json", openapi, "This document")
+    service.add("GET", "", index, "What this service offers", rows=None)
+    service.add("", "/echo", echo, "Exactly what the service received", rows=None)
+    service.add("", "/echo/**", echo, "Exactly what the service received", rows=None)
+    service.add("GET POST", "/slow", _slow, "Answers after ?ms= milliseconds", rows=None)
+    service.add("", "/status/{code}", _status, "Answers with that status", rows=None)
+    service.add("GET", "/bytes/{count}", _bytes, "That many bytes", rows=None)
+    service.add("GET", "/stream", _stream, "?n= chunks, ?ms= milliseconds apart", rows=None)
+    service.add_path("GET", "/health", health, "State and counters", rows=None)
+    service.add_path("GET", "/openapi.json", openapi, "This document", rows=None)
 
 
 async def _slow(request: Request) -> Response:

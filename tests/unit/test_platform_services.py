@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from openapi_schema_validator import OAS30Validator, OAS31Validator
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -89,6 +90,20 @@ def test_every_service_describes_itself(name: str, info: Info, http: httpx.Clien
     for path, item in document["paths"].items():
         declared = {parameter["name"] for parameter in item.get("parameters", ())}
         assert declared == set(re.findall(r"\{(\w+)\}", path))
+
+
+@pytest.mark.parametrize(("service", "suffix"), [row[:2] for row in COLLECTIONS])
+def test_every_collection_is_as_its_document_says(
+    service: str, suffix: str, info: Info, http: httpx.Client
+) -> None:
+    document = http.get(f"{info.urls[service]}/openapi.json").json()
+    prefix = next(row for row in catalog.SERVICES if row.name == service).prefixes[0]
+    path = f"/api/v1/{prefix}{suffix}"
+    answer = document["paths"][path]["get"]["responses"]["200"]
+    schema = {**answer["content"]["application/json"]["schema"], "components": document["components"]}
+    oas = OAS30Validator if document["openapi"].startswith("3.0") else OAS31Validator
+    page = http.get(f"{info.urls[service]}{path}?limit=200", headers=as_tenant(info)).json()
+    assert [error.message for error in oas(schema).iter_errors(page)] == []
 
 
 @pytest.mark.parametrize(("service", "suffix"), [row[:2] for row in COLLECTIONS])
