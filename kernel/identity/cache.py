@@ -42,12 +42,14 @@ class IdentityCache:
         return identity
 
     def put(self, token: bytes, identity: Identity) -> None:
-        """Keep `identity`. A token without a `jti` goes by its SHA-256, so that it can be revoked like any other.
+        """Keep `identity`. A token without a `jti` goes by the SHA-256 of what is signed, so that it can be revoked like
+        any other.
 
-        It has one spelling only (see `jws.decode_segment`), hence one name.
+        SECURITY: that has one spelling only (see `jws.decode_segment`), hence one name; the signature has not: who holds
+        one of ECDSA's can make a second.
         """
         if identity.jti is None:
-            identity.jti = hashlib.sha256(token).hexdigest()
+            identity.jti = hashlib.sha256(token.rpartition(b".")[0]).hexdigest()
         if len(self._young) >= self._generation:
             self._old = self._young
             self._young = {}

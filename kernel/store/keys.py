@@ -45,7 +45,8 @@ def tenant_ancestors(tenant_id: str) -> str:
 
 
 def token_revoked(jti: str) -> str:
-    """String, any value: the token with this `jti` is refused. One without goes by its SHA-256, in hexadecimal."""
+    """String, any value: the token with this `jti` is refused. One without goes by the SHA-256, in hexadecimal, of its
+    header and payload as they came, `<header>.<payload>`."""
     return f"token:revoked:{jti}"
 
 

@@ -10,7 +10,7 @@ from kernel.identity.cache import IdentityCache, Refusals
 from kernel.identity.claims import Identity, access_identity, decode_claims
 from kernel.identity.errors import TokenError
 from kernel.problems import TOKEN_SIGNATURE
-from tests.support.tokens import access_payload
+from tests.support.tokens import access_payload, name_without_jti
 
 
 def someone(user: str = "user-1", exp: float = 100.0) -> Identity:
@@ -43,6 +43,17 @@ def test_token_found_in_the_older_generation_moves_to_the_younger() -> None:
         cache.put(token, someone())
     assert cache.get(b"a") is not None
     assert len(cache) == 3
+
+
+def test_a_token_without_a_name_has_one_however_it_is_signed() -> None:
+    # Of an ECDSA signature (r, s) anybody makes a second good one, (r, n - s): no way around a logout.
+    cache = IdentityCache(8, lambda: 0.0)
+    first, second, other = someone(), someone(), someone()
+    cache.put(b"head.payload.signature", first)
+    cache.put(b"head.payload.twin", second)
+    cache.put(b"head.another.signature", other)
+    assert first.jti == second.jti != other.jti
+    assert first.jti == name_without_jti(b"head.payload.signature")
 
 
 def test_expiry_holds_in_both_generations() -> None:
