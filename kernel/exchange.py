@@ -8,7 +8,9 @@ Rules:
 
 from __future__ import annotations
 
+from asyncio import timeout
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,6 @@ from kernel.problems import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
     CLIENT_GONE,
-    HEADERS_TOO_LARGE,
     ClientGone,
     GatewayError,
     Problem,
@@ -37,6 +38,9 @@ GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
 _CLOSE = (b"connection", b"close")
+# How much of a body that nobody wants is taken, and how long that may take.
+_REST_BYTES = 64 * 1024
+_REST_SECONDS = 1.0
 _BODY_BROKEN = BAD_REQUEST("The body broke off, or its chunks are malformed.")
 
 
@@ -264,7 +268,33 @@ class Exchange:
         """A whole response of the gateway's own; HEAD gets the same head without the body."""
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
+        if not self.body_done and not await self._take_rest() and _CLOSE not in headers:
+            headers.append(_CLOSE)
         await self.send_whole(status, headers, b"" if self.method == "HEAD" else body)
+
+    async def _take_rest(self) -> bool:
+        """Read and drop a body that nobody wants, if it is small and comes soon; False when the connection has to go.
+
+        The server closes it under whoever still sends when the answer is out (and takes nothing after that): without a
+        word, the client's next request would be lost.
+        """
+        http2 = self.scope["http_version"] == "2"
+        waits = any(
+            name == b"expect" for name, _ in self.scope["headers"]
+        )  # for a word, before it sends its body
+        if not http2 and (waits or not 0 <= self.content_length <= _REST_BYTES):
+            return False
+        left = _REST_BYTES
+        with suppress(TimeoutError):
+            async with timeout(_REST_SECONDS):
+                while not self.body_done and left >= 0:
+                    message = await self.receive()
+                    size = len(message.get("body", b""))
+                    self.received += size
+                    left -= size
+                    self.disconnected = message["type"] == "http.disconnect"
+                    self.body_done = self.disconnected or not message.get("more_body", False)
+        return self.body_done or http2
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document (RFC 9457), or only record it when nothing can be sent any more."""
@@ -286,8 +316,3 @@ class Exchange:
     def header_bytes(self) -> int:
         """Bytes of the header lines that pass, and of the target: what the header limit is compared with."""
         return sum(map(len, self.lines)) + len(self.raw_path) + len(self.query)
-
-
-def headers_too_large(limit: int) -> Problem:
-    """The problem for a head over `limit` bytes."""
-    return HEADERS_TOO_LARGE(f"Target and headers may have at most {limit} bytes.")

@@ -10,11 +10,12 @@ import re
 
 from kernel.addresses import forwarded_client, forwarded_elements
 from kernel.catalog import RouteRow
-from kernel.exchange import Exchange, headers_too_large
+from kernel.exchange import Exchange
 from kernel.problems import (
     BAD_HOST,
     BAD_REQUEST,
     BODY_TOO_LARGE,
+    HEADERS_TOO_LARGE,
     HTTPS_REDIRECT,
     HTTPS_REQUIRED,
     Problem,
@@ -47,6 +48,7 @@ def make(state: State, row: RouteRow) -> Stage:
     https_only = settings.https_only and not direct
     any_host = not hosts or direct
     header_limit = settings.max_header_bytes
+    too_large = f"Target and headers may have at most {header_limit} bytes."
     body_limit = row.max_body or settings.max_body_bytes
 
     def believe(x: Exchange, peer: str) -> None:
@@ -85,7 +87,7 @@ def make(state: State, row: RouteRow) -> Stage:
             x.peer_trusted = True
             believe(x, peer)
         if x.header_bytes() > header_limit:
-            return headers_too_large(header_limit)
+            return HEADERS_TOO_LARGE(too_large)
         if not x.query.isascii():
             return BAD_REQUEST("The query has a byte that must be percent-encoded.")
         host = captured.get(b"host", b"")

@@ -1,0 +1,72 @@
+"""A refusal does not wait for a body it does not need, and never breaks a connection without a word."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.raw import Reply, parse_replies
+from tests.support.stack import Stack
+
+HEAD = b"POST /api/v1/inventory/items HTTP/1.1\r\nHost: t\r\n"
+NEXT = b"GET /health/live HTTP/1.1\r\nHost: t\r\n\r\n"
+
+
+@pytest.fixture
+def link(stack: Stack) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", stack.port), 5) as link:
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield link
+
+
+def reply(link: socket.socket) -> Reply:
+    """The next response, whole."""
+    data = b""
+    while not (
+        data
+        and (found := parse_replies(data))
+        and len(found[0].body) == int(found[0].header("content-length") or 0)
+    ):
+        part = link.recv(65536)
+        assert part, f"closed after {data!r}"
+        data += part
+    return found[0]
+
+
+@pytest.mark.parametrize("parts", [[b"0123456789"], [b"01234", b"56789"]])
+def test_a_small_body_may_come_after_the_head_and_the_connection_lives(
+    stack: Stack, link: socket.socket, parts: list[bytes]
+) -> None:
+    link.sendall(HEAD + b"Content-Length: 10\r\n\r\n")
+    # A request on another connection is answered: this one's head has been read by then.
+    assert stack.ask(target=b"/health/live").status == 200
+    for part in parts:
+        link.sendall(part)
+    refused = reply(link)
+    assert (refused.status, refused.header("connection")) == (401, None)
+    link.sendall(NEXT)
+    assert reply(link).status == 200
+
+
+def test_a_body_that_never_comes_is_not_waited_for_long(link: socket.socket) -> None:
+    link.sendall(HEAD + b"Content-Length: 10\r\n\r\n0123")
+    refused = reply(link)
+    assert (refused.status, refused.header("connection")) == (401, "close")
+    assert link.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5000000\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Expect: 100-continue\r\nContent-Length: 10\r\n",
+    ],
+)
+def test_a_body_that_is_not_taken_is_the_connection_s_last(link: socket.socket, framing: bytes) -> None:
+    link.sendall(HEAD + framing + b"\r\n")
+    refused = reply(link)
+    assert (refused.status, refused.all("connection")) == (401, ["close"])
+    assert link.recv(1) == b""
