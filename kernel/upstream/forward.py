@@ -13,7 +13,6 @@ Steps, by the same numbers in the code:
 
 from __future__ import annotations
 
-from asyncio import timeout as limit
 from time import perf_counter
 
 from kernel.exchange import UPSTREAM, Exchange
@@ -31,6 +30,7 @@ from kernel.problems import (
 )
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.pool import Sweeper
 from kernel.upstream.response import COMPLETE
 from kernel.upstream.upload import TOO_SLOW, Upload
 
@@ -54,7 +54,7 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
     body = b""
     if x.has_body:
         x.phase = "request-body"
-        body = await _first_part(x, upstream.body_timeout)
+        body = await _first_part(x, upstream)
     streamed = not x.body_done
     # 2.
     if streamed:
@@ -149,9 +149,10 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
                 pool.release(connection)
 
 
-async def _first_part(x: Exchange, patience: float) -> bytes:
+async def _first_part(x: Exchange, upstream: Upstream) -> bytes:
+    sweeper = upstream.sweeper
     try:
-        async with limit(patience):
+        with sweeper.patience.limit(sweeper.now, upstream.body_timeout):
             return await x.read()
     except TimeoutError:
         raise GatewayError(TOO_SLOW) from None
@@ -160,19 +161,22 @@ async def _first_part(x: Exchange, patience: float) -> bytes:
 async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> None:
     """Step 6 for a response that is not whole yet; neither side may pause longer than `upstream.idle_timeout` seconds."""
     patience = upstream.idle_timeout
+    sweeper = upstream.sweeper
     await x.start(connection.status, connection.headers)
     if not connection.chunks and connection.stage != COMPLETE:
-        await _pass_on(x, b"", True, patience)  # granian holds the head back until the first part of the body
+        await _pass_on(
+            x, b"", True, sweeper, patience
+        )  # granian holds the head back until the first part of the body
     more = True
     while more:
-        data = await connection.read(upstream.sweeper.now + patience)
+        data = await connection.read(sweeper.now + patience)
         more = connection.stage != COMPLETE or connection.error is not None
-        await _pass_on(x, data, more, patience)
+        await _pass_on(x, data, more, sweeper, patience)
 
 
-async def _pass_on(x: Exchange, data: bytes, more: bool, patience: float) -> None:
+async def _pass_on(x: Exchange, data: bytes, more: bool, sweeper: Sweeper, patience: float) -> None:
     try:
-        async with limit(patience):
+        with sweeper.patience.limit(sweeper.now, patience):
             await x.write(data, more)
     except TimeoutError:
         raise ClientGone("the client stopped reading") from None

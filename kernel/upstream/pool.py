@@ -28,6 +28,7 @@ from kernel.problems import (
 )
 from kernel.upstream.address import Address
 from kernel.upstream.http1 import Connection, Outbox
+from kernel.upstream.patience import Patience
 from kernel.upstream.queue import Queue
 from kernel.upstream.quick import QuickReader
 
@@ -51,6 +52,7 @@ class Sweeper:
         self._loop = loop
         self.pools: list[Pool] = []
         self.outbox = Outbox(loop)
+        self.patience = Patience()
         self.now = loop.time()
         self._timer: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
 
@@ -62,6 +64,7 @@ class Sweeper:
 
     def _tick(self) -> None:
         self.now = now = self._loop.time()
+        self.patience.sweep(now)
         for pool in list(self.pools):
             pool.sweep(now)
         self._timer = self._loop.call_later(_TICK, self._tick)
