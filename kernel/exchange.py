@@ -279,9 +279,8 @@ class Exchange:
         word, the client's next request would be lost.
         """
         http2 = self.scope["http_version"] == "2"
-        waits = any(
-            name == b"expect" for name, _ in self.scope["headers"]
-        )  # for a word, before it sends its body
+        # Who expects a word first sends a body only when it has come.
+        waits = any(name == b"expect" for name, _ in self.scope["headers"])
         if not http2 and (waits or not 0 <= self.content_length <= _REST_BYTES):
             return False
         left = _REST_BYTES

@@ -164,9 +164,8 @@ async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> Non
     sweeper = upstream.sweeper
     await x.start(connection.status, connection.headers)
     if not connection.chunks and connection.stage != COMPLETE:
-        await _pass_on(
-            x, b"", True, sweeper, patience
-        )  # granian holds the head back until the first part of the body
+        # granian holds the head back until the first part of the body.
+        await _pass_on(x, b"", True, sweeper, patience)
     more = True
     while more:
         data = await connection.read(sweeper.now + patience)
