@@ -1,4 +1,8 @@
-"""Signals while the gateway starts: a stop must never be lost, whenever it comes."""
+"""Signals: a stop is never lost while the gateway starts, and a worker drains before its server hears of it.
+
+granian's own handlers are in place before a worker's lifespan begins, and close every socket at once. So SIGTERM is the
+worker's, and SIGINT, which a terminal sends to the workers too, is held back until `tell_server`.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +32,14 @@ def hold_in_workers() -> None:
 
 
 def release_soon(loop: asyncio.AbstractEventLoop) -> None:
-    """To be called by a worker that has started, in its loop: when that runs again, stops arrive."""
-    loop.call_later(_SOON, _release)
+    """To be called by a worker that has started, in its loop: when that runs again, SIGTERM arrives."""
+    loop.call_later(_SOON, signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def tell_server() -> None:
+    """A worker has drained: have granian stop accepting, finish what is in flight and end the lifespan."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
 """Worker: one process's life. Builds its `State`, then hands every request to the `Gateway`; drains on SIGTERM.
 
-granian installs its signal handlers before the lifespan starts, so the drain takes SIGTERM over here and passes it on as
+The drain takes SIGTERM over from granian. When the streams have been told and the sockets are closed, it passes it on as
 SIGINT, which granian still owns: it stops accepting, waits for what is in flight and runs the lifespan's shutdown.
 """
 
@@ -23,11 +23,12 @@ from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
-from kernel.signals import release_soon
+from kernel.signals import release_soon, tell_server
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
 _PR_SET_PDEATHSIG = 1
+_CLOSE_LINGER_SECONDS = 0.1
 
 
 class Worker:
@@ -41,6 +42,7 @@ class Worker:
         self._gateway: Gateway | None = None
         self._state: State | None = None
         self._pacer: Pacer | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # PERF: a plain call that returns the gateway's own coroutine; an `async def` here would cost a second one.
@@ -77,11 +79,20 @@ class Worker:
         self._pacer.start()
 
     def _drain(self) -> None:
-        """Say that this worker is going, then let granian finish what is in flight."""
+        """Say that this worker is going and end its streams; granian finishes what is in flight. A second one is ignored."""
         assert self._state is not None
+        if self._state.draining:
+            return
         self._state.draining = True
-        self._state.streams.drain()
-        os.kill(os.getpid(), signal.SIGINT)
+        self._leaving = asyncio.get_running_loop().create_task(self._leave(self._state))
+
+    async def _leave(self, state: State) -> None:
+        # granian waits for requests, not for what an upgrade made of a connection: told to stop, it would cut the sockets
+        # before their close frames, which it sends by itself some time after the relay has ended.
+        state.streams.drain()
+        if await state.sockets.gone(state.settings.shutdown_grace_seconds / 2):
+            await asyncio.sleep(_CLOSE_LINGER_SECONDS)
+        tell_server()
 
     async def _stop(self) -> None:
         assert self._state is not None

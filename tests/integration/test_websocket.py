@@ -445,14 +445,18 @@ async def test_a_lock_ends_the_socket_and_keeps_others_out(
             redis_cli.delete("tenant:t-locked:read_only")
 
 
+@pytest.mark.parametrize("ctrl_c", [False, True])
 async def test_a_drain_ends_sockets_with_restart(
-    gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int
+    gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int, ctrl_c: bool
 ) -> None:
     gateway = await asyncio.to_thread(gateway_factory, env(port, session_store))
     async with service(port, echo), opened(gateway) as client:
         await client.send("x")
         await client.recv()
-        gateway.process.send_signal(signal.SIGTERM)
+        if ctrl_c:
+            os.killpg(gateway.process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+        else:
+            gateway.process.send_signal(signal.SIGTERM)
         assert await end_of(client) == (1012, "restart")
         assert await asyncio.to_thread(gateway.stop) == 0
 

@@ -9,7 +9,7 @@ import sys
 WORKER = """
 import asyncio, os, signal, sys
 import uvloop
-from kernel.signals import hold_in_workers, release_soon
+from kernel.signals import hold_in_workers, release_soon, tell_server
 
 signal.signal(signal.SIGTERM, lambda *_: print("swallowed", flush=True))
 hold_in_workers()
@@ -18,17 +18,25 @@ if pid := os.fork():
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 os.kill(os.getpid(), signal.SIGTERM)  # before there is a loop
 loop = uvloop.new_event_loop()
-told = asyncio.Event()
+told, stopped = asyncio.Event(), asyncio.Event()
 
 async def start():
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    loop.add_signal_handler(signal.SIGINT, told.set)
+    loop.add_signal_handler(signal.SIGINT, stopped.set)
     release_soon(loop)
 
 loop.run_until_complete(start())
 os.kill(os.getpid(), signal.SIGINT)  # while the loop stands still
 assert signal.sigpending() == {signal.SIGTERM, signal.SIGINT}
-loop.run_until_complete(asyncio.wait_for(told.wait(), 10))
+
+async def drain():
+    await asyncio.wait_for(told.wait(), 10)
+    await asyncio.sleep(0.1)
+    assert not stopped.is_set(), "the server's signal came before the drain"
+    tell_server()
+    await asyncio.wait_for(stopped.wait(), 10)
+
+loop.run_until_complete(drain())
 print("told")
 """
 
