@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.telemetry.accesslog import AccessLog, Record
-from kernel.telemetry.lines import JsonLines, Line, PrettyLines, milliseconds, stamp
+from kernel.telemetry.lines import JsonLines, Line, PrettyLines, stamp
 from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.writer import FdSink, Writer
 
@@ -333,6 +333,15 @@ def test_stamps_are_rfc_3339_in_utc(seconds: float, text: str) -> None:
     assert stamp(seconds) == text
 
 
-@given(st.floats(min_value=0, max_value=10000))
-def test_milliseconds_have_three_decimals(seconds: float) -> None:
-    assert milliseconds(seconds) == pytest.approx(seconds * 1000, abs=0.0011)
+@given(st.floats(min_value=0.001, max_value=10000))
+def test_durations_have_three_decimals(seconds: float) -> None:
+    told = line(seconds=seconds, upstream=seconds)
+    assert told["duration_ms"] == told["upstream_ms"] == pytest.approx(seconds * 1000, abs=0.0011)
+
+
+def test_each_line_has_its_own_millisecond() -> None:
+    now = perf_counter()
+    texts = written(*(record(ended=now + after) for after in (0, 0.001, 0.001, 0.5))).splitlines()
+    first, *others = (datetime.fromisoformat(json.loads(text)["timestamp"]) for text in texts)
+    for other, after in zip(others, (1, 1, 500), strict=True):
+        assert (other - first).total_seconds() * 1000 == pytest.approx(after, abs=1.01)
