@@ -77,9 +77,9 @@ class State:
     baseline: HeaderList = field(default_factory=list)
     # Ended in reverse order when the worker stops.
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
-    # Long-lived requests, which a drain ends.
     # Set with GATEWAY_PROFILE.
     profile: Profile | None = None
+    # Long-lived requests, which a drain ends.
     streams: Streams = field(default_factory=Streams)
     sockets: Sockets = field(default_factory=Sockets)
     draining: bool = False

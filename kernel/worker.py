@@ -24,11 +24,14 @@ from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
 from kernel.signals import release_soon, tell_server
+from kernel.silence import Silence
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
 _PR_SET_PDEATHSIG = 1
 _CLOSE_LINGER_SECONDS = 0.1
+# Beyond the longest that anything on a connection may be silent.
+_IDLE_MARGIN_SECONDS = 30.0
 
 
 class Worker:
@@ -42,6 +45,7 @@ class Worker:
         self._gateway: Gateway | None = None
         self._state: State | None = None
         self._pacer: Pacer | None = None
+        self._silence: Silence | None = None
         self._leaving: asyncio.Task[None] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -77,6 +81,8 @@ class Worker:
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         self._pacer = Pacer(asyncio.get_running_loop())
         self._pacer.start()
+        self._silence = _silence(state)
+        self._silence.start()
 
     def _drain(self) -> None:
         """Say that this worker is going and end its streams; granian finishes what is in flight. A second one is ignored."""
@@ -97,7 +103,9 @@ class Worker:
     async def _stop(self) -> None:
         assert self._state is not None
         assert self._pacer is not None
+        assert self._silence is not None
         self._pacer.stop()
+        self._silence.stop()
         if self._state.profile is not None:
             self._state.profile.stop()
         await self._state.close()
@@ -113,3 +121,23 @@ def _die_with(parent: int) -> None:
 
 def _handler(state: State, row: RouteRow) -> Handler:
     return FACTORIES["websocket" if row.websocket else row.handler](state, row)
+
+
+def _silence(state: State) -> Silence:
+    settings = state.settings
+    answer = max(settings.request_timeout_seconds, *(row.timeout or 0 for row in settings.routes))
+    # A request may be tried twice.
+    request = settings.queue_timeout_seconds + 2 * (settings.connect_timeout_seconds + answer)
+    body = max(settings.body_timeout_seconds, settings.idle_timeout_seconds)
+    stream = max(settings.alerts_heartbeat_seconds, settings.websocket_idle_timeout_seconds)
+    silence = Silence(
+        asyncio.get_running_loop(),
+        settings.port,
+        settings.header_timeout_seconds,
+        max(request, body, stream) + _IDLE_MARGIN_SECONDS,
+        lambda ended: state.log.info("silent connections closed", **ended),
+    )
+    state.metrics.register_source(
+        "silence", lambda: {"gateway_client_connections_closed_total": silence.closed}
+    )
+    return silence

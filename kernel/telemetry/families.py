@@ -132,6 +132,12 @@ _ROWS = (
         "With GATEWAY_PROFILE: seconds that garbage collection stopped a worker.",
         ("generation",),
     ),
+    Family(
+        "gateway_client_connections_closed_total",
+        COUNTER,
+        "Clients' connections closed because they said nothing from the start, or nothing went over them for long.",
+        ("reason",),
+    ),
     # WebSocket.
     Family("gateway_websocket_connections", GAUGE, "Sockets open now."),
     Family("gateway_websocket_opened_total", COUNTER, "Sockets admitted by every policy."),

@@ -238,3 +238,24 @@ def test_http_1_0_needs_no_host(stack: Stack, proxied: Stack) -> None:
     refused = ask(proxied.port, other.replace(b"\r\n\r\n", b"\r\nX-Forwarded-Proto: https\r\n\r\n"))
     assert json.loads(refused.body)["code"] == "bad-host"
     assert json.loads(ask(stack.port, probe.replace(b"1.0", b"1.1")).body)["code"] == "bad-host"
+
+
+def test_who_does_not_say_what_he_wants_takes_no_connection(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    gateway = gateway_factory(stack_env(upstream, session_store, HEADER_TIMEOUT_SECONDS="1"))
+    live = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    beginnings = (b"", b"P", b"PRI * HTTP/2.0", b"G", b"GET / HTTP/1.1\r\nHost", live, live + b"GET")
+    clients = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in beginnings]
+    for client, said in zip(clients, beginnings, strict=True):
+        client.settimeout(20)
+        client.sendall(said)
+    for client, said in zip(clients, beginnings, strict=True):
+        got = b""
+        while data := client.recv(65536):
+            got += data
+        assert got.startswith(b"HTTP/1.1 200" if live in said else b"")
+        assert got.count(b"HTTP/1.1") == said.count(live)
+        client.close()
+    silent = 'gateway_client_connections_closed_total{reason="silent"} '
+    assert float(metrics(gateway.port).partition(silent)[2].partition("\n")[0]) >= 3

@@ -20,6 +20,7 @@ LAYERS: list[set[str]] = [
         "kernel.moments",
         "kernel.pacing",
         "kernel.signals",
+        "kernel.silence",
         "kernel.streams",
         "kernel.sockets",
         "kernel.singleflight",
