@@ -152,7 +152,12 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
 
     header_timeout_seconds: Annotated[
         float,
-        _seconds("Client: request line and headers must have come.", "10", low=1, group="Timeouts"),
+        _seconds(
+            "Client: request line and headers must have come; an idle connection is kept as long.",
+            "75",
+            low=1,
+            group="Timeouts",
+        ),
     ] = 10.0
     body_timeout_seconds: Annotated[float, _seconds("Client: longest pause in a request body.", "30")] = 30.0
     queue_timeout_seconds: Annotated[float, _seconds("Waiting for a connection to a busy service.", "5")] = (
