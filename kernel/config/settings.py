@@ -159,7 +159,9 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
             group="Timeouts",
         ),
     ] = 10.0
-    body_timeout_seconds: Annotated[float, _seconds("Client: longest pause in a request body.", "30")] = 30.0
+    body_timeout_seconds: Annotated[
+        float, _seconds("Client: longest pause in a request body; a small one (16 KiB) altogether.", "30")
+    ] = 30.0
     queue_timeout_seconds: Annotated[float, _seconds("Waiting for a connection to a busy service.", "5")] = (
         5.0
     )
@@ -175,7 +177,12 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     ] = 30.0
     upstream_max_connections: Annotated[
         int,
-        _var(integer(1, 65535), "Connections of a worker to one replica.", "128", group="Services"),
+        _var(
+            integer(1, 65535),
+            "Connections of a worker to one replica; half of them at most for long uploads.",
+            "128",
+            group="Services",
+        ),
     ] = 128
     upstream_max_waiting: Annotated[
         int,

@@ -1,7 +1,7 @@
 """The forwarder: one admitted request to a service, and its response back.
 
 Steps, by the same numbers in the code:
- 1. Read the body if it comes in one piece; a longer one is streamed.
+ 1. Read the body if it is small; a longer one is streamed.
  2. Build the request's head once, whatever the number of attempts.
  3. Choose a replica whose breaker admits a request.
  4. Take a connection: idle, new, or the next in the queue.
@@ -31,8 +31,9 @@ from kernel.problems import (
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.http1 import NEVER, Connection
 from kernel.upstream.pool import Sweeper
+from kernel.upstream.queue import Slots
 from kernel.upstream.response import COMPLETE
-from kernel.upstream.upload import TOO_SLOW, Upload
+from kernel.upstream.upload import Upload, beginning
 
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -54,7 +55,7 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
     body = b""
     if x.has_body:
         x.phase = "request-body"
-        body = await _first_part(x, upstream)
+        body = await beginning(x, upstream)
     streamed = not x.body_done
     # 2.
     if streamed:
@@ -77,10 +78,14 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
         x.phase = "connect"
         connection: Connection | None = None
         upload: Upload | None = None
+        uploads: Slots | None = None
         sent = 0.0
         try:
             # 4.
             pool = replica.pool
+            if streamed:
+                await pool.uploads.enter(x, upstream.sweeper.now)
+                uploads = pool.uploads
             if attempt == 1:
                 connection = pool.take_idle() or await pool.acquire(x)
             else:
@@ -147,15 +152,8 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
                 if upload is not None and not upload.close():
                     connection.dirty = True  # the rest of the request was never sent
                 pool.release(connection)
-
-
-async def _first_part(x: Exchange, upstream: Upstream) -> bytes:
-    sweeper = upstream.sweeper
-    try:
-        with sweeper.patience.limit(sweeper.now, upstream.body_timeout):
-            return await x.read()
-    except TimeoutError:
-        raise GatewayError(TOO_SLOW) from None
+            if uploads is not None:
+                uploads.leave()
 
 
 async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> None:

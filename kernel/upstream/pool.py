@@ -6,6 +6,7 @@ Rules:
 - Every connection that was acquired is released exactly once. `size` counts connections that are open or being opened;
   it never exceeds the cap and reaches zero when everything is closed. A slot is freed when its transport is gone, or when
   opening failed: `on_lost` is set only once opening has succeeded, so that never both count.
+- At most half of the connections take bodies that are still being sent: slow clients cannot have all of them.
 - Idle connections are used last in, first out, so that the surplus grows old and is closed.
 """
 
@@ -29,7 +30,7 @@ from kernel.problems import (
 from kernel.upstream.address import Address
 from kernel.upstream.http1 import Connection, Outbox
 from kernel.upstream.patience import Patience
-from kernel.upstream.queue import Queue
+from kernel.upstream.queue import Queue, Slots
 from kernel.upstream.quick import QuickReader
 
 _TICK = 0.05
@@ -87,6 +88,7 @@ class Pool:
         "size",
         "sweeper",
         "tls",
+        "uploads",
     )
 
     def __init__(
@@ -103,6 +105,8 @@ class Pool:
         self._reader = reader
         self.tls = tls
         self._queue = Queue(self._loop, limits.max_waiting, limits.queue_timeout, self._hand_on)
+        half = max(1, limits.max_connections // 2)
+        self.uploads = Slots(self._loop, half, limits.max_waiting, limits.queue_timeout)
         self._closed = False
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
@@ -120,12 +124,12 @@ class Pool:
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._queue)
+        return len(self._queue) + len(self.uploads.queue)
 
     @property
     def outstanding(self) -> int:
         """Requests that have a connection, wait for one to open, or queue."""
-        return self.size - len(self.idle) + len(self._queue)
+        return self.size - len(self.idle) + self.waiting
 
     def take_idle(self) -> Connection | None:
         """An idle connection, or None; never waits."""
@@ -196,6 +200,7 @@ class Pool:
             ):
                 connection.watching = Departure(connection.watched.receive, partial(_left, connection))
         self._queue.sweep(now)
+        self.uploads.queue.sweep(now)
         oldest = now - self._limits.keepalive
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
             self.idle.popleft().abort()
@@ -208,6 +213,7 @@ class Pool:
         while self.idle:
             self.idle.popleft().abort()
         self._queue.close()
+        self.uploads.queue.close()
 
     # --- inside ---
 

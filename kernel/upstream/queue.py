@@ -121,6 +121,28 @@ class Queue:
             place.given.set_exception(GatewayError(UPSTREAM_BUSY(why, _RETRY)))
 
 
+class Slots:
+    """Room for `most` at a time; who finds none waits in a queue of its own."""
+
+    __slots__ = ("_free", "queue")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, waiting: int, patience: float) -> None:
+        self._free = most
+        self.queue = Queue(loop, waiting, patience, lambda _: self.leave())
+
+    async def enter(self, x: Exchange, now: float) -> None:
+        """Take a slot; raises as `Queue.wait`."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self.queue.wait(x, now)
+
+    def leave(self) -> None:
+        """Give it back."""
+        if not self.queue.give(None):
+            self._free += 1
+
+
 def _left(place: _Place) -> None:
     """Give up a place whose client has left."""
     if place.x is not None and not place.given.done():

@@ -1,11 +1,17 @@
-"""Upload: streams a request's body to a service while the response is awaited, with back-pressure both ways."""
+"""Upload: a request's body on its way to a service.
+
+SECURITY: whoever sends slowly is to hold no connection to a service. A small body is read whole before one is taken; a
+longer one is streamed while the response is awaited, with back-pressure both ways, and only half of the connections
+(`Pool.uploads`) are for such.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import timeout as limit
+from collections.abc import Awaitable
 
-from kernel.exchange import Exchange
+from kernel.exchange import Exchange, Message
 from kernel.problems import BAD_REQUEST, BODY_TIMEOUT, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import Connection
@@ -13,6 +19,65 @@ from kernel.upstream.response import COMPLETE, HEAD
 
 # RFC 9110 section 15.5.9: the rest of the body is not waited for.
 TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
+
+_SMALL = 16 * 1024
+# So many seconds a body of unknown length may take to be known as a small one.
+_SOON = 0.1
+
+
+async def beginning(x: Exchange, upstream: Upstream) -> bytes:
+    """The whole body if it is small, else what came of it first; `x.body_done` tells.
+
+    Raises:
+        GatewayError: it is too large, too slow, or not as long as announced. ClientGone.
+    """
+    sweeper = upstream.sweeper
+    length = x.content_length
+    try:
+        with sweeper.patience.limit(sweeper.now, upstream.body_timeout):
+            body = await x.read()
+            if not x.body_done and length <= _SMALL:
+                body = await _gather(x, body)
+    except TimeoutError:
+        raise GatewayError(TOO_SLOW) from None
+    if x.body_done and length >= 0:
+        _judge(length - len(body))
+    return body
+
+
+async def _gather(x: Exchange, first: bytes) -> bytes:
+    """`first`, and what follows up to `_SMALL` bytes; of a body of unknown length, what follows soon."""
+    parts = [first]
+    size = len(first)
+    now = asyncio.get_running_loop().time
+    end = now() + _SOON
+    while not x.body_done and size < _SMALL and (x.content_length >= 0 or await _more(x, end - now())):
+        parts.append(await x.read())
+        size += len(parts[-1])
+    return b"".join(parts)
+
+
+async def _more(x: Exchange, seconds: float) -> bool:
+    """Whether something comes within `seconds`. It is for the next read in any case: nothing is lost."""
+    receive = x.receive
+    coming = asyncio.ensure_future(receive())
+
+    def resume() -> Awaitable[Message]:
+        x.receive = receive
+        return coming
+
+    x.receive = resume
+    await asyncio.wait((coming,), timeout=max(seconds, 0))
+    return coming.done()
+
+
+def _judge(left: int) -> None:
+    """Refuse a body that is not as long as its Content-Length."""
+    if left < 0:
+        # SECURITY: the surplus would be the next request on the service's connection (smuggling).
+        raise GatewayError(BAD_REQUEST("The body is longer than its Content-Length."))
+    if left > 0:
+        raise GatewayError(BAD_REQUEST("The body is shorter than its Content-Length."))
 
 
 class Upload:
@@ -57,8 +122,7 @@ class Upload:
             if left is not None:
                 left -= len(data)
                 if left < 0:
-                    # SECURITY: the surplus would be the next request on this connection (smuggling).
-                    raise GatewayError(BAD_REQUEST("The body is longer than its Content-Length."))
+                    _judge(left)
             connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
             try:
                 async with limit(upstream.idle_timeout):
@@ -71,7 +135,7 @@ class Upload:
             except TimeoutError:
                 raise GatewayError(TOO_SLOW) from None
         if left:
-            raise GatewayError(BAD_REQUEST("The body is shorter than its Content-Length."))
+            _judge(left)
         if self._chunked:
             connection.write(b"0\r\n\r\n")
         self._ended = True

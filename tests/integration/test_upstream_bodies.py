@@ -39,6 +39,7 @@ from tests.support.scripted_upstream import (
 )
 
 MIB = bytes(1024 * 1024)
+LONG = bytes(20_000)  # too long to be read before the service is asked
 H = b"HTTP/1.1 200 OK\r\n"
 
 
@@ -95,8 +96,8 @@ async def test_a_body_of_unknown_length_streams_in_chunks() -> None:
 
     async with scripted(script) as server, upstream_of(server.url) as upstream:
         for _ in range(2):
-            await ask(upstream, Client("POST", body=[b"one", b"", b"two", b"x" * 70_000], length=-1))
-        assert seen == [b"onetwo" + b"x" * 70_000] * 2
+            await ask(upstream, Client("POST", body=[LONG, b"", b"two", b"x" * 70_000], length=-1))
+        assert seen == [LONG + b"two" + b"x" * 70_000] * 2
         assert server.connections == 1
 
 
@@ -159,18 +160,29 @@ async def test_an_endless_upload_to_a_slow_service_is_held_back() -> None:
 @both_loops
 async def test_a_client_that_stops_sending_is_a_408() -> None:
     async with scripted(replies(OK)) as server, upstream_of(server.url, body_timeout=0.05) as upstream:
-        for body in ([], [b"a"]):
+        for body, length in (([], 9), ([b"a"], 9), ([], -1), ([LONG], 30_000)):
             assert server.connections == 0
             with pytest.raises(GatewayError) as caught:
-                await ask(upstream, Client("POST", body=body, stall=True, length=9))
+                await ask(upstream, Client("POST", body=body, stall=True, length=length))
             assert caught.value.problem.kind is BODY_TIMEOUT
             assert (b"connection", b"close") in caught.value.problem.headers
         await eventually(lambda: server.open == 0)
 
 
 @both_loops
-@pytest.mark.parametrize("body", [[b"1234", b"5678"], [b"1234", b"56", b"78"]])
-async def test_a_body_longer_than_its_length_never_reaches_the_service_whole(body: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        ([b"1234", b"5678"], 7),
+        ([b"1234", b"56", b"78"], 7),
+        ([b"12345678"], 7),
+        ([LONG, b"1234", b"5678"], len(LONG) + 7),
+        ([LONG, b"1234", b"56", b"78"], len(LONG) + 7),
+    ],
+)
+async def test_a_body_longer_than_its_length_never_reaches_the_service_whole(
+    body: list[bytes], length: int
+) -> None:
     seen = bytearray()
 
     async def script(peer: Peer) -> None:
@@ -178,29 +190,32 @@ async def test_a_body_longer_than_its_length_never_reaches_the_service_whole(bod
             seen.extend(data)
 
     async with scripted(script) as server, upstream_of(server.url) as upstream:
-        assert await kind_of(upstream, Client("POST", body=body, length=7)) is BAD_REQUEST
+        assert await kind_of(upstream, Client("POST", body=body, length=length)) is BAD_REQUEST
         await eventually(lambda: server.open == 0)
-        assert len(seen.partition(b"\r\n\r\n")[2]) <= 7
+        assert len(seen.partition(b"\r\n\r\n")[2]) <= length
 
 
 @both_loops
-async def test_a_body_shorter_than_its_length_is_a_400() -> None:
+@pytest.mark.parametrize("body", [[b"123"], [b"12", b"3"], [LONG, b"3"]])
+async def test_a_body_shorter_than_its_length_is_a_400(body: list[bytes]) -> None:
     async def script(peer: Peer) -> None:
         await peer.gone()
 
     async with scripted(script) as server, upstream_of(server.url) as upstream:
-        assert await kind_of(upstream, Client("POST", body=[b"12", b"3"], length=7)) is BAD_REQUEST
+        client = Client("POST", body=body, length=sum(map(len, body)) + 4)
+        assert await kind_of(upstream, client) is BAD_REQUEST
         await eventually(lambda: server.open == 0)
 
 
 @both_loops
-async def test_a_body_over_the_limit_ends_the_request() -> None:
+@pytest.mark.parametrize("body", [[b"123", b"456"], [LONG, b"456"]])
+async def test_a_body_over_the_limit_ends_the_request(body: list[bytes]) -> None:
     async def script(peer: Peer) -> None:
         await peer.gone()
 
     async with scripted(script) as server, upstream_of(server.url) as upstream:
-        client = Client("POST", body=[b"123", b"456"], length=-1)
-        client.x.max_body = 5
+        client = Client("POST", body=body, length=-1)
+        client.x.max_body = len(body[0]) + 2
         assert await kind_of(upstream, client) is BODY_TOO_LARGE
         await eventually(lambda: server.open == 0)
 
@@ -222,7 +237,7 @@ async def test_the_request_is_cancelled_when_its_client_leaves(phase: str) -> No
             await peer.send(b"a" * 65536)
         await peer.gone()
 
-    client = Client("POST", body=[b"x"], stall=True, length=9) if phase == "upload" else Client()
+    client = Client("POST", body=[LONG], stall=True, length=30_000) if phase == "upload" else Client()
     if phase == "slow":
         client.taking.clear()
     async with scripted(script) as server, upstream_of(server.url) as upstream:
