@@ -28,9 +28,11 @@ class Service:
     def __init__(self) -> None:
         self.seen: list[bytes] = []
         self.open = 0
+        self.writers: set[asyncio.StreamWriter] = set()
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.writers.add(writer)
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 self.seen.append(head)
@@ -57,6 +59,7 @@ class Service:
             pass
         finally:
             self.open -= 1
+            self.writers.discard(writer)
             writer.close()
 
 
@@ -75,6 +78,9 @@ async def service(port: int) -> AsyncIterator[Service]:
     made = Service()
     async with await asyncio.start_server(made, "127.0.0.1", port):
         yield made
+        # Since Python 3.12 a server waits for its connections, and the gateway keeps them.
+        for writer in made.writers:
+            writer.close()
 
 
 def client(gateway: GatewayProcess) -> httpx.AsyncClient:

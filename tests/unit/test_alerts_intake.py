@@ -35,8 +35,6 @@ def dispatched(frame: bytes) -> list[Message]:
         (b'{"alert_id": "a",}', "not-json"),
         (b'{"a": NaN}', "not-json"),
         (b'{"a": "\n"}', "not-json"),
-        (b"[" * 5000 + b"]" * 5000, "not-json"),
-        (b'{"a":' * 5000 + b"1" + b"}" * 5000, "not-json"),
         (b"\xef\xbb\xbf{}", "not-json"),
         (b"[]", "not-object"),
         (b"null", "not-object"),
@@ -49,8 +47,21 @@ def dispatched(frame: bytes) -> list[Message]:
 def test_what_is_no_alert_is_malformed_and_says_why(data: bytes, reason: str) -> None:
     with pytest.raises(Malformed) as caught:
         parse(CHANNEL, data, 65536)
-    # Depth is refused as such or as a wrong shape, by whichever limit comes first.
-    assert str(caught.value) == reason or data.startswith((b"[[", b'{"a":{'))
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a":', b'{"alert_id":', b'{"alert_id":"a","a":['])
+def test_deep_nesting_is_malformed_or_passed_on(opened: bytes) -> None:
+    # How deep is too deep is the interpreter's affair: Python 3.13 reads ten times the depth that 3.11 does.
+    depth = 65000 // (len(opened) + 2)
+    closed = b"".join({ord("["): b"]", ord("{"): b"}"}.get(byte, b"") for byte in reversed(opened))
+    data = opened * depth + b"1" + closed * depth
+    try:
+        passed = Event(HERE, parse(CHANNEL, data, 65536).payload)
+    except Malformed as malformed:
+        assert str(malformed) in {"not-json", "not-object"}
+    else:
+        assert passed.frame.endswith(b"data: " + data + b"\n\n")
 
 
 @pytest.mark.parametrize("tenant", [b"", b"a b", b"a:b", b"*", b"x" * 65, b"\xff", b"a\n", "ñ".encode()])
