@@ -1,19 +1,21 @@
 """`gateway run`: the parent process. It owns the run directory, the embedded store and granian's workers.
 
-The workers are forked from a parent that has everything imported and no thread of its own: they start in milliseconds
-and share its memory.
+On Linux the workers are forked from a parent that has everything imported and no thread of its own: they start in
+milliseconds and share its memory. Elsewhere they are started anew, as is the custom there, in a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import resource
 import secrets
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from kernel.identity.pem import generate_pair
 from kernel.signals import hold_in_workers, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
-from kernel.worker import Worker
+from kernel.worker import load
 
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
@@ -99,6 +101,8 @@ def run(settings: Settings) -> int:
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
 
     stop_cleanly()
+    if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
+        multiprocessing.set_start_method("fork")  # the default until Python 3.13
     with contextlib.ExitStack() as resources:
         run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-", dir=_short_directory()))
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
@@ -144,5 +148,5 @@ def run(settings: Settings) -> int:
         gc.collect()
         gc.freeze()
         hold_in_workers()
-        server.serve(target_loader=lambda: Worker(settings, store_url, run_dir, parent), wrap_loader=False)
+        server.serve(target_loader=partial(load, settings, store_url, run_dir, parent), wrap_loader=False)
     return 0

@@ -28,7 +28,12 @@ def hold_in_workers() -> None:
     It is forked with handlers that set flags nobody reads there, and while its loop stands still between start-up and
     service, uvloop's handlers forget what they hear: the parent would wait until it has to kill it.
     """
-    os.register_at_fork(before=_hold, after_in_parent=_release)
+    os.register_at_fork(before=hold, after_in_parent=_release)
+
+
+def hold() -> None:
+    """Hold stops back in this process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def release_soon(loop: asyncio.AbstractEventLoop) -> None:
@@ -44,10 +49,6 @@ def tell_server() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
-
-
-def _hold() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
 
 
 def _release() -> None:

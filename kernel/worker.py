@@ -23,7 +23,7 @@ from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
-from kernel.signals import release_soon, tell_server
+from kernel.signals import hold, release_soon, tell_server
 from kernel.silence import Silence
 from kernel.state import State
 
@@ -32,6 +32,12 @@ _PR_SET_PDEATHSIG = 1
 _CLOSE_LINGER_SECONDS = 0.1
 # Beyond the longest that anything on a connection may be silent.
 _IDLE_MARGIN_SECONDS = 30.0
+
+
+def load(settings: Settings, store_url: str, run_dir: Path, parent: int) -> Worker:
+    """The application, for granian to call in a worker's process, be that forked or started anew."""
+    hold()
+    return Worker(settings, store_url, run_dir, parent)
 
 
 class Worker:

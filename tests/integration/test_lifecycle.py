@@ -98,6 +98,22 @@ def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
     assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
 
 
+def test_where_workers_are_not_forked_they_serve_and_stop_the_same(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    # macOS starts processes anew ("spawn"), so everything a worker is given must be able to travel.
+    env = stack_env(upstream, session_store, TMPDIR=str(tmp_path), WORKERS="2")
+    gateway = start_gateway(env, tmp_path, start_method="spawn")
+    try:
+        stack = Stack(gateway, upstream)
+        assert stack.ask().status == 200
+        poll(lambda: metric(gateway.port, "gateway_workers ") == 2)
+    finally:
+        code = gateway.stop()
+    assert code == 0, gateway.log()
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
 def test_workers_do_not_outlive_their_parent(
     tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
 ) -> None:

@@ -29,6 +29,14 @@ def free_port() -> int:
         return port
 
 
+_BY_METHOD = """
+import multiprocessing, sys
+multiprocessing.set_start_method(sys.argv[1])
+from kernel.cli import main
+sys.exit(main(["run"]))
+"""
+
+
 @dataclass
 class GatewayProcess:
     """A running `gateway run`. `log()` is everything it has printed."""
@@ -76,8 +84,11 @@ def service_env(url: str) -> dict[str, str]:
     return {service.env: url for service in SERVICES}
 
 
-def start_gateway(env: dict[str, str], directory: Path, *, max_files: int | None = None) -> GatewayProcess:
-    """Run `gateway run` with exactly `env` (and PATH), ready to answer; `max_files` is the limit of open files."""
+def start_gateway(
+    env: dict[str, str], directory: Path, *, max_files: int | None = None, start_method: str = ""
+) -> GatewayProcess:
+    """Run `gateway run` with exactly `env` (and PATH), ready to answer; `max_files` is the limit of open files, and
+    `start_method` that of multiprocessing where it is not this system's default."""
     port = int(env.get("PORT", 0)) or free_port()
     full = {
         "PATH": os.environ["PATH"],
@@ -89,9 +100,10 @@ def start_gateway(env: dict[str, str], directory: Path, *, max_files: int | None
     }
     output = Path(tempfile.mkstemp(dir=directory, suffix=".log")[1])
     limited = [] if max_files is None else ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(max_files)]
+    program = ["-m", "kernel", "run"] if not start_method else ["-c", _BY_METHOD, start_method]
     with output.open("wb") as sink:
         process = subprocess.Popen(
-            [*limited, sys.executable, "-m", "kernel", "run"],
+            [*limited, sys.executable, *program],
             env=full,
             stdout=sink,
             stderr=sink,

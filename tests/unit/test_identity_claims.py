@@ -165,13 +165,13 @@ def test_payload_that_is_no_object_is_refused(payload: bytes) -> None:
 
 def test_deep_nesting_in_an_unknown_claim_is_refused_or_ignored() -> None:
     # How deep is too deep is the interpreter's affair: Python 3.13 reads ten times the depth that 3.11 does.
-    nested = json.dumps(access_payload()).encode()[:-1] + b',"x":' + b"[" * 2500 + b"]" * 2500 + b"}"
+    payload = access_payload()
+    nested = json.dumps(payload).encode()[:-1] + b',"x":' + b"[" * 2500 + b"]" * 2500 + b"}"
     try:
-        claims = decode_claims(nested)
+        got: object = decode_claims(nested)
     except TokenError as error:
-        assert error.kind is TOKEN_CLAIMS
-    else:
-        assert claims == decode_claims(json.dumps(access_payload()).encode())
+        got = error.kind
+    assert got == TOKEN_CLAIMS or got == decode_claims(json.dumps(payload).encode())
 
 
 def test_more_tenants_than_the_bound_are_refused() -> None:
