@@ -32,11 +32,13 @@ def write(
         if not row.wrong and row.samples.get(main.name)
     ]
     title = f"requests per second, {main.title}, one core"
-    (REPOSITORY / PICTURE).write_text(plot.bars(title, measured, "Bakery Gateway"))
-    text = README.read_text()
+    (REPOSITORY / PICTURE).write_text(plot.bars(title, measured, "Bakery Gateway"), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    README.write_text(f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}")
+    README.write_text(
+        f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}", encoding="utf-8"
+    )
 
 
 def block(

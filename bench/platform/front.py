@@ -17,7 +17,7 @@ class Front:
     """Serves the page at `/`, for `user` unless its address names another account."""
 
     def __init__(self, user: User) -> None:
-        script = _PAGE.read_text()
+        script = _PAGE.read_text(encoding="utf-8")
         for name, value in (("ACCOUNT", user.email), ("PASSWORD", PASSWORD)):
             script = script.replace(name, msgspec.json.encode(value).decode())
         self._page = Response(

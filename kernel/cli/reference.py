@@ -74,10 +74,10 @@ def documents() -> Iterator[Path]:
 def main() -> None:
     """Rewrite the blocks of every document that has some."""
     for path in documents():
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8")
         after = renewed(before)
         if after != before:
-            path.write_text(after)
+            path.write_text(after, encoding="utf-8")
             sys.stdout.write(f"{path.relative_to(ROOT)} rewritten\n")
 
 

@@ -73,11 +73,12 @@ def alive(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def demo(directory: Path, *arguments: str) -> Iterator[DemoProcess]:
+def demo(directory: Path, *arguments: str, **variables: str) -> Iterator[DemoProcess]:
     info_file, output = directory / "info.json", directory / "output"
     # Not below pytest's directory, whose path is too long for the store's socket.
     temporary = Path(tempfile.mkdtemp(prefix="test-demo-"))
-    environment = {k: v for k, v in os.environ.items() if k != "PORT"} | {"TMPDIR": str(temporary)}
+    inherited = {name: value for name, value in os.environ.items() if name != "PORT"}
+    environment = inherited | {"TMPDIR": str(temporary)} | variables
     command = [sys.executable, "-m", "kernel", "demo", "--port", "0", "--info", str(info_file), *arguments]
     with output.open("wb") as sink:
         process = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, process_group=0)
@@ -244,6 +245,11 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     assert not running.info_file.exists()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/health/live", trust_env=False)
+
+
+def test_a_terminal_without_accents_is_no_obstacle(tmp_path: Path) -> None:
+    with demo(tmp_path, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") as running:
+        assert "Panader\\xeda La Espiga" in running.printed()
 
 
 def test_killed_demo_leaves_no_process(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,7 +188,7 @@ def test_routes_prints_json_with_every_field(gateway: Gateway) -> None:
 
 
 def test_a_closed_pipe_ends_it_quietly() -> None:
-    command = f"{sys.executable} -m kernel routes | head -1"
+    command = f"{shlex.quote(sys.executable)} -m kernel routes | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert done.stdout.startswith("METHODS")
     assert done.stderr == ""
