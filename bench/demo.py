@@ -31,7 +31,9 @@ from bench.files import write_private
 from bench.follow import Follower, Style
 from bench.platform.info import Info
 from bench.supervisor import Child, ChildDied, Stopped, Supervisor
+from kernel.addresses import in_url
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
+from kernel.temporary import NoDirectory, make_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,8 +41,6 @@ _START_SECONDS = 20.0
 _GATEWAY_STOP_SECONDS = 2.0
 _PLATFORM_STOP_SECONDS = 0.5
 _POLL_SECONDS = 0.02
-# What macOS allows; Linux has four more.
-_SOCKET_PATH_BYTES = 103
 # Of the caller's environment, what would point the gateway elsewhere or make it hard to reach.
 _DROPPED = (
     "REDIS_",
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         # Nobody reads any more; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (DemoError, ChildDied, EmbeddedStoreError) as error:
+    except (DemoError, ChildDied, EmbeddedStoreError, NoDirectory) as error:
         sys.stderr.write(f"gateway demo: {error}\n")
         return 1
 
@@ -119,10 +119,10 @@ class Demo:
         self._supervisor: Supervisor
 
     def start(self) -> None:
-        """Steps 1 to 3. Raises `DemoError`, `ChildDied`, `EmbeddedStoreError`, `Stopped`."""
+        """Steps 1 to 3. Raises `DemoError`, `ChildDied`, `EmbeddedStoreError`, `NoDirectory`, `Stopped`."""
         self._port = claim_port(self._options.host, self._options.port)
-        self._url = f"http://{reachable(self._options.host)}:{self._port}"
-        self._directory = Path(tempfile.mkdtemp(prefix="bakery-", dir=short_directory()))
+        self._url = f"http://{in_url(reachable(self._options.host))}:{self._port}"
+        self._directory = make_directory("bakery-")
         self._resources.callback(shutil.rmtree, self._directory, ignore_errors=True)
         self._supervisor = self._resources.enter_context(Supervisor())
         # Whatever anyone of them leaves behind goes with the directory.
@@ -213,27 +213,21 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def short_directory() -> str:
-    """Where temporary files go, but /tmp when that is so long that the store's socket (49 bytes more) would not fit."""
-    usual = tempfile.gettempdir()
-    return usual if len(os.fsencode(usual)) <= _SOCKET_PATH_BYTES - 49 else "/tmp"
-
-
 def reachable(host: str) -> str:
     """Where a client on this machine finds a server that listens on `host`."""
-    return "127.0.0.1" if host in ("", "0.0.0.0") else host
+    return {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
 def claim_port(host: str, port: int) -> int:
     """`port`, or a free one for 0. Raises `DemoError` when it cannot be listened on."""
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         # Without SO_REUSEPORT: the gateway's workers share their port, so they would join another gateway's silently.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             raise DemoError(
-                f"cannot listen on {host}:{port}: {error.strerror}. Choose another port: "
+                f"cannot listen on {in_url(host)}:{port}: {error.strerror}. Choose another port: "
                 f"make demo PORT={port + 1}, or gateway demo --port {port + 1} (0: any free one)."
             ) from None
         free: int = probe.getsockname()[1]

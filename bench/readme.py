@@ -37,7 +37,8 @@ def write(
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
     README.write_text(
-        f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}", encoding="utf-8"
+        f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}",
+        encoding="utf-8",
     )
 
 

@@ -19,6 +19,11 @@ def _plain(network: Network) -> Network:
     return network
 
 
+def in_url(host: str) -> str:
+    """A host as a URL writes it: an IPv6 address in brackets (RFC 3986 section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Peers:
     """Which addresses lie in a list of networks; remembered, since one load balancer makes most connections."""
 

@@ -14,7 +14,6 @@ import resource
 import secrets
 import shutil
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,16 +21,17 @@ from typing import Any
 import msgspec
 
 from kernel import __version__
+from kernel.addresses import in_url
 from kernel.config import Settings
 from kernel.identity.pem import generate_pair
 from kernel.signals import hold_in_workers, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
+from kernel.temporary import NoDirectory, make_directory
 from kernel.worker import load
 
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
-_MAX_TMPDIR = 60
 # jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
 # within one page more; the read buffer of an HTTP/1.1 connection is such a block, and that page was 4 KiB of each
 # connection's memory.
@@ -58,11 +58,6 @@ def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
         changes |= {"jwt_public_key": public, "provisional_keys": True}
         _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
     return msgspec.structs.replace(settings, **changes)
-
-
-def _short_directory() -> str | None:
-    """Where to make the run directory: as usual, unless that path leaves no room for a unix socket's name (107 bytes)."""
-    return "/tmp" if len(tempfile.gettempdir()) > _MAX_TMPDIR else None  # noqa: S108  # the name below it is random, 0700
 
 
 def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
@@ -104,7 +99,11 @@ def run(settings: Settings) -> int:
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")  # the default until Python 3.13
     with contextlib.ExitStack() as resources:
-        run_dir = Path(tempfile.mkdtemp(prefix="bakery-gateway-", dir=_short_directory()))
+        try:
+            run_dir = make_directory("bakery-gateway-")
+        except NoDirectory as error:
+            _say(str(error))
+            return 1
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
         os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
         if settings.environment == "dev":
@@ -142,7 +141,7 @@ def run(settings: Settings) -> int:
             ssl_cert=settings.tls_cert_file,
             ssl_key=settings.tls_key_file,
         )
-        _say(f"version {__version__}, {settings.environment}, http://{settings.host}:{settings.port}")
+        _say(f"version {__version__}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
         parent = os.getpid()
         gc.collect()

@@ -15,14 +15,14 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from kernel.temporary import NoDirectory, make_directory
+
 _READY_SECONDS = 10.0
-_MAX_TMPDIR = 60
 _PR_SET_PDEATHSIG = 1
 
 
@@ -95,9 +95,10 @@ class EmbeddedStore:
             return self
         binary = find_binary()
         if self._directory is None:
-            # A unix socket's path has 107 bytes at most; the name below /tmp is random and its directory 0700.
-            base = "/tmp" if len(tempfile.gettempdir()) > _MAX_TMPDIR else None  # noqa: S108
-            self._directory = Path(tempfile.mkdtemp(prefix="bakery-store-", dir=base))
+            try:
+                self._directory = make_directory("bakery-store-")
+            except NoDirectory as error:
+                raise EmbeddedStoreError(str(error)) from None
         if self._wanted_port is not None and self._port is None:
             self._port = self._wanted_port or _free_port()
         self._owner = os.getpid()

@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from kernel.addresses import in_url
+
 
 class Address(Struct, frozen=True):
     """`path` is a unix socket's, else empty; `authority` is the Host that requests name; `prefix` precedes every target."""
@@ -25,5 +27,5 @@ def parse(url: str) -> Address:
     tls = parts.scheme == "https"
     host = parts.hostname or ""
     port = parts.port or (443 if tls else 80)
-    shown = f"[{host}]" if ":" in host else host
+    shown = in_url(host)
     return Address(host, port, tls, authority=shown if parts.port is None else f"{shown}:{port}")

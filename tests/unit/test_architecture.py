@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
         "kernel.streams",
         "kernel.sockets",
         "kernel.singleflight",
+        "kernel.temporary",
     },
     {"kernel.exchange", "kernel.trie"},
     {"kernel.departure"},

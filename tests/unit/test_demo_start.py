@@ -1,23 +1,12 @@
-"""How the demo finds its place: directory and port."""
+"""How the demo finds its place."""
 
 from __future__ import annotations
 
 import socket
-import tempfile
 
 import pytest
 
-from bench.demo import DemoError, claim_port, reachable, short_directory
-
-
-@pytest.mark.parametrize(
-    ("usual", "taken"), [("/var/tmp", "/var/tmp"), ("/" + "x" * 53, None), ("/" + "x" * 54, "/tmp")]
-)
-def test_long_temporary_directory_is_avoided(
-    usual: str, taken: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", usual)
-    assert short_directory() == (taken or usual)
+from bench.demo import DemoError, claim_port, reachable
 
 
 def test_port_of_a_server_that_shares_it_counts_as_taken() -> None:
@@ -31,12 +20,22 @@ def test_port_of_a_server_that_shares_it_counts_as_taken() -> None:
     assert claim_port("127.0.0.1", port) == port
 
 
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_port_is_looked_for_in_the_address_s_family(host: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(DemoError, match=rf"\[{host}\]:{port}"):
+            claim_port(host, port)
+    assert claim_port(host, port) == port
+
+
 def test_port_zero_is_any_free_one() -> None:
     assert claim_port("127.0.0.1", 0) > 0
 
 
 @pytest.mark.parametrize(
-    ("host", "shown"), [("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("192.0.2.1", "192.0.2.1")]
+    ("host", "shown"),
+    [("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("192.0.2.1", "192.0.2.1"), ("::", "::1"), ("::1", "::1")],
 )
 def test_url_of_the_demo_can_be_reached(host: str, shown: str) -> None:
     assert reachable(host) == shown
