@@ -32,6 +32,7 @@ from bench.follow import Follower, Style
 from bench.platform.info import Info
 from bench.supervisor import Child, ChildDied, Stopped, Supervisor
 from kernel.addresses import in_url
+from kernel.listening import probe
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.temporary import NoDirectory, make_directory
 
@@ -220,18 +221,14 @@ def reachable(host: str) -> str:
 
 def claim_port(host: str, port: int) -> int:
     """`port`, or a free one for 0. Raises `DemoError` when it cannot be listened on."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        # Without SO_REUSEPORT: the gateway's workers share their port, so they would join another gateway's silently.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise DemoError(
-                f"cannot listen on {in_url(host)}:{port}: {error.strerror}. Choose another port: "
-                f"make demo PORT={port + 1}, or gateway demo --port {port + 1} (0: any free one)."
-            ) from None
-        free: int = probe.getsockname()[1]
-        return free
+    try:
+        # Alone: the gateway's workers share their port, so they would join another gateway's.
+        return probe(host, port)
+    except OSError as error:
+        raise DemoError(
+            f"cannot listen on {in_url(host)}:{port}: {error.strerror}. Choose another port: "
+            f"make demo PORT={port + 1}, or gateway demo --port {port + 1} (0: any free one)."
+        ) from None
 
 
 def is_ready(address: tuple[str, int]) -> bool:

@@ -24,6 +24,7 @@ from kernel import __version__
 from kernel.addresses import in_url
 from kernel.config import Settings
 from kernel.identity.pem import generate_pair
+from kernel.listening import CannotListen, claim
 from kernel.signals import hold_in_workers, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
@@ -89,6 +90,15 @@ def _connections(settings: Settings) -> int:
 
 def run(settings: Settings) -> int:
     """Serve until SIGINT or SIGTERM. Returns the exit code."""
+    try:
+        _serve(settings)
+    except (CannotListen, NoDirectory, EmbeddedStoreError) as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+def _serve(settings: Settings) -> None:
     # Imported here: `gateway check` and the like need no server.
     os.environ.setdefault(*_ALLOCATOR)
     from granian import Granian  # noqa: PLC0415
@@ -98,21 +108,15 @@ def run(settings: Settings) -> int:
     stop_cleanly()
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")  # the default until Python 3.13
+    if claim(settings.host, settings.port):
+        _say(f"others listen on port {settings.port}, too, and share it: connections go to any of them")
     with contextlib.ExitStack() as resources:
-        try:
-            run_dir = make_directory("bakery-gateway-")
-        except NoDirectory as error:
-            _say(str(error))
-            return 1
+        run_dir = make_directory("bakery-gateway-")
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
         os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
         if settings.environment == "dev":
             settings = _development_defaults(settings, run_dir)
-        try:
-            store_url = _store_url(settings, resources)
-        except EmbeddedStoreError as error:
-            _say(str(error))
-            return 1
+        store_url = _store_url(settings, resources)
         grace = settings.shutdown_grace_seconds
         server = Granian(
             "kernel.worker",
@@ -148,4 +152,3 @@ def run(settings: Settings) -> int:
         gc.freeze()
         hold_in_workers()
         server.serve(target_loader=partial(load, settings, store_url, run_dir, parent), wrap_loader=False)
-    return 0

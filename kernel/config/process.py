@@ -48,7 +48,7 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
         _var(PATH, "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`.", "/run/tls/tls.crt"),
     ] = None
     tls_key_file: Annotated[
-        Path | None, _var(PATH, "PEM private key (PKCS#8) of `TLS_CERT_FILE`.", "/run/tls/tls.key")
+        Path | None, _var(PATH, "PEM private key of `TLS_CERT_FILE`, not encrypted.", "/run/tls/tls.key")
     ] = None
     http2: Annotated[
         bool,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from kernel.config.errors import ConfigError
+from kernel.config.files import audit_file_can_be_written, tls_needs_both
 from kernel.config.settings import Settings
 
 # SECURITY: printed in the platform's documentation, hence known to everyone.
@@ -43,23 +44,6 @@ def credentials_need_origins(settings: Settings, given: frozenset[str]) -> Itera
         yield ConfigError("CORS_ORIGINS", problem, "https://app.example.com")
 
 
-def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
-    pair = {"TLS_CERT_FILE": settings.tls_cert_file, "TLS_KEY_FILE": settings.tls_key_file}
-    for name, path in pair.items():
-        other = next(each for each in pair if each != name)
-        if path is None and pair[other] is not None:
-            yield ConfigError(
-                name, f"is needed beside {other}", "/run/tls/" + ("tls.crt", "tls.key")["KEY" in name]
-            )
-        if path is None:
-            continue
-        try:
-            with open(path, "rb"):
-                pass
-        except OSError as error:
-            yield ConfigError(name, f"the file cannot be read: {error.strerror}")
-
-
 def _public_nominatim(settings: Settings) -> bool:
     return f".{urlsplit(settings.nominatim_url).hostname}".endswith(".openstreetmap.org")
 
@@ -76,6 +60,7 @@ RULES: tuple[Rule, ...] = (
     store_is_named,
     credentials_need_origins,
     tls_needs_both,
+    audit_file_can_be_written,
     public_nominatim_is_spared,
 )
 

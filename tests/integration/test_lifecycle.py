@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -64,7 +66,7 @@ def test_two_workers_share_the_port_the_limit_and_the_metrics(
     assert seen[429] == 120 - seen[200]
     assert metric(gateway.port, 'gateway_requests_total{method="GET",path="/api/v1/inventory/**"') == 121
     assert metric(gateway.port, "gateway_rate_limit_exceeded_total{") == seen[429]
-    assert metric(gateway.port, "gateway_workers ") == 2
+    poll(lambda: metric(gateway.port, "gateway_workers ") == 2)  # they hear of each other once a second
 
 
 def test_a_killed_worker_is_replaced_and_the_counters_never_fall(
@@ -79,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_the_counters_never_fall(
     before = metric(gateway.port, name)
     [victim, other] = workers(gateway)
     os.kill(victim, signal.SIGKILL)
-    poll(lambda: len(workers(gateway)) == 2 and victim not in workers(gateway), seconds=15)
+    poll(lambda: len(alive := workers(gateway)) == 2 and victim not in alive, seconds=15)
     assert other in workers(gateway)
     poll(lambda: metric(gateway.port, "gateway_workers ") == 2)
     assert metric(gateway.port, name) >= before
@@ -112,6 +114,19 @@ def test_where_workers_are_not_forked_they_serve_and_stop_the_same(
         code = gateway.stop()
     assert code == 0, gateway.log()
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_taken_port_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        env = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": port, "TMPDIR": str(tmp_path)}
+        command = [sys.executable, "-m", "kernel", "run"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"gateway: cannot listen on 127.0.0.1:{port}: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_workers_do_not_outlive_their_parent(

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from kernel.problems import (
     BAD_REQUEST,
@@ -27,6 +22,7 @@ from kernel.problems import (
 from kernel.upstream.balance import Upstream
 from kernel.upstream.forward import forward
 from kernel.upstream.http1 import HIGH_WATER
+from tests.support.certificates import pair
 from tests.support.scripted_upstream import (
     OK,
     Client,
@@ -337,21 +333,10 @@ async def test_a_long_response_streams_whole_and_its_connection_serves_again(chu
 
 def certificate(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """A server's context and a client's that trusts it, for 127.0.0.1's name `localhost`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    both = directory / "both.pem"
-    pem = serialization.Encoding.PEM
-    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    both.write_bytes(secret + made.public_bytes(pem))
+    chain, key = pair(directory)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(both)
-    return server, ssl.create_default_context(cadata=made.public_bytes(pem).decode())
+    server.load_cert_chain(chain, key)
+    return server, ssl.create_default_context(cafile=chain)
 
 
 @both_loops

@@ -133,16 +133,20 @@ def recording_upstream() -> Iterator[Recorder]:
         recorder.port = server.sockets[0].getsockname()[1]
         return server
 
+    async def end(server: asyncio.Server) -> None:
+        server.close()
+        for _ in range(10):  # one that has just been accepted has no transport for some turns
+            for transport in list(recorder.transports):
+                assert transport is not None
+                transport.abort()
+            await asyncio.sleep(0)
+
     def run() -> None:
         asyncio.set_event_loop(loop)
         server = loop.run_until_complete(serve())
         ready.set()
         loop.run_forever()
-        server.close()
-        for transport in list(recorder.transports):
-            assert transport is not None
-            transport.abort()
-        loop.run_until_complete(asyncio.sleep(0))
+        loop.run_until_complete(end(server))
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 

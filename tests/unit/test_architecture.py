@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
     {
         "kernel.config",
         "kernel.cookies",
+        "kernel.listening",
         "kernel.credentials",
         "kernel.moments",
         "kernel.pacing",

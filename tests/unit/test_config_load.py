@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel.config import ConfigErrors, Settings, load, load_with_warnings
+from tests.support.config import problems
 
 PUBLISHED = "usMHw9kQCQoyrc7wPmMi3bClr0lTY9wvzZmcTbADvL0="
 SOUND = {
@@ -18,13 +19,6 @@ SOUND = {
     "TRUSTED_PROXIES": "10.0.0.0/8",
     "NOMINATIM_CONTACT": "ops@bakery.example",
 }
-
-
-def problems(environ: dict[str, str], env_file: Path | None = None) -> dict[str, str]:
-    """What is wrong, by variable."""
-    with pytest.raises(ConfigErrors) as raised:
-        load(environ, env_file)
-    return {error.variable: error.problem for error in raised.value.errors}
 
 
 def doubts(environ: dict[str, str]) -> dict[str, str]:
@@ -134,16 +128,6 @@ def test_a_missing_store_is_not_reported_beside_a_malformed_one() -> None:
 def test_any_origin_does_not_go_with_credentials() -> None:
     assert "does not go with credentials" in problems({"CORS_ORIGINS": "https://a.example,*"})["CORS_ORIGINS"]
     assert load({"CORS_ORIGINS": "*", "CORS_ALLOW_CREDENTIALS": "false"}).cors_origins == ("*",)
-
-
-def test_tls_needs_both_files_and_can_read_them(tmp_path: Path) -> None:
-    certificate = tmp_path / "tls.crt"
-    certificate.touch()
-    assert problems({"TLS_CERT_FILE": str(certificate)}) == {"TLS_KEY_FILE": "is needed beside TLS_CERT_FILE"}
-    found = problems({"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(tmp_path / "none")})
-    assert found == {"TLS_KEY_FILE": "the file cannot be read: No such file or directory"}
-    settings = load({"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(certificate)})
-    assert settings.tls_cert_file == certificate
 
 
 @pytest.mark.parametrize("algorithm", ["none", "HS256", "rs256", "RS257"])

@@ -13,6 +13,7 @@ from kernel.config import Settings, load, tables
 from kernel.config.reference import BEGIN, END, reference
 from kernel.config.values import PATH
 from kernel.config.variables import VARIABLES, Variable
+from tests.support.certificates import pair
 
 README = Path(__file__).parents[2] / "README.md"
 COMPUTED = {
@@ -50,15 +51,15 @@ def test_every_variable_is_documented_with_a_sound_example_and_default(variable:
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.name)
 def test_every_variable_is_read_from_the_environment(variable: Variable, tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.touch()
+    chain, key = pair(tmp_path)
+    (tmp_path / "file").touch()
+    files = {"TLS_CERT_FILE": chain, "TLS_KEY_FILE": key}
     sound = {
         "REDIS_HOST": "redis",
         "JWT_PUBLIC_KEY": "x",
-        "TLS_CERT_FILE": str(file),
-        "TLS_KEY_FILE": str(file),
+        **{name: str(path) for name, path in files.items()},
     }
-    example = str(file) if variable.kind is PATH else variable.example
+    example = str(files.get(variable.name, tmp_path / "file")) if variable.kind is PATH else variable.example
     settings = load(sound | {variable.name: example})
     assert getattr(settings, variable.attribute) == variable.kind.parse(example)
 

@@ -1,0 +1,71 @@
+"""Rules on files that variables name: what cannot be used later is found before the start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from kernel.config.errors import ConfigError
+from kernel.config.settings import Settings
+
+_EXAMPLES = {"TLS_CERT_FILE": "/run/tls/tls.crt", "TLS_KEY_FILE": "/run/tls/tls.key"}
+
+
+def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    pair = {"TLS_CERT_FILE": settings.tls_cert_file, "TLS_KEY_FILE": settings.tls_key_file}
+    contents: list[bytes] = []
+    for (name, path), other in zip(pair.items(), reversed(pair), strict=True):
+        if path is not None:
+            try:
+                contents.append(path.read_bytes())
+            except OSError as error:
+                yield ConfigError(name, f"the file cannot be read: {error.strerror}")
+        elif pair[other] is not None:
+            yield ConfigError(name, f"is needed beside {other}", _EXAMPLES[name])
+    certificate, key = pair.values()
+    if certificate is not None and key is not None and len(contents) == len(pair):
+        yield from _fit(certificate, key, *contents)
+
+
+def _fit(certificate: Path, key: Path, chain: bytes, secret: bytes) -> Iterator[ConfigError]:
+    """Whether the files hold a certificate and its key, by what serves HTTPS with them."""
+    if b"-----BEGIN CERTIFICATE-----" not in chain:
+        yield ConfigError("TLS_CERT_FILE", "the file holds no PEM certificate")
+    if b"PRIVATE KEY-----" not in secret:
+        yield ConfigError("TLS_KEY_FILE", "the file holds no PEM private key")
+    elif b"ENCRYPTED" in secret:
+        # Nobody is there to type a passphrase when a gateway starts.
+        yield ConfigError(
+            "TLS_KEY_FILE",
+            "the key is encrypted: store it without a passphrase, readable to the gateway only",
+        )
+    elif b"-----BEGIN CERTIFICATE-----" in chain:
+        import ssl  # noqa: PLC0415  # 10 ms that most starts need not spend
+
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except ssl.SSLError as error:
+            reason = (error.reason or "it cannot be read").lower().replace("_", " ")
+            yield ConfigError(
+                "TLS_KEY_FILE", f"is not the key of the certificate in TLS_CERT_FILE ({reason})"
+            )
+
+
+def audit_file_can_be_written(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    path = settings.audit_log_file
+    if path is None:
+        return
+    # Rotation needs the directory: it renames, and keeps a lock file there.
+    directory = path.absolute().parent
+    if not directory.is_dir():
+        problem = f"there is no directory {directory}: create it, writable to the gateway"
+    elif path.is_dir():
+        problem = "is a directory: name a file in it"
+    elif not os.access(directory, os.W_OK | os.X_OK):
+        problem = f"the directory {directory} cannot be written to: files are rotated there"
+    elif path.exists() and not os.access(path, os.W_OK):
+        problem = "the file cannot be written to"
+    else:
+        return
+    yield ConfigError("AUDIT_LOG_FILE", problem, "/var/log/gateway/audit.jsonl")
