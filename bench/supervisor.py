@@ -73,7 +73,8 @@ class Child:
 class Supervisor:
     """Runs children until told to stop. `turn` is the only place that waits.
 
-    A context manager: it takes the stop signals over, and gives them back at its end.
+    A context manager: it takes the stop signals over. From its end on they are ignored: what a demo still has to remove
+    takes milliseconds, and an impatient Ctrl-C would leave it there.
     """
 
     def __init__(self) -> None:
@@ -81,21 +82,20 @@ class Supervisor:
         self.stop_requests = 0
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = os.pipe()
-        self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> Supervisor:
         for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._wake_writer, warn_on_full_buffer=False)
         for number in SIGNALS:
-            self._handlers[number] = signal.signal(number, self._requested)
+            signal.signal(number, self._requested)
         self._selector.register(self._wake_reader, selectors.EVENT_READ)
         return self
 
     def __exit__(self, *_: object) -> None:
         signal.set_wakeup_fd(-1)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal itself returned
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         self._selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)

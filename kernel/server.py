@@ -25,7 +25,7 @@ from kernel.addresses import in_url
 from kernel.config import Settings
 from kernel.identity.pem import generate_pair
 from kernel.listening import CannotListen, claim
-from kernel.signals import hold_in_workers, stop_cleanly
+from kernel.signals import hold_in_workers, ignore_stops, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
 from kernel.temporary import NoDirectory, make_directory
@@ -152,3 +152,4 @@ def _serve(settings: Settings) -> None:
         gc.freeze()
         hold_in_workers()
         server.serve(target_loader=partial(load, settings, store_url, run_dir, parent), wrap_loader=False)
+        ignore_stops()

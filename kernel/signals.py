@@ -22,6 +22,12 @@ def stop_cleanly() -> None:
     signal.signal(signal.SIGTERM, _leave)
 
 
+def ignore_stops() -> None:
+    """The server has ended: one more stop must not cut short what is left to do, nor spoil the exit code."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def hold_in_workers() -> None:
     """From its fork on, a worker holds stops back until `release_soon`; the kernel keeps them for it.
 

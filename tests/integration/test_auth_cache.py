@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 
 import pytest
 import redis
@@ -52,17 +53,18 @@ def test_another_gateway_takes_over_what_one_verified(
 
 
 @pytest.mark.parametrize(
-    ("token", "most"),
+    ("sign", "most"),
     [
-        (access_token(user_id="ttl", exp=int(time.time()) + 5000), 900),
-        (access_token(user_id="ttl-short", exp=int(time.time()) + 100), 100),
-        (service_token(), 300),
+        (lambda: access_token(user_id="ttl", exp=int(time.time()) + 5000), 900),
+        (lambda: access_token(user_id="ttl-short", exp=int(time.time()) + 100), 100),
+        (service_token, 300),
     ],
     ids=["access", "access with little life left", "service"],
 )
 def test_the_cache_forgets_in_time_and_never_holds_the_token(
-    stack: Stack, redis_cli: redis.Redis, token: bytes, most: int
+    stack: Stack, redis_cli: redis.Redis, sign: Callable[[], bytes], most: int
 ) -> None:
+    token = sign()
     assert stack.ask(token=token).status == 200
     value = stored(redis_cli, token)
     assert most - 30 <= int(str(redis_cli.ttl(name(token)))) <= most

@@ -249,7 +249,19 @@ def test_ctrl_c_leaves_no_process_and_no_file(tmp_path: Path) -> None:
 
 def test_a_terminal_without_accents_is_no_obstacle(tmp_path: Path) -> None:
     with demo(tmp_path, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0") as running:
-        assert "Panader\\xeda La Espiga" in running.printed()
+        wait_for(lambda: "Panader\\xeda La Espiga" in running.printed(), "the banner is not there")
+
+
+def test_an_impatient_ctrl_c_leaves_nothing_either(tmp_path: Path) -> None:
+    with demo(tmp_path) as running:
+        started = running.descendants()
+        while running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGINT)
+            time.sleep(0.001)
+        assert running.process.returncode == 0, running.printed()
+        assert "Traceback" not in running.printed()
+        assert list(running.directory.iterdir()) == []
+    assert [pid for pid in started if alive(pid)] == []
 
 
 def test_killed_demo_leaves_no_process(tmp_path: Path) -> None:

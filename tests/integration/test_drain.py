@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import free_port, start_gateway
 from tests.support.stack import lone_env
+from tests.support.store import until
 from tests.support.tokens import access_token
 
 STREAMS = 500
@@ -23,14 +24,20 @@ SLOW = 50
 GRACE = 10
 
 
-async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A service that takes its time."""
-    with contextlib.suppress(asyncio.IncompleteReadError, OSError):
-        await reader.readuntil(b"\r\n\r\n")
-        await asyncio.sleep(1.5)
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ndone")
-        await writer.drain()
-    writer.close()
+class Slow:
+    """A service that takes its time. `asked` counts the requests that have reached it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, OSError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.asked += b" /api/v1/inventory/items " in head
+            await asyncio.sleep(1.5)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\ndone")
+            await writer.drain()
+        writer.close()
 
 
 async def ask(port: int, target: bytes, token: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -47,6 +54,7 @@ async def echo(connection: ServerConnection) -> None:
 
 async def test_a_drain_loses_nothing_that_is_in_flight(tmp_path: Path, session_store: EmbeddedStore) -> None:
     requests, sockets = free_port(), free_port()
+    service = Slow()
     gateway = await asyncio.to_thread(
         start_gateway,
         lone_env(
@@ -63,7 +71,7 @@ async def test_a_drain_loses_nothing_that_is_in_flight(tmp_path: Path, session_s
     url = f"ws://127.0.0.1:{gateway.port}/api/v1/training/ws"
     try:
         async with (
-            await asyncio.start_server(slow, "127.0.0.1", requests, backlog=200),
+            await asyncio.start_server(service, "127.0.0.1", requests, backlog=200),
             serve(echo, "127.0.0.1", sockets),
             contextlib.AsyncExitStack() as open_,
         ):
@@ -78,7 +86,7 @@ async def test_a_drain_loses_nothing_that_is_in_flight(tmp_path: Path, session_s
             known = await ask(gateway.port, b"/health/ready", token)
             assert (await known[0].readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
             waiting = [await ask(gateway.port, b"/api/v1/inventory/items", token) for _ in range(SLOW)]
-            await asyncio.sleep(0.3)  # they are at the service now
+            await until(lambda: service.asked == SLOW)
             began = time.monotonic()
             gateway.process.send_signal(signal.SIGTERM)
             hints = []
@@ -99,7 +107,7 @@ async def test_a_drain_loses_nothing_that_is_in_flight(tmp_path: Path, session_s
                 assert answer.endswith(b"done")
                 writer.close()
             known[1].close()
-            assert await asyncio.to_thread(gateway.stop, timeout=GRACE) == 0
+            assert await asyncio.to_thread(gateway.stop, timeout=GRACE) == 0, gateway.log()[-4000:]
             assert time.monotonic() - began < GRACE
     finally:
         if gateway.process.poll() is None:

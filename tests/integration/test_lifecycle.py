@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -98,6 +99,17 @@ def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
     assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
+
+
+def test_stops_that_are_repeated_change_nothing(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    gateway = start_gateway(stack_env(upstream, session_store, TMPDIR=str(tmp_path)), tmp_path)
+    while gateway.process.poll() is None:
+        gateway.process.terminate()
+        time.sleep(0.001)
+    assert gateway.process.returncode == 0, gateway.log()
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
 def test_where_workers_are_not_forked_they_serve_and_stop_the_same(
