@@ -14,7 +14,7 @@ import resource
 import secrets
 import shutil
 import sys
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,17 @@ from kernel.addresses import in_url
 from kernel.config import Settings
 from kernel.identity.pem import generate_pair
 from kernel.listening import CannotListen, claim
+from kernel.reload import Reload
 from kernel.signals import hold_in_workers, ignore_stops, stop_cleanly
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.telemetry.log import server_logging
 from kernel.temporary import NoDirectory, make_directory
-from kernel.worker import load
+from kernel.worker import Loader
 
 # granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
 _KILL_MARGIN_SECONDS = 2
+# On a reload, a new worker serves for so long before the old one is told to end; it is ready in a tenth of it.
+_TAKE_OVER_SECONDS = 1.0
 # jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
 # within one page more; the read buffer of an HTTP/1.1 connection is such a block, and that page was 4 KiB of each
 # connection's memory.
@@ -46,19 +49,29 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _development_defaults(settings: Settings, run_dir: Path) -> Settings:
+class _DevelopmentKeys:
     """Keys for a laptop: made anew at each start, said, and never used outside ENVIRONMENT=dev."""
-    changes: dict[str, Any] = {}
-    if not settings.jwt_secret_key:
-        changes["jwt_secret_key"] = secrets.token_urlsafe(48)
-    if not settings.jwt_public_key and not settings.jwt_jwks_url:
-        private, public = generate_pair()
-        path = run_dir / "dev-private-key.pem"
-        path.touch(mode=0o600)
-        path.write_text(private)
-        changes |= {"jwt_public_key": public, "provisional_keys": True}
-        _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
-    return msgspec.structs.replace(settings, **changes)
+
+    def __init__(self, settings: Settings, run_dir: Path) -> None:
+        self._secret = self._public = None
+        if settings.environment != "dev":
+            return
+        self._secret = secrets.token_urlsafe(48)
+        if not settings.jwt_public_key and not settings.jwt_jwks_url:
+            private, self._public = generate_pair()
+            path = run_dir / "dev-private-key.pem"
+            path.touch(mode=0o600)
+            path.write_text(private)
+            _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
+
+    def complete(self, settings: Settings) -> Settings:
+        """`settings` with the keys that are not set."""
+        changes: dict[str, Any] = {}
+        if self._secret and not settings.jwt_secret_key:
+            changes["jwt_secret_key"] = self._secret
+        if self._public and not settings.jwt_public_key and not settings.jwt_jwks_url:
+            changes |= {"jwt_public_key": self._public, "provisional_keys": True}
+        return msgspec.structs.replace(settings, **changes)
 
 
 def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
@@ -88,17 +101,17 @@ def _connections(settings: Settings) -> int:
     return room
 
 
-def run(settings: Settings) -> int:
-    """Serve until SIGINT or SIGTERM. Returns the exit code."""
+def run(settings: Settings, read: Callable[[], Settings | None]) -> int:
+    """Serve until SIGINT or SIGTERM; on SIGHUP `read` the settings again. Returns the exit code."""
     try:
-        _serve(settings)
+        _serve(settings, read)
     except (CannotListen, NoDirectory, EmbeddedStoreError) as error:
         _say(str(error))
         return 1
     return 0
 
 
-def _serve(settings: Settings) -> None:
+def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
     # Imported here: `gateway check` and the like need no server.
     os.environ.setdefault(*_ALLOCATOR)
     from granian import Granian  # noqa: PLC0415
@@ -114,8 +127,8 @@ def _serve(settings: Settings) -> None:
         run_dir = make_directory("bakery-gateway-")
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
         os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
-        if settings.environment == "dev":
-            settings = _development_defaults(settings, run_dir)
+        keys = _DevelopmentKeys(settings, run_dir)
+        settings = keys.complete(settings)
         store_url = _store_url(settings, resources)
         grace = settings.shutdown_grace_seconds
         server = Granian(
@@ -141,15 +154,17 @@ def _serve(settings: Settings) -> None:
             log_enabled=True,
             log_dictconfig=server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
             respawn_failed_workers=True,
+            respawn_interval=_TAKE_OVER_SECONDS,
             workers_kill_timeout=int(grace) + _KILL_MARGIN_SECONDS,
             ssl_cert=settings.tls_cert_file,
             ssl_key=settings.tls_key_file,
         )
         _say(f"version {__version__}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
+        loader = Loader(settings, store_url, run_dir, os.getpid())
+        server.on_reload(Reload(loader, read, keys.complete, _say))
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
-        parent = os.getpid()
         gc.collect()
         gc.freeze()
         hold_in_workers()
-        server.serve(target_loader=partial(load, settings, store_url, run_dir, parent), wrap_loader=False)
+        server.serve(target_loader=loader, wrap_loader=False)
         ignore_stops()

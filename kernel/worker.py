@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from pathlib import Path
 
 from handlers import FACTORIES
@@ -34,10 +35,18 @@ _CLOSE_LINGER_SECONDS = 0.1
 _IDLE_MARGIN_SECONDS = 30.0
 
 
-def load(settings: Settings, store_url: str, run_dir: Path, parent: int) -> Worker:
-    """The application, for granian to call in a worker's process, be that forked or started anew."""
-    hold()
-    return Worker(settings, store_url, run_dir, parent)
+@dataclass
+class Loader:
+    """Makes the application, when granian calls it in a worker's process, be that forked or started anew."""
+
+    settings: Settings
+    store_url: str
+    run_dir: Path
+    parent: int
+
+    def __call__(self) -> Worker:
+        hold()
+        return Worker(self.settings, self.store_url, self.run_dir, self.parent)
 
 
 class Worker:

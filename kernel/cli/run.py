@@ -7,11 +7,15 @@ import sys
 
 from kernel.cli.output import print_errors
 from kernel.cli.settings import obtain
+from kernel.config import Settings
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
 Serve until SIGINT or SIGTERM; then stop accepting, end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0.
+
+SIGHUP reads .env, gateway.toml and the key and certificate files again: new workers take over one after the other, and
+the old ones end what they have in flight. A configuration with errors is told and changes nothing.
 
 With ENVIRONMENT=dev (the default) a missing REDIS_HOST starts an embedded store and a missing JWT_PUBLIC_KEY makes a
 key pair for this run. In staging and prod the store must be named, and without a key the auth service is asked about each
@@ -25,11 +29,19 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    loaded = obtain()
-    if loaded is None:
+    settings = _read()
+    if settings is None:
         return 1
     from kernel import server  # noqa: PLC0415
 
+    return server.run(settings, _read)
+
+
+def _read() -> Settings | None:
+    """The settings; what is wrong or looks wrong has been printed."""
+    loaded = obtain()
+    if loaded is None:
+        return None
     print_errors((), loaded.warnings)
     sys.stderr.flush()
-    return server.run(loaded.settings)
+    return loaded.settings

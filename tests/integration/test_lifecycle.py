@@ -101,6 +101,48 @@ def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
     assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
 
 
+def test_a_reload_takes_the_configuration_as_it_is_now_and_loses_no_request(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text("")
+    env = stack_env(upstream, session_store, WORKERS="2", GATEWAY_CONFIG=str(file))
+    gateway = start_gateway(env, tmp_path)
+    stack = Stack(gateway, upstream)
+    new = request(target=b"/api/v1/loyalty/points", headers=[(b"authorization", b"Bearer " + access_token())])
+    statuses: set[int] = set()
+    over = threading.Event()
+
+    def go_on() -> None:
+        while not over.is_set():
+            statuses.add(stack.ask().status)
+
+    def replaced() -> bool:
+        return set(workers(gateway)).isdisjoint(before) and len(workers(gateway)) == 2
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    try:
+        assert ask(gateway.port, new).status == 404
+        before = workers(gateway)
+        file.write_text(f'[services.loyalty]\nurl = "{upstream.url}"\n')
+        gateway.process.send_signal(signal.SIGHUP)
+        poll(replaced, seconds=20)
+        assert ask(gateway.port, new).status == 200
+        before = workers(gateway)
+        file.write_text("[services.loyalty]\nurl = 7\n")
+        gateway.process.send_signal(signal.SIGHUP)
+        poll(replaced, seconds=20)
+        assert "services.loyalty" in gateway.log()
+        assert "SIGHUP: the workers are replaced with the configuration they had" in gateway.log()
+        assert ask(gateway.port, new).status == 200
+    finally:
+        over.set()
+        thread.join()
+        gateway.stop()
+    assert statuses == {200}
+
+
 def test_stops_that_are_repeated_change_nothing(
     tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
 ) -> None:

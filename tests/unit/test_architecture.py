@@ -58,6 +58,7 @@ LAYERS: list[set[str]] = [
     {"kernel.app", "kernel.build"},
     {"handlers"},
     {"kernel.worker"},
+    {"kernel.reload"},
     {"kernel.server"},
     {"kernel.cli"},
     {"kernel.__main__"},

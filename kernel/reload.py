@@ -1,0 +1,74 @@
+"""SIGHUP: the configuration is read again, and workers with the new one take over from the old, one after the other.
+
+A configuration with errors changes nothing. What the parent process has set up already stays as it was until a restart,
+and that is said: nothing is ignored in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from kernel.config import Settings
+from kernel.config.variables import VARIABLES
+from kernel.worker import Loader
+
+# The listening socket, the server's own limits, the store it may have started, its log.
+AT_START = (
+    "environment",
+    "host",
+    "port",
+    "workers",
+    "http2",
+    "header_timeout_seconds",
+    "max_header_bytes",
+    "max_connections",
+    "shutdown_grace_seconds",
+    "tls_cert_file",
+    "tls_key_file",
+    "redis_url",
+    "structlog_pretty_print",
+)
+
+
+class Reload:
+    """What the server calls when it has been asked to reload, before it makes new workers.
+
+    Args:
+        loader: makes the workers; its settings are replaced.
+        read: reads the configuration; None after it has said what is wrong.
+        made: completes settings with what was made for this run (development keys).
+        say: tells the operator.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        read: Callable[[], Settings | None],
+        made: Callable[[Settings], Settings],
+        say: Callable[[str], None],
+    ) -> None:
+        self._loader = loader
+        self._read = read
+        self._made = made
+        self._say = say
+
+    def __call__(self) -> None:
+        found = self._read()
+        if found is None:
+            self._say("SIGHUP: the workers are replaced with the configuration they had")
+            return
+        settings, waiting = settled(self._loader.settings, self._made(found))
+        for name in waiting:
+            self._say(f"SIGHUP: {name} has changed, which takes a restart: it stays as it was")
+        self._loader.settings = settings
+        self._say("SIGHUP: the workers are replaced with the configuration as it is now")
+
+
+def settled(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
+    """`new`, but as `old` in what only a restart changes; and the variables of which that had to be said."""
+    waiting = [name for name in AT_START if getattr(old, name) != getattr(new, name)]
+    names = {variable.attribute: variable.name for variable in VARIABLES}
+    kept = replace(new, **{name: getattr(old, name) for name in waiting})
+    return kept, [names[name] for name in waiting]

@@ -1,0 +1,48 @@
+"""What a SIGHUP changes, and what it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from kernel.config import Settings
+from kernel.config.variables import VARIABLES
+from kernel.reload import AT_START, Reload, settled
+from kernel.worker import Loader
+
+
+def loader() -> Loader:
+    return Loader(Settings(), "unix:///none", Path(), 1)
+
+
+def test_what_needs_a_restart_is_kept_and_named() -> None:
+    new = replace(Settings(), port=9000, http2=False, rate_limit_requests=7)
+    kept, waiting = settled(Settings(), new)
+    assert waiting == ["PORT", "HTTP2"]
+    assert kept == replace(Settings(), rate_limit_requests=7)
+    assert settled(Settings(), Settings()) == (Settings(), [])
+
+
+def test_all_that_needs_a_restart_is_a_variable() -> None:
+    assert set(AT_START) <= {variable.attribute for variable in VARIABLES}
+
+
+def test_the_next_workers_get_what_was_read_completed() -> None:
+    said: list[str] = []
+    target = loader()
+    read = replace(Settings(), rate_limit_requests=7, workers=9)
+    Reload(target, lambda: read, lambda found: replace(found, jwt_secret_key="made"), said.append)()
+    assert target.settings == replace(Settings(), rate_limit_requests=7, jwt_secret_key="made")
+    assert said == [
+        "SIGHUP: WORKERS has changed, which takes a restart: it stays as it was",
+        "SIGHUP: the workers are replaced with the configuration as it is now",
+    ]
+
+
+def test_errors_leave_the_configuration_as_it_was() -> None:
+    said: list[str] = []
+    target = loader()
+    Reload(target, lambda: None, lambda found: found, said.append)()
+    assert target.settings == Settings()
+    assert said == ["SIGHUP: the workers are replaced with the configuration they had"]
