@@ -55,7 +55,11 @@ class Reload:
         self._say = say
 
     def __call__(self) -> None:
-        found = self._read()
+        try:
+            found = self._read()
+        except Exception as error:  # it would end the parent, and all workers with it
+            self._say(f"SIGHUP: the configuration cannot be read: {type(error).__name__}: {error}")
+            found = None
         if found is None:
             self._say("SIGHUP: the workers are replaced with the configuration they had")
             return

@@ -55,7 +55,7 @@ def apply(settings: Settings, path: Path, errors: list[ConfigError]) -> Settings
             ConfigError("GATEWAY_CONFIG", f"{path} cannot be read: {error.strerror}", "gateway.toml")
         )
         return settings
-    except ValueError as error:  # TOML or UTF-8
+    except (ValueError, RecursionError) as error:  # UTF-8, TOML, or nested too deep
         errors.append(ConfigError(path.name, f"is not TOML: {error}"))
         return settings
     return _Reader(settings, path.name, errors).read(document)

@@ -264,6 +264,7 @@ def test_all_errors_are_collected_each_with_its_place(file: File) -> None:
     ("text", "problem"),
     [
         ("x = ", "is not TOML: Invalid value"),
+        ("x = " + "[" * 5000, "is not TOML: maximum recursion depth"),
         ("services = 3", "services: is not a table"),
         ("routes = 3", "routes: is not a list of tables"),
         ("routes = [3]", "[[routes]] #1: is not a table"),

@@ -40,6 +40,17 @@ def test_the_next_workers_get_what_was_read_completed() -> None:
     ]
 
 
+def test_a_failure_of_reading_does_not_end_the_parent() -> None:
+    def read() -> Settings | None:
+        raise RecursionError("nested too deep")
+
+    said: list[str] = []
+    target = loader()
+    Reload(target, read, lambda found: found, said.append)()
+    assert target.settings == Settings()
+    assert said[0] == "SIGHUP: the configuration cannot be read: RecursionError: nested too deep"
+
+
 def test_errors_leave_the_configuration_as_it_was() -> None:
     said: list[str] = []
     target = loader()
