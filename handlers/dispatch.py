@@ -88,6 +88,7 @@ def make(state: State, row: RouteRow) -> Handler:
         GatewayError: BODY_INVALID, naming the field; TENANT_FORBIDDEN, BODY_TOO_LARGE, and what `read_json` raises.
     """
     settings = state.settings
+    patience = settings.body_timeout_seconds
     rules = settings.alert_channels
     severities = settings.alerts_severities
     most = settings.alerts_max_bytes
@@ -107,7 +108,7 @@ def make(state: State, row: RouteRow) -> Handler:
         return alert
 
     async def handle(x: Exchange) -> None:
-        document = await read_json(x, _documents)
+        document = await read_json(x, _documents, patience)
         alert = judge(x, document)
         x.tenant = alert.tenant_id
         document.pop("channels", None)

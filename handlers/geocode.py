@@ -32,9 +32,10 @@ OPERATIONS: Operations = {
 def search(state: State) -> Handler:
     """The handler of a search. Raises, when awaited, GatewayError: what `read_json` and `Geocoder.ask` raise."""
     geocoder = state.geocoder
+    patience = state.settings.body_timeout_seconds
 
     async def handle(x: Exchange) -> None:
-        question = questions.search(await read_json(x, _search_decoder))
+        question = questions.search(await read_json(x, _search_decoder, patience))
         await x.respond(200, [_JSON, _NO_STORE], await geocoder.ask(question))
 
     return handle
@@ -43,9 +44,10 @@ def search(state: State) -> Handler:
 def reverse(state: State) -> Handler:
     """The handler of a reverse search; it raises the same."""
     geocoder = state.geocoder
+    patience = state.settings.body_timeout_seconds
 
     async def handle(x: Exchange) -> None:
-        question = questions.reverse(await read_json(x, _reverse_decoder))
+        question = questions.reverse(await read_json(x, _reverse_decoder, patience))
         await x.respond(200, [_JSON, _NO_STORE], await geocoder.ask(question))
 
     return handle

@@ -88,9 +88,10 @@ OPERATIONS: Operations = {
 
 def subscription_changed(state: State, row: RouteRow) -> Handler:
     """The handler of `subscription-changed`."""
+    patience = state.settings.body_timeout_seconds
 
     async def handle(x: Exchange) -> None:
-        await read_json(x, _nothing_decoder)
+        await read_json(x, _nothing_decoder, patience)
         moment = await _stored(state.tenants.mark_changed(x.tenant or ""))
         state.audit.exchange(ADMIN, x, 200)
         await _answer(x, {"tenant_id": x.tenant, "subscription_changed_at": moment})
@@ -101,6 +102,7 @@ def subscription_changed(state: State, row: RouteRow) -> Handler:
 def read_only(state: State, row: RouteRow) -> Handler:
     """The handler of both `read-only` routes: the tenant's when the pattern has one, else the platform's."""
     whole_platform = "{tenant_id}" not in row.pattern
+    patience = state.settings.body_timeout_seconds
 
     async def execute(*command: str) -> Any:
         return await state.store.execute(*command)
@@ -114,7 +116,7 @@ def read_only(state: State, row: RouteRow) -> Handler:
             state.audit.exchange(ADMIN, x, 204)
             await x.respond(204, [], b"")
             return
-        lock = await read_json(x, _lock_decoder)
+        lock = await read_json(x, _lock_decoder, patience)
         await _stored(execute("SET", key, lock.reason))
         state.audit.exchange(ADMIN, x, 200)
         subject: dict[str, Any] = {} if whole_platform else {"tenant_id": x.tenant}

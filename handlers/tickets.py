@@ -41,9 +41,10 @@ OPERATIONS: Operations = {
 def make(state: State) -> Handler:
     """The handler. Raises, when awaited, GatewayError: STORE_UNAVAILABLE, and what `read_json` raises."""
     tickets = state.tickets
+    patience = state.settings.body_timeout_seconds
 
     async def ticket(x: Exchange) -> None:
-        await read_json(x, _decoder)
+        await read_json(x, _decoder, patience)
         made, seconds = await tickets.issue(x.identity, x.tenant)
         await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(_Ticket(made, seconds)))
 

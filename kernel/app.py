@@ -6,6 +6,7 @@ id or, when the head is already out, a visibly broken response.
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from time import perf_counter
 
@@ -13,7 +14,7 @@ from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
 from kernel.handshake import Handshake
-from kernel.problems import CLIENT_GONE, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
+from kernel.problems import CLIENT_GONE, DRAINING, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
@@ -22,6 +23,7 @@ from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 from kernel.telemetry.metrics import UNMATCHED
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
+_LEAVE = (*_RETRY_SOON, (b"connection", b"close"))
 _REFUSED = frozenset({401, 402, 403})
 
 
@@ -77,6 +79,9 @@ class Gateway:
                 await route.handler(x)
         except GatewayError as error:
             broken = await self._fail(x, error.problem)
+        except CancelledError:
+            # The grace of a drain is over (see worker.py).
+            broken = await self._fail(x, DRAINING("", _LEAVE))
         except Exception:
             state.log.exception("unhandled error", request_id=x.request_id, route=route.template)
             broken = await self._fail(x, INTERNAL())

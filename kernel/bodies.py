@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
+from asyncio import timeout
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import inspect
 
 from kernel.exchange import Exchange
-from kernel.problems import BAD_REQUEST, BODY_INVALID, GatewayError
+from kernel.problems import BAD_REQUEST, BODY_INVALID, BODY_TIMEOUT, GatewayError
 
 _Document = TypeVar("_Document")
 _PLACE = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
 _INDEX = re.compile(r"\[(?:\d+|\.\.\.)\]")
 
 
-async def read_json(x: Exchange, decoder: msgspec.json.Decoder[_Document]) -> _Document:
-    """The request's body; an absent one counts as an empty object. The row's `max_body` bounds it.
+async def read_json(x: Exchange, decoder: msgspec.json.Decoder[_Document], seconds: float) -> _Document:
+    """The request's body; an absent one counts as an empty object. The row's `max_body` bounds it, `seconds` the wait.
 
     Raises:
-        GatewayError: BAD_REQUEST for what is no JSON, BODY_INVALID, naming the field and what it takes, for what
-            `decoder` does not take, and what `Exchange.read` raises.
+        GatewayError: BODY_TIMEOUT; BAD_REQUEST for what is no JSON; BODY_INVALID, naming the field and what it takes, for
+            what `decoder` does not take; and what `Exchange.read` raises.
     """
     parts: list[bytes] = []
-    while part := await x.read():
-        parts.append(part)
+    try:
+        async with timeout(seconds):
+            while part := await x.read():
+                parts.append(part)
+    except TimeoutError:
+        raise GatewayError(_TOO_SLOW) from None
     try:
         return decoder.decode(b"".join(parts) or b"{}")
     except msgspec.ValidationError as error:

@@ -95,6 +95,12 @@ class RouteRow(Struct, frozen=True, kw_only=True):
         return self.service_only or not (self.public or self.admin)
 
     @property
+    def answered(self) -> frozenset[str]:
+        """The methods it answers: HEAD wherever there is GET (RFC 9110 section 9.1)."""
+        methods = METHODS if self.methods is None else self.methods
+        return methods | {"HEAD"} if "GET" in methods else methods
+
+    @property
     def browser(self) -> bool:
         """Whether browsers open it without headers: tickets, and tokens in the query or a subprotocol, are taken."""
         return self.websocket or self.handler == ALERT_STREAM

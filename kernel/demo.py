@@ -87,16 +87,17 @@ class DemoSessions:
         self._client = client
         self._clock = clock
         # What a session is worth, and until when that may be believed.
-        self._known: dict[str, tuple[Found, float]] = {}
+        # What was found, and from when until when it counts.
+        self._known: dict[str, tuple[Found, float, float]] = {}
         self._flights: SingleFlight[str, Found] = SingleFlight()
 
     def find(self, session: str) -> Found | Awaitable[Found]:
         """The identity of `session`, or why it is none; an awaitable when the service must be asked."""
         known = self._known.get(session)
         if known is not None:
-            found, until = known
+            found, since, until = known
             now = self._clock()
-            if now < until:
+            if since <= now < until:
                 if isinstance(found, Identity) and found.exp <= now:
                     return DEMO_SESSION_EXPIRED(headers=_CHALLENGE)
                 return found
@@ -155,7 +156,7 @@ class DemoSessions:
         except GatewayError:
             return DEMO_UNAVAILABLE(headers=_RETRY_SOON)
         if answer.status == 404:
-            return self._keep(session, DEMO_SESSION_INVALID(headers=_CHALLENGE), asked + _REFUSE_SECONDS)
+            return self._keep(session, DEMO_SESSION_INVALID(headers=_CHALLENGE), asked, _REFUSE_SECONDS)
         try:
             document = _decoder.decode(answer.body) if answer.status == 200 else None
         except msgspec.DecodeError:
@@ -165,20 +166,20 @@ class DemoSessions:
         ends = document.expires_at
         expires = (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
         if document.status != "active" or expires <= self._clock():
-            return self._keep(session, DEMO_SESSION_EXPIRED(headers=_CHALLENGE), asked + _REFUSE_SECONDS)
+            return self._keep(session, DEMO_SESSION_EXPIRED(headers=_CHALLENGE), asked, _REFUSE_SECONDS)
         await self._mark(document.virtual_tenant_id, session, expires)
-        return self._keep(session, _identity(document, asked, expires), asked + _KEEP_SECONDS)
+        return self._keep(session, _identity(document, asked, expires), asked, _KEEP_SECONDS)
 
     async def _mark(self, tenant: str, session: str, expires: float) -> None:
         """Tell all workers that `tenant` is a demo's, until the session ends. What the store lost comes back with it."""
         with suppress(StoreError):
             await self._store.execute("SET", tenant_demo(tenant), session, "PXAT", int(expires * 1000) + 1)
 
-    def _keep(self, session: str, found: Found, until: float) -> Found:
+    def _keep(self, session: str, found: Found, asked: float, seconds: float) -> Found:
         self._known.pop(session, None)
         if len(self._known) >= _MAX_SESSIONS:
             del self._known[next(iter(self._known))]
-        self._known[session] = found, until
+        self._known[session] = found, asked, asked + seconds
         return found
 
     async def close(self) -> None:

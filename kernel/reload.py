@@ -33,7 +33,7 @@ AT_START = (
 
 
 class Reload:
-    """What the server calls when it has been asked to reload, before it makes new workers.
+    """Called when the server has been asked to reload, before it makes new workers; False when it has to make none.
 
     Args:
         loader: makes the workers; its settings are replaced.
@@ -53,21 +53,29 @@ class Reload:
         self._read = read
         self._made = made
         self._say = say
+        self._before = loader.settings
 
-    def __call__(self) -> None:
+    def __call__(self) -> bool:
         try:
             found = self._read()
+            made = None if found is None else self._made(found)
         except Exception as error:  # it would end the parent, and all workers with it
             self._say(f"SIGHUP: the configuration cannot be read: {type(error).__name__}: {error}")
-            found = None
-        if found is None:
-            self._say("SIGHUP: the workers are replaced with the configuration they had")
-            return
-        settings, waiting = settled(self._loader.settings, self._made(found))
+            made = None
+        if made is None:
+            self._say("SIGHUP: the workers go on with the configuration they have")
+            return False
+        self._before = self._loader.settings
+        settings, waiting = settled(self._before, made)
         for name in waiting:
             self._say(f"SIGHUP: {name} has changed, which takes a restart: it stays as it was")
         self._loader.settings = settings
         self._say("SIGHUP: the workers are replaced with the configuration as it is now")
+        return True
+
+    def undo(self) -> None:
+        """Workers to come get the configuration that was in use before."""
+        self._loader.settings = self._before
 
 
 def settled(old: Settings, new: Settings) -> tuple[Settings, list[str]]:

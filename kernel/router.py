@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.catalog import METHODS, RouteRow
+from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.paths import flaw, has_encoded_slash, second_look
 from kernel.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
@@ -42,10 +42,7 @@ class Router:
         self._trie: Trie[Route] = Trie()
         self._compile = compile_route
         for row in rows:
-            methods = METHODS if row.methods is None else frozenset(row.methods)
-            if "GET" in methods:
-                methods |= {"HEAD"}
-            self._trie.add(methods, row.pattern, compile_route(row, row.pattern, None))
+            self._trie.add(row.answered, row.pattern, compile_route(row, row.pattern, None))
         self._unknown = self._error(UNMATCHED, ROUTE_UNKNOWN())
         self._bad: dict[str, Route] = {}
         self._allow: dict[tuple[str, str], Route] = {}

@@ -23,7 +23,9 @@ import msgspec
 from kernel import __version__
 from kernel.addresses import in_url
 from kernel.config import Settings
-from kernel.identity.pem import generate_pair
+from kernel.console import say
+from kernel.identity.keys import KeyConfigError
+from kernel.identity.pem import generate_pair, inlined
 from kernel.listening import CannotListen, claim
 from kernel.reload import Reload
 from kernel.signals import hold_in_workers, ignore_stops, stop_cleanly
@@ -32,21 +34,14 @@ from kernel.telemetry.log import server_logging
 from kernel.temporary import NoDirectory, make_directory
 from kernel.worker import Loader
 
-# granian waits for what is in flight; the drain inside a worker ends earlier, so this only catches a hung one.
+# A worker ends what is in flight when the grace is over; this only catches one that hangs.
 _KILL_MARGIN_SECONDS = 2
-# On a reload, a new worker serves for so long before the old one is told to end; it is ready in a tenth of it.
-_TAKE_OVER_SECONDS = 1.0
 # jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
 # within one page more; the read buffer of an HTTP/1.1 connection is such a block, and that page was 4 KiB of each
 # connection's memory.
 _ALLOCATOR = ("_RJEM_MALLOC_CONF", "cache_oblivious:false")
 # Store, logs, listening sockets, modules being loaded.
 _SPARE_FILES = 256
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"gateway: {text}\n")
-    sys.stderr.flush()
 
 
 class _DevelopmentKeys:
@@ -62,10 +57,16 @@ class _DevelopmentKeys:
             path = run_dir / "dev-private-key.pem"
             path.touch(mode=0o600)
             path.write_text(private)
-            _say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
+            say(f"JWT_PUBLIC_KEY is not set: made a key pair for this run; its private half is {path}")
 
     def complete(self, settings: Settings) -> Settings:
-        """`settings` with the keys that are not set."""
+        """`settings` with the keys that are not set, and those in files read: no worker reads a file half written.
+
+        Raises:
+            KeyConfigError: the files have changed since they were validated.
+        """
+        if settings.jwt_public_key is not None:
+            settings = msgspec.structs.replace(settings, jwt_public_key=inlined(settings.jwt_public_key))
         changes: dict[str, Any] = {}
         if self._secret and not settings.jwt_secret_key:
             changes["jwt_secret_key"] = self._secret
@@ -79,7 +80,7 @@ def _store_url(settings: Settings, resources: contextlib.ExitStack) -> str:
     if settings.redis_url:
         return settings.redis_url
     store = resources.enter_context(EmbeddedStore())
-    _say(f"REDIS_HOST is not set: embedded Valkey on {store.socket_path}")
+    say(f"REDIS_HOST is not set: embedded Valkey on {store.socket_path}")
     return store.url
 
 
@@ -94,7 +95,7 @@ def _connections(settings: Settings) -> int:
     room = limit - min(settings.upstream_max_connections * replicas + _SPARE_FILES, limit // 2)
     if limit == resource.RLIM_INFINITY or room >= settings.max_connections:
         return settings.max_connections
-    _say(
+    say(
         f"open files are limited to {limit}: a worker takes {room} connections, not the {settings.max_connections} of "
         "MAX_CONNECTIONS; raise the limit (`ulimit -Hn`, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
     )
@@ -105,8 +106,8 @@ def run(settings: Settings, read: Callable[[], Settings | None]) -> int:
     """Serve until SIGINT or SIGTERM; on SIGHUP `read` the settings again. Returns the exit code."""
     try:
         _serve(settings, read)
-    except (CannotListen, NoDirectory, EmbeddedStoreError) as error:
-        _say(str(error))
+    except (CannotListen, NoDirectory, EmbeddedStoreError, KeyConfigError) as error:
+        say(str(error))
         return 1
     return 0
 
@@ -114,15 +115,16 @@ def run(settings: Settings, read: Callable[[], Settings | None]) -> int:
 def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
     # Imported here: `gateway check` and the like need no server.
     os.environ.setdefault(*_ALLOCATOR)
-    from granian import Granian  # noqa: PLC0415
     from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
+
+    from kernel.supervisor import Supervisor  # noqa: PLC0415
 
     stop_cleanly()
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")  # the default until Python 3.13
     if claim(settings.host, settings.port):
-        _say(f"others listen on port {settings.port}, too, and share it: connections go to any of them")
+        say(f"others listen on port {settings.port}, too, and share it: connections go to any of them")
     with contextlib.ExitStack() as resources:
         run_dir = make_directory("bakery-gateway-")
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
@@ -131,8 +133,10 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
         settings = keys.complete(settings)
         store_url = _store_url(settings, resources)
         grace = settings.shutdown_grace_seconds
-        server = Granian(
-            "kernel.worker",
+        loader = Loader(settings, store_url, run_dir, os.getpid())
+        server = Supervisor(
+            loader,
+            Reload(loader, read, keys.complete, say),
             address=settings.host,
             port=settings.port,
             interface=Interfaces.ASGI,
@@ -153,18 +157,14 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
             http2_settings=HTTP2Settings(max_headers_size=2 * settings.max_header_bytes),
             log_enabled=True,
             log_dictconfig=server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
-            respawn_failed_workers=True,
-            respawn_interval=_TAKE_OVER_SECONDS,
             workers_kill_timeout=int(grace) + _KILL_MARGIN_SECONDS,
             ssl_cert=settings.tls_cert_file,
             ssl_key=settings.tls_key_file,
         )
-        _say(f"version {__version__}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
-        loader = Loader(settings, store_url, run_dir, os.getpid())
-        server.on_reload(Reload(loader, read, keys.complete, _say))
+        say(f"version {__version__}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
         gc.collect()
         gc.freeze()
         hold_in_workers()
-        server.serve(target_loader=loader, wrap_loader=False)
+        server.run()
         ignore_stops()

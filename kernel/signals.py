@@ -18,13 +18,17 @@ _SOON = 0.05
 
 
 def stop_cleanly() -> None:
-    """Until the server has handlers of its own, SIGTERM leaves through the exits: directories and stores go."""
+    """Until the server has handlers of its own, SIGTERM leaves through the exits: directories and stores go.
+
+    A SIGHUP finds nothing to read again yet.
+    """
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def ignore_stops() -> None:
     """The server has ended: one more stop must not cut short what is left to do, nor spoil the exit code."""
-    for number in _STOPS:
+    for number in (*_STOPS, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -20,7 +20,7 @@ from kernel.identity.singleflight import SingleFlight
 from kernel.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
-from kernel.store.redis import Store
+from kernel.store.redis import Script, Store
 from kernel.upstream.client import Answer, ServiceClient
 
 _STORE_SECONDS = 300
@@ -30,6 +30,20 @@ _MAX_PLACES = 4096
 _MAX_MARKS = 1024
 _MAX_REASON = 200
 _RETRY_SOON = ((b"retry-after", b"1"),)
+# The latest change counts, whoever comes last to tell of it; not one of the future, which a wrong clock has written. What is
+# no number (ISO 8601, from a service) gives way only to a change of this moment.
+_MARK = Script("""
+local known = redis.call('GET', KEYS[1])
+local moment = tonumber(known or '')
+if moment then
+    local later = moment > tonumber(ARGV[1]) and moment < tonumber(redis.call('TIME')[1]) + 60
+    if later then return 0 end
+elseif known and ARGV[2] == 'late' then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[1])
+return 1
+""")
 
 _Document = TypeVar("_Document")
 _Ancestors = Annotated[tuple[TenantId, ...], Meta(max_length=64)]
@@ -73,8 +87,8 @@ class Tenants:
         self._store = store
         self._client = client
         self._clock = clock
-        # What is known, and until when it may be used.
-        self._places: dict[str, tuple[Place, float]] = {}
+        # What is known, and from when until when it may be used.
+        self._places: dict[str, tuple[Place, float, float]] = {}
         self._flights: SingleFlight[tuple[str, bool], Place] = SingleFlight()
         # Marks that the store could not take: tenant -> when its subscription changed.
         self._unmarked: dict[str, float] = {}
@@ -89,18 +103,19 @@ class Tenants:
         """
         known = self._places.get(tenant)
         if known is not None:
-            place, until = known
+            place, since, until = known
             now = self._clock()
-            if now < until:
+            # A clock that was set back does not make it last longer.
+            if since <= now < until:
                 found = place.nearest(above)
-                if found is not None or now - place.at < _DENIAL_SECONDS:
+                if found is not None or abs(now - place.at) < _DENIAL_SECONDS:
                     return found
         return self._find(tenant, above)
 
     async def _find(self, tenant: str, above: Container[str]) -> str | None:
         place = await self._flights.run((tenant, True), partial(self._recall, tenant))
         found = place.nearest(above)
-        if found is None and self._clock() - place.at >= _DENIAL_SECONDS:
+        if found is None and abs(self._clock() - place.at) >= _DENIAL_SECONDS:
             place = await self._flights.run((tenant, False), partial(self._ask, tenant))
             found = place.nearest(above)
         return found
@@ -136,7 +151,8 @@ class Tenants:
         self._places.pop(tenant, None)
         if len(self._places) >= _MAX_PLACES:
             del self._places[next(iter(self._places))]
-        self._places[tenant] = place, min(self._clock() + _WORKER_SECONDS, place.at + _STORE_SECONDS)
+        now = self._clock()
+        self._places[tenant] = place, now, min(now + _WORKER_SECONDS, place.at + _STORE_SECONDS)
         return place
 
     # --- critical operations -------------------------------------------------------------------------------------
@@ -160,14 +176,14 @@ class Tenants:
         """Make every token issued for `tenant` until now stale; the moment in Unix seconds. Raises StoreError."""
         moment = self._clock()
         self._unmarked.pop(tenant, None)
-        await self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+        await self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), ""])
         return moment
 
     async def note_changed(self, tenant: str) -> bool:
         """The same for a change that has already happened: what the store cannot take now, it gets when it is back."""
         moment = self._clock()
         try:
-            await self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+            await self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), ""])
         except StoreError:
             if len(self._unmarked) < _MAX_MARKS:
                 self._unmarked[tenant] = moment
@@ -177,7 +193,7 @@ class Tenants:
     def _mark_again(self, _after_outage: bool) -> None:
         unmarked, self._unmarked = self._unmarked, {}
         for tenant, moment in unmarked.items():
-            reply = self._store.execute("SET", subscription_changed_at(tenant), repr(moment))
+            reply = self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), "late"])
             reply.add_done_callback(partial(self._marked, tenant, moment))
 
     def _marked(self, tenant: str, moment: float, reply: Future[Any]) -> None:

@@ -11,6 +11,7 @@ import ctypes
 import gc
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
@@ -30,9 +31,15 @@ from kernel.state import State
 
 _GC_THRESHOLD = 20_000
 _PR_SET_PDEATHSIG = 1
+_LEAVE = (b"connection", b"close")
 _CLOSE_LINGER_SECONDS = 0.1
 # Beyond the longest that anything on a connection may be silent.
 _IDLE_MARGIN_SECONDS = 30.0
+
+
+def serving_mark(run_dir: Path, pid: int | None) -> Path:
+    """The empty file by which a worker tells its parent that it serves."""
+    return run_dir / f"serving-{pid}"
 
 
 @dataclass
@@ -57,6 +64,8 @@ class Worker:
         self._store_url = store_url
         self._run_dir = run_dir
         self._parent = parent
+        # The file descriptor it accepts connections from, where the parent has made it.
+        self.listener: int | None = None
         self._gateway: Gateway | None = None
         self._state: State | None = None
         self._pacer: Pacer | None = None
@@ -77,6 +86,7 @@ class Worker:
         except Exception as error:
             await send({"type": "lifespan.startup.failed", "message": f"{type(error).__name__}: {error}"})
             raise
+        serving_mark(self._run_dir, os.getpid()).touch()
         await send({"type": "lifespan.startup.complete"})
         release_soon(asyncio.get_running_loop())
         await receive()
@@ -88,16 +98,33 @@ class Worker:
         state = await build_state(self._settings, self._store_url, self._run_dir)
         self._state = state
         self._gateway = Gateway(state, lambda row: _handler(state, row))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._drain)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        loop.add_signal_handler(signal.SIGUSR1, self._hand_over)
         # PERF: what a worker builds at its start lives as long as the worker; no collection need walk it.
         gc.collect()
         gc.freeze()
         # PERF: a request makes some forty containers and no cycle; at the default of 700 the collector ran every 17 requests.
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
-        self._pacer = Pacer(asyncio.get_running_loop())
+        self._pacer = Pacer(loop)
         self._pacer.start()
         self._silence = _silence(state)
         self._silence.start()
+
+    def _hand_over(self) -> None:
+        """Another worker has taken over: whoever is still connected goes to it after the next response."""
+        assert self._state is not None
+        if _LEAVE in self._state.baseline:
+            return
+        self._state.baseline.append(_LEAVE)
+        if self.listener is not None:
+            # granian stops accepting only when it stops, and then drops those just accepted, unheard. In exchange it gets a
+            # socket that nobody knows; what it had belongs to the parent and the new worker as well.
+            with socket.socket(socket.AF_UNIX) as unknown:
+                unknown.bind("")
+                unknown.listen(0)
+                unknown.setblocking(False)
+                os.dup2(unknown.fileno(), self.listener, inheritable=False)
 
     def _drain(self) -> None:
         """Say that this worker is going and end its streams; granian finishes what is in flight. A second one is ignored."""
@@ -110,10 +137,14 @@ class Worker:
     async def _leave(self, state: State) -> None:
         # granian waits for requests, not for what an upgrade made of a connection: told to stop, it would cut the sockets
         # before their close frames, which it sends by itself some time after the relay has ended.
+        loop = asyncio.get_running_loop()
+        grace = state.settings.shutdown_grace_seconds
+        end = loop.time() + grace
         state.streams.drain()
-        if await state.sockets.gone(state.settings.shutdown_grace_seconds / 2):
+        if await state.sockets.gone(grace / 2):
             await asyncio.sleep(_CLOSE_LINGER_SECONDS)
         tell_server()
+        loop.call_at(end, _cut_short)
 
     async def _stop(self) -> None:
         assert self._state is not None
@@ -124,6 +155,14 @@ class Worker:
         if self._state.profile is not None:
             self._state.profile.stop()
         await self._state.close()
+
+
+def _cut_short() -> None:
+    """The grace is over: requests that go on are answered, or broken off, and logged; a kill would do neither."""
+    for task in asyncio.all_tasks():
+        # granian makes one for each request, and keeps them to itself.
+        if getattr(task.get_coro(), "__name__", "") == "future_watcher":
+            task.cancel()
 
 
 def _die_with(parent: int) -> None:

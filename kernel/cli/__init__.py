@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from kernel import __version__
 from kernel.cli.output import Formatter
+from kernel.console import renew_streams
 
 _EPILOG = """\
 configuration:
@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `gateway routes | head`: nobody reads any more, and the flush at exit would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    finally:
+        renew_streams()  # `gateway routes | head`: nobody reads any more, and the flush at exit would complain
 
 
 def _parser(wanted: str) -> argparse.ArgumentParser:

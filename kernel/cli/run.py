@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 
 from kernel.cli.output import print_errors
 from kernel.cli.settings import obtain
@@ -15,7 +16,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 Serve until SIGINT or SIGTERM; then stop accepting, end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0.
 
 SIGHUP reads .env, gateway.toml and the key and certificate files again: new workers take over one after the other, and
-the old ones end what they have in flight. A configuration with errors is told and changes nothing.
+the old ones end what they have in flight. A configuration with errors, or one that no worker comes to serve with, is told
+and changes nothing.
 
 With ENVIRONMENT=dev (the default) a missing REDIS_HOST starts an embedded store and a missing JWT_PUBLIC_KEY makes a
 key pair for this run. In staging and prod the store must be named, and without a key the auth service is asked about each
@@ -42,6 +44,7 @@ def _read() -> Settings | None:
     loaded = obtain()
     if loaded is None:
         return None
-    print_errors((), loaded.warnings)
-    sys.stderr.flush()
+    with suppress(OSError):  # at a reload, there may be nobody to read it
+        print_errors((), loaded.warnings)
+        sys.stderr.flush()
     return loaded.settings

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from kernel.catalog import METHODS
 from kernel.cli.output import Style, print_errors, summary
 from kernel.config import ConfigError, ConfigErrors, Loaded, Settings, load_with_warnings
 
@@ -21,9 +21,10 @@ def obtain() -> Loaded | None:
     except ConfigErrors as error:
         style = Style(sys.stderr)
         head = f"gateway: {style('1;31', summary(error.errors, error.warnings))} in the configuration"
-        sys.stderr.write(f"{head}\n\n")
-        print_errors(error.errors, error.warnings)
-        sys.stderr.write("\n")
+        with suppress(OSError):  # nobody reads any more
+            sys.stderr.write(f"{head}\n\n")
+            print_errors(error.errors, error.warnings)
+            sys.stderr.write("\n")
         return None
 
 
@@ -74,6 +75,6 @@ def usable_routes(settings: Settings, given: frozenset[str]) -> Iterator[ConfigE
     where = settings.gateway_config.name if settings.gateway_config else "routes"
     for row in settings.routes:
         try:
-            trie.add(METHODS if row.methods is None else row.methods, row.pattern, None)
+            trie.add(row.answered, row.pattern, None)
         except RouteConflictError as error:
             yield ConfigError(where, str(error))

@@ -129,7 +129,17 @@ def access_claims(
 class Minter:
     """The gateway's own service token, signed anew shortly before it expires. `clock` gives Unix seconds."""
 
-    __slots__ = ("_audience", "_clock", "_issuer", "_lifetime", "_renew_at", "_service", "_signer", "_token")
+    __slots__ = (
+        "_audience",
+        "_clock",
+        "_issuer",
+        "_lifetime",
+        "_minted_at",
+        "_renew_at",
+        "_service",
+        "_signer",
+        "_token",
+    )
 
     def __init__(
         self,
@@ -148,12 +158,13 @@ class Minter:
         self._lifetime = lifetime
         self._clock = clock
         self._token = ""
-        self._renew_at = float("-inf")
+        self._minted_at = self._renew_at = float("-inf")
 
     def token(self) -> str:
         """A service token with at least five minutes (or half its lifetime) left."""
         now = self._clock()
-        if now >= self._renew_at:
+        # A clock that was set back makes it a token of the future, which nobody takes.
+        if not self._minted_at <= now < self._renew_at:
             claims = service_claims(
                 self._service,
                 issuer=self._issuer,
@@ -162,5 +173,6 @@ class Minter:
                 now=now,
             )
             self._token = self._signer.sign(claims)
+            self._minted_at = now
             self._renew_at = now + self._lifetime - min(_RENEW_BEFORE, self._lifetime / 2)
         return self._token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -30,13 +31,33 @@ def load_public_keys(value: str, alg: str, base: Path | None = None) -> tuple[Ke
     if "-----BEGIN" in value:
         return _from_text(value.replace("\\n", "\n"), alg, None)
     keys: list[Key] = []
-    for entry in value.split(","):
-        name, separator, path = entry.strip().rpartition("=")
-        keys.extend(_from_file((base or Path()) / path, alg, name if separator else None))
+    for path, kid in _files(value, base):
+        keys.extend(_from_text(_text(path), alg, kid))
     return tuple(keys)
 
 
-def _from_file(path: Path, alg: str, kid: str | None) -> tuple[Key, ...]:
+def inlined(value: str, base: Path | None = None) -> str:
+    """The PEM text that a `JWT_PUBLIC_KEY` value stands for: what its files hold now. Raises `KeyConfigError`."""
+    if "-----BEGIN" in value:
+        return value
+    blocks: list[str] = []
+    for path, kid in _files(value, base):
+        for block in _BLOCK.finditer(_text(path)):
+            pem = block[0][len(block["before"]) :]
+            named = _KID.search(block["before"])
+            name = named[1] if named else kid
+            blocks.append(f"kid: {name}\n{pem}\n" if name else f"{pem}\n")
+    return "".join(blocks)
+
+
+def _files(value: str, base: Path | None) -> Iterator[tuple[Path, str | None]]:
+    """Each file of a `JWT_PUBLIC_KEY` value, and the name it gives its keys."""
+    for entry in value.split(","):
+        name, separator, path = entry.strip().rpartition("=")
+        yield (base or Path()) / path, name if separator else None
+
+
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_FILE_BYTES + 1)
@@ -45,7 +66,7 @@ def _from_file(path: Path, alg: str, kid: str | None) -> tuple[Key, ...]:
         raise KeyConfigError(f"neither PEM text nor a readable file: {reason}") from None
     if len(text) > _MAX_FILE_BYTES:
         raise KeyConfigError(f"the file {path.name} is too large for a key")
-    return _from_text(text.decode("ascii", "replace"), alg, kid)
+    return text.decode("ascii", "replace")
 
 
 def _from_text(text: str, alg: str, kid: str | None) -> tuple[Key, ...]:

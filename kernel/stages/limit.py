@@ -59,10 +59,12 @@ def bearer(x: Exchange) -> bytes | None:
 class Ledger:
     """Charges one named limit and tells the client about it."""
 
-    __slots__ = ("_exceeded", "_limit", "_policy", "_prefix", "_take", "limit")
+    __slots__ = ("_exceeded", "_limit", "_policy", "_prefix", "_take", "limit", "suffix")
 
     def __init__(self, name: str, limit: Limit, state: State) -> None:
         self.limit = limit
+        # For keys that may have several limits, by method or by tier: each is a bucket of its own.
+        self.suffix = f":{limit.requests}/{limit.window:g}"
         self._take = state.limiter.take
         self._exceeded = state.metrics.rate_limited
         self._limit = (b"x-ratelimit-limit", b"%d" % limit.requests)
@@ -116,7 +118,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
     requests = settings.service_rate_limit_requests
     service = Ledger("service", Limit(requests=requests, window=window), state) if requests else None
     own = Ledger("route", row.limit, state) if row.limit else None
-    own_suffix = f":{row.pattern}"
+    own_suffix = f":{row.pattern}{own.suffix}" if own is not None else ""
     cached = state.verifier.cached
 
     async def then_own(x: Exchange, first: Awaitable[Problem | None], key: str) -> Problem | None:

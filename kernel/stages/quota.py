@@ -25,6 +25,6 @@ def make(state: State, row: RouteRow) -> Stage | None:
         if tenant is None or x.identity.kind == "service":
             return None
         ledger = tenants.get(tenant) or tiers.get(x.grant.tier)
-        return ledger.charge(x, "tenant:" + tenant) if ledger is not None else None
+        return ledger.charge(x, "tenant:" + tenant + ledger.suffix) if ledger is not None else None
 
     return quota

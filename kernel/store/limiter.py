@@ -105,7 +105,7 @@ class Limiter:
         """One token for `key` under `limit` (at least one request a window): the verdict, or an awaitable of it.
 
         The awaitable raises StoreDown when the store is out of reach and the limiter does not fail open. A key goes
-        with one limit; under another it is another bucket.
+        with one limit: used with two in turn, each would begin anew every time.
         """
         bucket = self._buckets.get(key)
         if bucket is None or bucket.limit is not limit:

@@ -79,6 +79,8 @@ class Store:
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             self._give_up(await carrier.close(), "closed")
+        parked, self._parked = self._parked, None
+        self._give_up(parked or [], "closed")
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:

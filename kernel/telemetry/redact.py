@@ -19,7 +19,7 @@ _SECRET_NAME = re.compile(
 _JWT = re.compile(r"eyJ[A-Za-z0-9_=-]{4,}(?:\.[A-Za-z0-9_=-]*)*")
 _PAIR = re.compile(r"(?i)((?:token|ticket|secret|passw(?:or)?d|api_?key|signature)=)[^&;\s\"']+")
 # A word alone ("bearer token missing") is no token.
-_BEARER = re.compile(r"(?i)\b(bearer)[\s,]+(?=\S*[0-9._])[A-Za-z0-9._~+/=-]{4,}")
+_BEARER = re.compile(r"(?i)\b(bearer)[\s,]+(?=[A-Za-z~+/=-]*[0-9._])[A-Za-z0-9._~+/=-]{4,}")
 _USERINFO = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 _UNSAFE = re.compile(r"[^\x20-\x7e\n]")

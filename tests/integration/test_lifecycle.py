@@ -18,30 +18,12 @@ import pytest
 import redis
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway
+from tests.support.gateway import GatewayFactory, start_gateway, workers
 from tests.support.poll import poll
 from tests.support.raw import ask, request
 from tests.support.recorder import Recorder
 from tests.support.stack import Stack, stack_env
 from tests.support.tokens import access_token
-
-
-def children(pid: int) -> list[int]:
-    """Living child processes of `pid`."""
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def workers(gateway: GatewayProcess) -> list[int]:
-    """The gateway's worker processes (they have the same command line; an embedded store has not)."""
-    own = Path(f"/proc/{gateway.process.pid}/cmdline").read_bytes()
-    found = []
-    for pid in children(gateway.process.pid):
-        try:
-            if Path(f"/proc/{pid}/cmdline").read_bytes() == own:
-                found.append(pid)
-        except FileNotFoundError:
-            continue
-    return found
 
 
 def metric(port: int, name: str) -> float:
@@ -101,48 +83,6 @@ def test_a_stop_lets_requests_finish_and_leaves_nothing_behind(
     assert '"path":"/health/ready"' in gateway.log()  # the last lines were flushed
 
 
-def test_a_reload_takes_the_configuration_as_it_is_now_and_loses_no_request(
-    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
-) -> None:
-    file = tmp_path / "gateway.toml"
-    file.write_text("")
-    env = stack_env(upstream, session_store, WORKERS="2", GATEWAY_CONFIG=str(file))
-    gateway = start_gateway(env, tmp_path)
-    stack = Stack(gateway, upstream)
-    new = request(target=b"/api/v1/loyalty/points", headers=[(b"authorization", b"Bearer " + access_token())])
-    statuses: set[int] = set()
-    over = threading.Event()
-
-    def go_on() -> None:
-        while not over.is_set():
-            statuses.add(stack.ask().status)
-
-    def replaced() -> bool:
-        return set(workers(gateway)).isdisjoint(before) and len(workers(gateway)) == 2
-
-    thread = threading.Thread(target=go_on)
-    thread.start()
-    try:
-        assert ask(gateway.port, new).status == 404
-        before = workers(gateway)
-        file.write_text(f'[services.loyalty]\nurl = "{upstream.url}"\n')
-        gateway.process.send_signal(signal.SIGHUP)
-        poll(replaced, seconds=20)
-        assert ask(gateway.port, new).status == 200
-        before = workers(gateway)
-        file.write_text("[services.loyalty]\nurl = 7\n")
-        gateway.process.send_signal(signal.SIGHUP)
-        poll(replaced, seconds=20)
-        assert "services.loyalty" in gateway.log()
-        assert "SIGHUP: the workers are replaced with the configuration they had" in gateway.log()
-        assert ask(gateway.port, new).status == 200
-    finally:
-        over.set()
-        thread.join()
-        gateway.stop()
-    assert statuses == {200}
-
-
 def test_stops_that_are_repeated_change_nothing(
     tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
 ) -> None:
@@ -159,7 +99,9 @@ def test_where_workers_are_not_forked_they_serve_and_stop_the_same(
 ) -> None:
     # macOS starts processes anew ("spawn"), so everything a worker is given must be able to travel.
     env = stack_env(upstream, session_store, TMPDIR=str(tmp_path), WORKERS="2")
-    gateway = start_gateway(env, tmp_path, start_method="spawn")
+    gateway = start_gateway(
+        env, tmp_path, first="import multiprocessing; multiprocessing.set_start_method('spawn')"
+    )
     try:
         stack = Stack(gateway, upstream)
         assert stack.ask().status == 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.policy import Answer, Client
 from tests.support.recorder import Recorder
-from tests.support.stack import stack_env
+from tests.support.stack import Stack, stack_env
 from tests.support.tokens import access_token, service_token
 
 CONFIG = """
@@ -171,3 +172,33 @@ def test_a_request_that_may_not_enter_the_tenant_costs_it_nothing(client: Client
         assert client.ask("GET", ITEMS, stranger, X_Tenant_ID="t-victim").status == 403
     after = left(client.ask("GET", ITEMS, user("ivo", "t-victim", "enterprise")))["tier"]
     assert after == before - 1
+
+
+METHODS = """
+[[routes]]
+pattern = "/api/v1/inventory/items"
+service = "inventory"
+methods = ["GET"]
+limit = {requests = 20, window = 3600}
+[[routes]]
+pattern = "/api/v1/inventory/items"
+service = "inventory"
+methods = ["POST"]
+limit = {requests = 5, window = 3600}
+"""
+
+
+def test_limits_by_method_do_not_lift_each_other_without_the_store_either(
+    gateway_factory: GatewayFactory, upstream: Recorder, mortal_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(METHODS)
+    gateway = gateway_factory(stack_env(upstream, mortal_store, GATEWAY_CONFIG=str(config)))
+    mortal_store.kill()
+    stack = Stack(gateway, upstream)
+    token = access_token(user_id="user-of-two-methods")
+    seen = Counter(
+        (method, stack.ask(method, token=token).status) for _ in range(40) for method in ("GET", "POST")
+    )
+    assert seen["GET", 200] <= 21
+    assert seen["POST", 200] <= 6

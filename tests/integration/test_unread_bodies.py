@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
 import pytest
 
+from kernel.store.embedded import EmbeddedStore
+from tests.support.gateway import GatewayFactory
 from tests.support.raw import Reply, parse_replies
-from tests.support.stack import Stack
+from tests.support.recorder import Recorder
+from tests.support.stack import Stack, stack_env
+from tests.support.tokens import access_token
 
 HEAD = b"POST /api/v1/inventory/items HTTP/1.1\r\nHost: t\r\n"
 NEXT = b"GET /health/live HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -70,3 +75,24 @@ def test_a_body_that_is_not_taken_is_the_connection_s_last(link: socket.socket, 
     refused = reply(link)
     assert (refused.status, refused.all("connection")) == (401, ["close"])
     assert link.recv(1) == b""
+
+
+@pytest.mark.parametrize("target", [b"/api/v1/alerts/ticket", b"/api/v1/geocode", b"/api/v1/inventory/items"])
+def test_a_body_that_comes_byte_by_byte_is_given_up_wherever_it_goes(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore, target: bytes
+) -> None:
+    gateway = gateway_factory(stack_env(upstream, session_store, BODY_TIMEOUT_SECONDS="0.4"))
+    with socket.create_connection(("127.0.0.1", gateway.port), 5) as link:
+        link.sendall(
+            b"POST %b HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer %b\r\nContent-Length: 500\r\n\r\n"
+            % (target, access_token())
+        )
+        link.settimeout(0.1)
+        answer = b""
+        for _ in range(100):
+            link.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = link.recv(65536)
+                break
+    assert answer.startswith(b"HTTP/1.1 408"), answer[:200]
+    assert b'"code":"body-timeout"' in answer

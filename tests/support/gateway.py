@@ -29,14 +29,6 @@ def free_port() -> int:
         return port
 
 
-_BY_METHOD = """
-import multiprocessing, sys
-multiprocessing.set_start_method(sys.argv[1])
-from kernel.cli import main
-sys.exit(main(["run"]))
-"""
-
-
 @dataclass
 class GatewayProcess:
     """A running `gateway run`. `log()` is everything it has printed."""
@@ -79,16 +71,28 @@ class GatewayProcess:
         raise AssertionError(f"the gateway was not ready within {READY_SECONDS} s:\n{self.log()}")
 
 
+def workers(gateway: GatewayProcess) -> list[int]:
+    """The gateway's worker processes (they have the same command line; an embedded store has not)."""
+    pid = gateway.process.pid
+    own = Path(f"/proc/{pid}/cmdline").read_bytes()
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if Path(f"/proc/{child}/cmdline").read_bytes() == own:
+                found.append(int(child))
+    return found
+
+
 def service_env(url: str) -> dict[str, str]:
     """Every service URL variable set to `url`."""
     return {service.env: url for service in SERVICES}
 
 
 def start_gateway(
-    env: dict[str, str], directory: Path, *, max_files: int | None = None, start_method: str = ""
+    env: dict[str, str], directory: Path, *, max_files: int | None = None, first: str = ""
 ) -> GatewayProcess:
-    """Run `gateway run` with exactly `env` (and PATH), ready to answer; `max_files` is the limit of open files, and
-    `start_method` that of multiprocessing where it is not this system's default."""
+    """Run `gateway run` with exactly `env` (and PATH), ready to answer; `max_files` is the limit of open files, and `first`
+    a line of Python that runs before."""
     port = int(env.get("PORT", 0)) or free_port()
     full = {
         "PATH": os.environ["PATH"],
@@ -100,7 +104,8 @@ def start_gateway(
     }
     output = Path(tempfile.mkstemp(dir=directory, suffix=".log")[1])
     limited = [] if max_files is None else ["/bin/sh", "-c", 'ulimit -n "$0" && exec "$@"', str(max_files)]
-    program = ["-m", "kernel", "run"] if not start_method else ["-c", _BY_METHOD, start_method]
+    code = f"{first}\nimport sys\nfrom kernel.cli import main\nsys.exit(main(['run']))"
+    program = ["-c", code] if first else ["-m", "kernel", "run"]
     with output.open("wb") as sink:
         process = subprocess.Popen(
             [*limited, sys.executable, *program],

@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"kernel", "kernel.problems", "kernel.catalog", "kernel.headers", "kernel.addresses", "kernel.paths"},
     {
         "kernel.config",
+        "kernel.console",
         "kernel.cookies",
         "kernel.listening",
         "kernel.credentials",
@@ -59,6 +60,7 @@ LAYERS: list[set[str]] = [
     {"handlers"},
     {"kernel.worker"},
     {"kernel.reload"},
+    {"kernel.supervisor"},
     {"kernel.server"},
     {"kernel.cli"},
     {"kernel.__main__"},

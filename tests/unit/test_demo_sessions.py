@@ -146,3 +146,10 @@ async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) 
 async def test_without_the_store_a_session_still_opens(world: World) -> None:
     await world.sessions._store.close()
     assert code(await world.find()) == ""
+
+
+async def test_a_clock_that_is_set_back_makes_no_answer_last_longer(world: World) -> None:
+    await world.find()
+    world.now -= 3600
+    await world.find()
+    assert world.service.calls == 2

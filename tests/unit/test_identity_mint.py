@@ -52,6 +52,14 @@ def test_short_lived_token_is_renewed_at_half_its_life() -> None:
     assert minter.token() != first
 
 
+def test_a_token_of_the_future_is_replaced_when_the_clock_was_set_back() -> None:
+    clock = Clock()
+    minter = Minter(Signer(SECRET, "HS256"), issuer=ISSUER, clock=clock)
+    minter.token()
+    clock.now -= 3600
+    assert verifier(clock).verify(minter.token().encode()).exp == clock.now + 3600
+
+
 def test_minted_access_token_carries_the_briefs_payload() -> None:
     clock = Clock()
     claims = access_claims(

@@ -32,21 +32,25 @@ def test_the_next_workers_get_what_was_read_completed() -> None:
     said: list[str] = []
     target = loader()
     read = replace(Settings(), rate_limit_requests=7, workers=9)
-    Reload(target, lambda: read, lambda found: replace(found, jwt_secret_key="made"), said.append)()
+    reload = Reload(target, lambda: read, lambda found: replace(found, jwt_secret_key="made"), said.append)
+    assert reload()
     assert target.settings == replace(Settings(), rate_limit_requests=7, jwt_secret_key="made")
     assert said == [
         "SIGHUP: WORKERS has changed, which takes a restart: it stays as it was",
         "SIGHUP: the workers are replaced with the configuration as it is now",
     ]
+    reload.undo()
+    assert target.settings == Settings()
 
 
 def test_a_failure_of_reading_does_not_end_the_parent() -> None:
-    def read() -> Settings | None:
+    def read() -> Settings:
         raise RecursionError("nested too deep")
 
     said: list[str] = []
     target = loader()
-    Reload(target, read, lambda found: found, said.append)()
+    assert not Reload(target, read, lambda found: found, said.append)()
+    assert not Reload(target, Settings, lambda found: read(), said.append)()
     assert target.settings == Settings()
     assert said[0] == "SIGHUP: the configuration cannot be read: RecursionError: nested too deep"
 
@@ -54,6 +58,6 @@ def test_a_failure_of_reading_does_not_end_the_parent() -> None:
 def test_errors_leave_the_configuration_as_it_was() -> None:
     said: list[str] = []
     target = loader()
-    Reload(target, lambda: None, lambda found: found, said.append)()
+    assert not Reload(target, lambda: None, lambda found: found, said.append)()
     assert target.settings == Settings()
-    assert said == ["SIGHUP: the workers are replaced with the configuration they had"]
+    assert said == ["SIGHUP: the workers go on with the configuration they have"]

@@ -176,7 +176,43 @@ async def test_a_change_that_the_store_missed_is_marked_when_it_is_back(mortal_s
     world.now += 100
     mortal_store.start()
     await until(lambda: store.connected and not world.tenants._unmarked)
+    async with asyncio.timeout(5):
+        while await store.execute("GET", subscription_changed_at("t")) is None:
+            await asyncio.sleep(0.01)
     # The moment of the change, not that of the store's return.
     assert float(await store.execute("GET", subscription_changed_at("t"))) == moment
     assert await store.execute("GET", subscription_changed_at("u")) is None
     await store.close()
+
+
+async def test_a_clock_that_is_set_back_makes_no_answer_last_longer(world: World) -> None:
+    assert await world.parent() == "group"
+    world.service.ancestors = ["stranger"]
+    assert await world.parent("other") is None
+    world.now -= 3600
+    # Neither the admission nor the denial is of use now.
+    world.service.ancestors = ["region"]
+    assert await world.parent() == "region"
+    assert await world.parent("other") == "region"
+
+
+async def test_the_latest_change_counts_whoever_comes_last_to_tell_of_it(world: World) -> None:
+    key = subscription_changed_at("t")
+    early, late = world.worker(), world.worker()
+    early._unmarked["t"], late._unmarked["t"] = 1000.0, 1060.0
+    late._mark_again(True)
+    await until(lambda: not late._unmarked)
+    early._mark_again(True)
+    await world.store.execute("PING")
+    assert await world.store.execute("GET", key) == b"1060.0"
+    await world.store.execute("SET", key, "2026-01-01T00:00:00Z")
+    early._unmarked["t"] = 1000.0
+    early._mark_again(True)
+    await world.store.execute("PING")
+    assert await world.store.execute("GET", key) == b"2026-01-01T00:00:00Z"
+    # A change of this moment replaces it, and what only a wrong clock can have written.
+    await world.tenants.mark_changed("t")
+    assert float(await world.store.execute("GET", key)) == world.now
+    await world.store.execute("SET", key, "99999999999")
+    assert await world.tenants.note_changed("t")
+    assert float(await world.store.execute("GET", key)) == world.now

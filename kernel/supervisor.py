@@ -1,0 +1,277 @@
+"""Supervisor: the parent's side of the workers. granian knows how to start and stop one; here is decided when.
+
+Rules:
+- On a reload an old worker goes when its successor serves, not before; one that does not get so far changes nothing.
+- A worker that dies is replaced: at once, or after a pause that grows while its successors die young. Only a gateway none
+  of whose workers has ever served gives up.
+- A stop is heard at any moment, in the middle of a reload too; nothing here blocks for longer than a glance.
+- Forked workers have a listening socket each, all on one port (SO_REUSEPORT), and the parent holds every one of them
+  open: whoever waits to be accepted there is accepted by the next worker, when one ends or dies.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from granian._granian import ListenerSpec
+from granian.server.mp import MPServer, WorkerProcess
+
+from kernel.console import renew_streams, say
+from kernel.reload import Reload
+from kernel.worker import Loader, Worker, serving_mark
+
+# A new worker is given so long to serve; it takes a second of a busy machine.
+_START_SECONDS = 30.0
+# Between telling the clients of an old worker, with their next response, to connect anew, and ending it.
+_HANDOVER_SECONDS = 1.0
+_GLANCE_SECONDS = 0.02
+# A worker that served for less than this died young. Its place pauses 1/2, 1, 2, 4, 5, 5, ... seconds.
+_YOUNG_SECONDS = 2.0
+_MAX_PAUSE_SECONDS = 5.0
+
+
+class _Bell(threading.Event):
+    """An event that a signal handler may set: threading's own asks for a lock, which what it interrupts may hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rung: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        self._rung.put(None)
+
+    def clear(self) -> None:
+        """`wait` has done it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        try:
+            self._rung.get(timeout=timeout)
+            while True:
+                self._rung.get_nowait()
+        except Empty:
+            return True
+
+
+class Supervisor(MPServer):
+    """granian's server of worker processes, with another mind about their comings and goings.
+
+    Args:
+        loader: makes the workers' applications.
+        reload: reads the configuration again.
+        options: granian's.
+    """
+
+    def __init__(self, loader: Loader, reload: Reload, **options: Any) -> None:
+        super().__init__("kernel.worker", **options)
+        self.main_loop_interrupt = _Bell()
+        self._loader = loader
+        self._read_again = reload
+        self._listeners: list[Any] = []
+        # Workers that drain, and when each is killed.
+        self._leaving: list[tuple[WorkerProcess, float]] = []
+        # Place of a worker that has died -> when to start the next; and how many died young there, one after the other.
+        self._due: dict[int, float] = {}
+        self._early_deaths: dict[int, int] = {}
+        self._ever_served = False
+
+    def run(self) -> None:
+        """Serve until told to stop. Raises SystemExit when no worker could ever serve."""
+        self.serve(target_loader=self._loader, wrap_loader=False)
+
+    # --- the parent's life -------------------------------------------------------------------------------------------
+
+    def _serve(self, spawn_target: Any, target_loader: Callable[[], Worker]) -> None:
+        self._new = partial(self._spawn_worker, target=spawn_target, callback_loader=target_loader)
+        renew_streams()
+        try:
+            self.startup(spawn_target, target_loader)
+            failed = self._watch_over()
+        except BaseException:
+            # Whatever it was: workers without a parent would have to be killed by hand.
+            self._drop_shared_socket()
+            self._stop_workers()
+            raise
+        self.interrupt_children.clear()  # granian's own list of deaths, which would spoil the exit code
+        self.shutdown(int(failed))
+
+    def _watch_over(self) -> bool:
+        """Until a stop; True when nothing can ever come of it."""
+        while True:
+            self.main_loop_interrupt.wait(self._pause())
+            if self.interrupt_signal:
+                return False
+            for place in range(self.workers):
+                if place not in self._due and not self.wrks[place].is_alive() and self._died(place):
+                    return True
+            now = time.monotonic()
+            for place in [place for place, due in self._due.items() if due <= now]:
+                self._start_at(place)
+            self._see_off(now)
+            if self.reload_signal:
+                self.reload_signal = False
+                if self._read_again() and not self._roll():
+                    self._read_again.undo()
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due, if anything is."""
+        dues = [*self._due.values(), *(killed for _, killed in self._leaving)]
+        return max(min(dues) - time.monotonic(), 0.0) if dues else None
+
+    # --- one place ---------------------------------------------------------------------------------------------------
+
+    def _died(self, place: int) -> bool:
+        """Have a worker that died replaced; True when there is no hope."""
+        worker = self.wrks[place]
+        served = self._forget(worker)
+        if not self._ever_served:
+            say(f"worker {place + 1} ended before it served: giving up")
+            return True
+        now = time.monotonic()
+        old = served and now - worker.birth >= _YOUNG_SECONDS
+        deaths = self._early_deaths[place] = 0 if old else self._early_deaths.get(place, 0) + 1
+        self._put_off(place, deaths - (1 if served else 0))
+        return False
+
+    def _put_off(self, place: int, deaths: int) -> None:
+        pause = min(2.0 ** (deaths - 2), _MAX_PAUSE_SECONDS) if deaths > 0 else 0.0
+        if pause:
+            say(f"worker {place + 1} dies again and again: the next one starts in {pause:g} s")
+            if any(worker.is_alive() for worker in self.wrks):
+                self._close(place)  # who would wait there goes to the others
+        self._due[place] = time.monotonic() + pause
+
+    def _start_at(self, place: int) -> None:
+        worker = self._started(place)
+        if worker is None:
+            deaths = self._early_deaths[place] = self._early_deaths.get(place, 0) + 1
+            self._put_off(place, deaths)
+            return
+        del self._due[place]
+        self.wrks[place] = worker
+
+    def _started(self, place: int) -> WorkerProcess | None:
+        """A new worker, not yet one of ours; None when the system has no process to give."""
+        worker: WorkerProcess = self._new(idx=place)
+        renew_streams()
+        try:
+            worker.start()
+        except OSError as error:
+            say(f"worker {place + 1} cannot be started: {error.strerror}")
+            return None
+        return worker
+
+    def _serves(self, worker: WorkerProcess) -> bool:
+        return serving_mark(self._loader.run_dir, worker.inner.pid).exists()
+
+    def _forget(self, worker: WorkerProcess) -> bool:
+        """It is gone, and its number may be another's; whether it had served."""
+        mark = serving_mark(self._loader.run_dir, worker.inner.pid)
+        served = mark.exists()
+        self._ever_served = self._ever_served or served or any(map(self._serves, self.wrks))
+        mark.unlink(missing_ok=True)
+        return served
+
+    # --- a reload ----------------------------------------------------------------------------------------------------
+
+    def _roll(self) -> bool:
+        """New workers take over, one place after the other; False when one does not come to serve."""
+        for place in range(self.workers):
+            old = self.wrks[place]
+            new = self._started(place)
+            if new is None:
+                return False
+            self._wait(_START_SECONDS, lambda: self._serves(new) or not new.is_alive())  # noqa: B023  # called here
+            if self.interrupt_signal:
+                self._leaving.append((new, 0.0))
+                return True
+            if not self._serves(new):
+                new.kill()
+                new.join()
+                say(f"worker {place + 1} does not start with it: the old ones go on")
+                return False
+            self.wrks[place] = new
+            self._due.pop(place, None)
+            self._early_deaths.pop(place, None)
+            if old.is_alive():
+                self._hand_over(old)
+            else:
+                self._forget(old)
+        return True
+
+    def _hand_over(self, old: WorkerProcess) -> None:
+        os.kill(old.inner.pid, signal.SIGUSR1)
+        self._wait(_HANDOVER_SECONDS, lambda: not old.is_alive())
+        old.terminate()
+        self._leaving.append((old, time.monotonic() + (self.workers_kill_timeout or 0)))
+
+    def _see_off(self, now: float) -> None:
+        """Let go of the workers that have drained, and kill those that cannot."""
+        for worker, killed in self._leaving:
+            if worker.is_alive() and killed <= now:
+                say(f"worker {worker.idx + 1} is killed: it does not end within its grace")
+                worker.kill()
+                worker.join()
+            if not worker.is_alive():
+                self._forget(worker)
+        self._leaving = [(worker, killed) for worker, killed in self._leaving if worker.is_alive()]
+
+    def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
+        """Until `over`, a stop, or so long."""
+        end = time.monotonic() + seconds
+        while not over() and not self.interrupt_signal and time.monotonic() < end:
+            time.sleep(_GLANCE_SECONDS)
+
+    def _stop_workers(self) -> None:
+        self.wrks += [worker for worker, _ in self._leaving]
+        super()._stop_workers()
+
+    # --- the listening sockets ---------------------------------------------------------------------------------------
+
+    def _init_shared_socket(self) -> None:
+        if multiprocessing.get_start_method() != "fork":
+            super()._init_shared_socket()
+            return
+        self._ssp = self._sso = None
+        self._listeners = [self._listener() for _ in range(self.workers)]
+
+    def _listener(self) -> Any:
+        """A bound socket; it listens when its worker does. granian leaves closing it to us."""
+        return ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()
+
+    def _spawn_worker(  # type: ignore[override]  # granian's own differs from its base class in the same way
+        self, idx: int, target: Any, callback_loader: Callable[[], Worker]
+    ) -> WorkerProcess:
+        if self._listeners:
+            if self._listeners[idx] is None:
+                self._listeners[idx] = self._listener()
+            self._shd: Any = self._listeners[idx]
+            others = [each.get_fd() for each in self._listeners if each not in {None, self._shd}]
+            callback_loader = partial(_alone, self._shd.get_fd(), others, callback_loader)
+        return super()._spawn_worker(idx, target, callback_loader)
+
+    def _close(self, place: int) -> None:
+        if self._listeners and self._listeners[place] is not None:
+            os.close(self._listeners[place].get_fd())
+            self._listeners[place] = None
+
+    def _drop_shared_socket(self) -> None:
+        for place in range(len(self._listeners)):
+            self._close(place)
+        super()._drop_shared_socket()
+
+
+def _alone(own: int, others: list[int], load: Callable[[], Worker]) -> Worker:
+    """In a new worker: let go of its neighbours' sockets. Held on to, they would listen when nobody accepts any more."""
+    for fd in others:
+        os.close(fd)
+    worker = load()
+    worker.listener = own
+    return worker
