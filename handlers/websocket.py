@@ -125,7 +125,9 @@ class _Relay:
         state, x = self._state, self._x
         watch = None
         if x.identity is not None:
-            watch = state.guard.watch(x.identity, x.grant, self._lost_right, locks=True)
+            watch = state.guard.watch(
+                x.identity, x.grant, self._lost_right, locks=not x.route.row.always_writable
+            )
         state.streams.add(self._drained)
         pumps = [asyncio.create_task(self._upwards()), asyncio.create_task(self._downwards())]
         try:

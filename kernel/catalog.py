@@ -52,6 +52,13 @@ class Service(Struct, frozen=True):
     tenant_scoped: bool = True
 
 
+def with_head(methods: frozenset[str] | None) -> frozenset[str]:
+    """The methods that are answered: None is all of them, and GET brings HEAD (RFC 9110 section 9.1)."""
+    if methods is None:
+        return METHODS
+    return methods | {"HEAD"} if "GET" in methods else methods
+
+
 class RouteRow(Struct, frozen=True, kw_only=True):
     """One route as declared; `Route` is its compiled form."""
 
@@ -71,8 +78,9 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     service_only: bool = False
     # The lowest tier that may use it.
     min_tier: str | None = None
-    # A limit of its own, beside the client's.
+    # A limit of its own, beside the client's; rows of one `limit_key` share it.
     limit: Limit | None = None
+    limit_key: str = ""
     # Seconds until the response's first byte, when not REQUEST_TIMEOUT_SECONDS.
     timeout: float | None = None
     # Bytes, when not MAX_BODY_BYTES.
@@ -96,9 +104,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
 
     @property
     def answered(self) -> frozenset[str]:
-        """The methods it answers: HEAD wherever there is GET (RFC 9110 section 9.1)."""
-        methods = METHODS if self.methods is None else self.methods
-        return methods | {"HEAD"} if "GET" in methods else methods
+        """The methods it answers."""
+        return with_head(self.methods)
 
     @property
     def browser(self) -> bool:

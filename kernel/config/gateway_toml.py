@@ -16,6 +16,9 @@
     urgent = ["sse", "email", "whatsapp"]
 
 Services come first and routes after them, each in the file's order. What a table does not say stays as it was.
+
+A route below a prefix of a tenant-scoped service holds below `/api/v1/tenants/{tenant_id}/` as well, since the service
+answers there too: what is demanded at one path cannot be had at the other. A table for the other has the last word.
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows
+from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
 from kernel.config.errors import ConfigError
-from kernel.config.rewrite import change, contradiction, narrow, with_head
+from kernel.config.rewrite import change, contradiction, narrow
 from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
@@ -71,6 +74,8 @@ class _Reader:
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
         self._rows = list(settings.routes)
+        # The patterns that tables name.
+        self._named: set[Any] = set()
         # (pattern, methods) -> where a table has them.
         self._declared: dict[tuple[str, frozenset[str]], str] = {}
 
@@ -82,6 +87,7 @@ class _Reader:
         if not isinstance(routes, list):
             self._error("routes", "is not a list of tables", "[[routes]]")
             routes = []
+        self._named = {table.get("pattern") for table in routes if isinstance(table, dict)}
         for position, table in enumerate(routes, 1):
             self._route(f"[[routes]] #{position}", table)
         limits = dict(self._tables(document, "limits"))
@@ -154,6 +160,8 @@ class _Reader:
         if methods is not None:
             self._rows = narrow(self._rows, name, frozenset(methods))
         changes = self._policy(values, where)
+        if "limit" in changes:
+            changes["limit_key"] = name
         self._replace([replace(row, **changes) if row.service == name else row for row in self._rows], where)
 
     def _url(self, service: str, value: str | list[str] | None, where: str) -> None:
@@ -193,6 +201,8 @@ class _Reader:
             return
         listed = values.pop("methods", None)
         methods = None if listed is None else frozenset(listed)
+        if values.get("websocket") and methods is None:
+            methods = frozenset(("GET",))
         if methods is not None and "HEAD" in methods and "GET" not in methods:
             self._error(f"{where} methods", "HEAD goes with GET", 'methods = ["GET"]')
             return
@@ -205,9 +215,27 @@ class _Reader:
         if len(self._errors) > errors:
             return
         try:
-            self._replace(change(self._rows, pattern, methods, changes), where)
+            rows = change(self._rows, pattern, methods, changes)
+            twin, owner = self._twin(pattern)
+            # SECURITY: what is open to everybody at one path is not made so at another.
+            if twin and not changes.get("public"):
+                shared = {"limit_key": pattern} if "limit" in changes else {}
+                rows = change(rows, twin, methods, {"service": owner, **changes, **shared})
+            self._replace(rows, where)
         except ValueError as error:
             self._error(where, str(error), 'service = "loyalty"')
+
+    def _twin(self, pattern: str) -> tuple[str, str | None]:
+        """The same resource's pattern below a tenant, when it has one that no table names, and the service there."""
+        _, _, rest = pattern.partition("/api/v1/")
+        segment = rest.partition("/")[0]
+        scope = "/api/v1/tenants/{tenant_id}/"
+        twin = scope + rest
+        owners = {row.pattern: row.service for row in self._rows}
+        owner = owners.get(f"{scope}{segment}/**")
+        if not rest or twin in self._named or "{tenant_id}" in pattern:
+            return "", None
+        return (twin, owner) if owner and owner == owners.get(f"/api/v1/{segment}/**") else ("", None)
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
         """The fields of a row among `values`, in the row's own types."""

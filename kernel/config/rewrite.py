@@ -7,14 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.catalog import METHODS, RouteRow
-
-
-def with_head(methods: frozenset[str] | None) -> frozenset[str]:
-    """The methods a row serves: None is all of them, and GET brings HEAD, as in the router."""
-    if methods is None:
-        return METHODS
-    return methods | {"HEAD"} if "GET" in methods else methods
+from kernel.catalog import METHODS, RouteRow, with_head
 
 
 def change(
@@ -29,7 +22,7 @@ def change(
     missing = with_head(methods)
     found = False
     for row in rows:
-        served = with_head(row.methods)
+        served = row.answered
         common = served & with_head(methods)
         if row.pattern != pattern or not common:
             result.append(row)
@@ -52,7 +45,7 @@ def narrow(rows: Sequence[RouteRow], service: str, methods: frozenset[str]) -> l
     for row in rows:
         if row.service != service:
             result.append(row)
-        elif common := with_head(row.methods) & with_head(methods):
+        elif common := row.answered & with_head(methods):
             result.append(replace(row, methods=common))
     return result
 
@@ -61,6 +54,10 @@ def contradiction(row: RouteRow) -> str:
     """Why `row` cannot mean what it says, or an empty string."""
     if row.handler != "proxy" and row.service is not None:
         return "the gateway answers this route itself: it has no service"
+    if row.websocket and row.answered != {"GET", "HEAD"}:
+        return "a WebSocket is opened with GET: it has no other methods"
+    if row.websocket and row.effect:
+        return "a WebSocket has no 2xx answer, and so no effect"
     if row.admin and row.public:
         return "an admin route cannot be public"
     if row.public:

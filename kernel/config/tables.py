@@ -82,6 +82,7 @@ ROUTE: Mapping[str, Field] = {
         "The operation that the tenant service is asked about each time; refused when it cannot say. Empty: none.",
         '"delete-tenant"',
     ),
+    "websocket": Field(bool, "A WebSocket is served here, and nothing else.", "true"),
     "effect": Field(Effect, "What a 2xx answer makes the gateway do.", '"subscription-changed"'),
     **POLICY,
 }

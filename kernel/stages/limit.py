@@ -118,7 +118,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
     requests = settings.service_rate_limit_requests
     service = Ledger("service", Limit(requests=requests, window=window), state) if requests else None
     own = Ledger("route", row.limit, state) if row.limit else None
-    own_suffix = f":{row.pattern}{own.suffix}" if own is not None else ""
+    own_suffix = f":{row.limit_key or row.pattern}{own.suffix}" if own is not None else ""
     cached = state.verifier.cached
 
     async def then_own(x: Exchange, first: Awaitable[Problem | None], key: str) -> Problem | None:

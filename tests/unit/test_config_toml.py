@@ -9,22 +9,7 @@ import pytest
 
 from kernel.catalog import LOGOUT, METHODS, ROUTES, SUBSCRIPTION_CHANGED, TIERS, Limit, RouteRow
 from kernel.config import ConfigErrors, Settings, load, tables
-
-
-class File:
-    """A gateway.toml in a directory of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def load(self, text: str, **environ: str) -> Settings:
-        self.path.write_text(text)
-        return load({"GATEWAY_CONFIG": str(self.path), **environ})
-
-    def problems(self, text: str) -> list[str]:
-        with pytest.raises(ConfigErrors) as raised:
-            self.load(text)
-        return [f"{error.variable}: {error.problem}" for error in raised.value.errors]
+from tests.support.config import File
 
 
 @pytest.fixture
@@ -90,6 +75,7 @@ def test_a_services_table_says_everything_about_its_routes(file: File) -> None:
             service="gift-cards",
             min_tier="professional",
             limit=Limit(30, 10),
+            limit_key="gift-cards",
             timeout=5,
             max_body=50 * 1024**2,
             allow_encoded_slash=True,
