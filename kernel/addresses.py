@@ -6,6 +6,8 @@ import ipaddress
 from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+# A client whose address a trusted proxy does not tell.
+UNKNOWN = "unknown"
 _MEMO_LIMIT = 4096
 _MAPPED = 96  # the prefix of IPv4 addresses written as IPv6, ::ffff:0:0/96
 
@@ -54,12 +56,15 @@ class Peers:
 def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
     """The client's address: the right-most entry of X-Forwarded-For that no trusted proxy owns.
 
-    SECURITY: read from the right, since everything left of the first untrusted hop was written by the client. An entry
-    that is no address ends the walk at the last hop that was one.
+    SECURITY: read from the right, since everything left of the first untrusted hop was written by the client. What is no
+    address there ("unknown", RFC 7239 section 6) makes the client `UNKNOWN`: it is not the proxy that hides it, whose
+    address may be one that is let in.
     """
     client = peer
     for entry in reversed(chain.split(b",")):
         text = entry.strip().decode("latin-1")
+        if not text:
+            continue
         if text.startswith("["):  # [v6]:port
             text = text[1:].partition("]")[0]
         elif text.count(":") == 1:  # v4:port
@@ -67,7 +72,7 @@ def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
         try:
             client = str(ipaddress.ip_address(text))
         except ValueError:
-            return client
+            return UNKNOWN
         if client not in trusted:
             return client
     return client

@@ -15,7 +15,7 @@ from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
 from kernel.handshake import Handshake
 from kernel.problems import CLIENT_GONE, DRAINING, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
-from kernel.route import Handler, Route
+from kernel.route import Handler, Route, Stage
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
@@ -65,6 +65,7 @@ class Gateway:
             client = scope["client"][0]
             state.access_log.pre_request(x.request_id, x.method, x.raw_path, client, scope["headers"])
         broken = ""
+        stage: Stage | None = None
         try:
             for stage in route.stages:
                 outcome = stage(x)
@@ -73,18 +74,20 @@ class Gateway:
                         outcome = await outcome
                         if outcome is None:
                             continue
+                    x.phase = _phase(stage, route)
                     await x.refuse(outcome)
                     break
             else:
+                stage = None
                 await route.handler(x)
         except GatewayError as error:
-            broken = await self._fail(x, error.problem)
+            broken = await self._fail(x, error.problem, stage)
         except CancelledError:
             # The grace of a drain is over (see worker.py).
-            broken = await self._fail(x, DRAINING("", _LEAVE))
+            broken = await self._fail(x, DRAINING("", _LEAVE), stage)
         except Exception:
             state.log.exception("unhandled error", request_id=x.request_id, route=route.template)
-            broken = await self._fail(x, INTERNAL())
+            broken = await self._fail(x, INTERNAL(), stage)
         finally:
             if counted:
                 metrics.in_flight -= 1
@@ -93,8 +96,13 @@ class Gateway:
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None
 
-    async def _fail(self, x: Exchange, problem: Problem) -> str:
-        """Answer with `problem`; its code when the head is already out and the response must be broken off instead."""
+    async def _fail(self, x: Exchange, problem: Problem, stage: Stage | None) -> str:
+        """Answer with `problem`, which came from `stage` or the handler.
+
+        Returns its code when the head is already out and the response must be broken off instead.
+        """
+        if x.phase == "done":
+            x.phase = _phase(stage, x.route)
         if not x.response_started:
             await x.refuse(problem)
             return ""
@@ -169,6 +177,14 @@ class Gateway:
 
 def _is_preflight(x: Exchange) -> bool:
     return b"origin" in x.captured and b"access-control-request-method" in x.captured
+
+
+def _phase(stage: Stage | None, route: Route) -> str:
+    """The name of where a request ended, for the log."""
+    if stage is not None:
+        return stage.__module__.rpartition(".")[2]
+    row = route.row
+    return row.handler if row.handler != "proxy" or row.service else "router"
 
 
 def _preflight_handler(cors: Cors) -> Handler:

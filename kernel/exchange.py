@@ -183,7 +183,7 @@ class Exchange:
         self.response_started = False
         self.service = ""
         self.upstream_seconds = 0.0
-        self.phase = "edge"
+        self.phase = "done"  # or where it ended before that
         self.ended_by = GATEWAY
         self.problem_code = ""
 
@@ -299,6 +299,8 @@ class Exchange:
         """Answer with a problem document (RFC 9457), or only record it when nothing can be sent any more."""
         kind = problem.kind
         self.problem_code = kind.code
+        if self.phase == "done":
+            self.phase = "edge"
         if kind is CLIENT_GONE:
             if not self.body_done:
                 # The server ends a malformed body as if the client had left; one that is still there learns why.

@@ -124,6 +124,11 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")  # the default until Python 3.13
     if claim(settings.host, settings.port):
+        if settings.environment == "dev":
+            raise CannotListen(
+                f"another gateway listens on port {settings.port}, and would get some of the connections. "
+                "Stop it, or set another PORT."
+            )
         say(f"others listen on port {settings.port}, too, and share it: connections go to any of them")
     with contextlib.ExitStack() as resources:
         run_dir = make_directory("bakery-gateway-")

@@ -216,12 +216,15 @@ class Supervisor(MPServer):
         """Let go of the workers that have drained, and kill those that cannot."""
         for worker, killed in self._leaving:
             if worker.is_alive() and killed <= now:
-                say(f"worker {worker.idx + 1} is killed: it does not end within its grace")
-                worker.kill()
-                worker.join()
+                self._kill(worker)
             if not worker.is_alive():
                 self._forget(worker)
         self._leaving = [(worker, killed) for worker, killed in self._leaving if worker.is_alive()]
+
+    def _kill(self, worker: WorkerProcess) -> None:
+        say(f"worker {worker.idx + 1} is killed: it does not end within its grace")
+        worker.kill()
+        worker.join()
 
     def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Until `over`, a stop, or so long."""
@@ -230,8 +233,16 @@ class Supervisor(MPServer):
             time.sleep(_GLANCE_SECONDS)
 
     def _stop_workers(self) -> None:
+        """All of them, those included that drain already; whoever does not end in time is killed."""
         self.wrks += [worker for worker, _ in self._leaving]
-        super()._stop_workers()
+        for worker in self.wrks:
+            worker.terminate()
+        end = time.monotonic() + (self.workers_kill_timeout or 0)
+        while any(worker.is_alive() for worker in self.wrks) and time.monotonic() < end:
+            time.sleep(_GLANCE_SECONDS)
+        for worker in self.wrks:
+            if worker.is_alive():
+                self._kill(worker)
 
     # --- the listening sockets ---------------------------------------------------------------------------------------
 

@@ -89,6 +89,12 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
     if settings.https_only and not given & {"TRUSTED_PROXIES", "TLS_CERT_FILE"}:
         problem = "is not set, so no proxy can say that a request came over HTTPS: all are redirected"
         yield ConfigError("TRUSTED_PROXIES", problem, "10.0.0.0/8")
+    elif not given & {"TRUSTED_PROXIES", "TLS_CERT_FILE"}:
+        problem = (
+            "is not set: behind a load balancer every client has its address, so that all share one limit and "
+            "ADMIN_ALLOW lets everybody in"
+        )
+        yield ConfigError("TRUSTED_PROXIES", problem, "10.0.0.0/8")
     for name, networks in (
         ("TRUSTED_PROXIES", settings.trusted_proxies),
         ("ADMIN_ALLOW", settings.admin_allow),

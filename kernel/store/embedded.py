@@ -70,8 +70,11 @@ class EmbeddedStore:
 
     @property
     def tcp_url(self) -> str | None:
-        """The loopback port as a URL, password included, for `redis-cli -u`; None without `port`."""
-        return None if self._port is None else f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+        """The loopback port as a URL, password included, for `redis-cli -u`; None without `port`.
+
+        With the user's name: from 6.2 on redis-cli takes a password without one for a user of no name.
+        """
+        return None if self._port is None else f"redis://default:{self._password}@127.0.0.1:{self._port}/0"
 
     @property
     def socket_path(self) -> Path:

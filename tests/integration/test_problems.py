@@ -261,3 +261,18 @@ def test_a_websocket_handshake_where_none_is_served_is_404(stack: Stack) -> None
     ]
     assert stack.ask(headers=upgrade).status == 404
     assert stack.ask().status == 200
+
+
+def test_the_log_says_in_which_phase_a_request_ended(stack: Stack) -> None:
+    asked = {
+        "router": stack.ask(target=b"/nowhere", token=None),
+        "edge": stack.ask(host=b"not a host"),
+        "authenticate": stack.ask(token=None),
+        "tenancy": stack.ask(target=b"/api/v1/tenants/a-stranger/orders"),
+        "alert-ticket": stack.ask("POST", target=b"/api/v1/alerts/ticket", body=b"no JSON"),
+        "done": stack.ask(),
+    }
+    for phase, reply in asked.items():
+        name = reply.header("x-request-id")
+        line = poll(lambda: [each for each in stack.gateway.log().splitlines() if f'"{name}"' in each])[0]  # noqa: B023  # called here
+        assert json.loads(line)["phase"] == phase, line

@@ -210,6 +210,8 @@ def test_what_is_set_in_vain_or_dangerously_is_warned_about() -> None:
     assert "service tokens are refused" in doubts(SOUND | {"JWT_SECRET_KEY": ""})["JWT_SECRET_KEY"]
     assert "unencrypted" in doubts(SOUND | {"HTTPS_ONLY": "false"})["HTTPS_ONLY"]
     assert "all are redirected" in doubts(SOUND | {"TRUSTED_PROXIES": ""})["TRUSTED_PROXIES"]
+    staging = SOUND | {"ENVIRONMENT": "staging", "TRUSTED_PROXIES": ""}
+    assert "lets everybody in" in doubts(staging)["TRUSTED_PROXIES"]
     assert "block you" in doubts(SOUND | {"NOMINATIM_CONTACT": ""})["NOMINATIM_CONTACT"]
     assert doubts(SOUND | {"NOMINATIM_CONTACT": "", "NOMINATIM_URL": "https://osm.bakery.example/maps"}) == {}
     assert doubts(SOUND | {"ADMIN_ALLOW": "0.0.0.0/0"})["ADMIN_ALLOW"] == "is the whole internet"
