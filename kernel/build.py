@@ -19,6 +19,7 @@ from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
+from kernel.healthsources import make_incidents, make_prober
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
@@ -40,7 +41,6 @@ from kernel.telemetry.lag import LoopLag
 from kernel.telemetry.lines import JsonLines, PrettyLines
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
-from kernel.telemetry.prober import HealthProber, ProbeFailed
 from kernel.telemetry.profile import Profile
 from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.scrape import Scraper
@@ -179,14 +179,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     geocoder = Geocoder(store, settings, make_upstream)
     await geocoder.start()
     metrics.register_source("geocode", geocoder.families)
-    paths = {service.name: service.health for service in settings.service_catalog}
-
-    async def probe(service: str) -> None:
-        answer = await client.call(service, "GET", paths[service])
-        if answer.status >= 400:
-            raise ProbeFailed(f"answered {answer.status}")
-
-    prober = HealthProber(settings.services, probe, run_dir=run_dir)
+    prober = make_prober(settings, client, upstreams, telemetry.log, run_dir)
+    incidents = make_incidents(store, upstreams, telemetry.log)
     metrics.register_source("health", prober.samples)
     state = State(
         settings=settings,
@@ -233,9 +227,10 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         metrics.register_source("profile", state.profile.families)
     await telemetry.start()
     prober.start()
+    incidents.start()
     authority.start()
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
-    state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close]
+    state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [authority.close]
     return state

@@ -19,11 +19,13 @@ from time import time
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from kernel.telemetry.lines import stamp
-from kernel.telemetry.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber
+from kernel.telemetry.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ServiceHealth
 
 Document = tuple[int, bytes]
+_LEFT_ALONE = "failed repeatedly"
 
 
 def _nothing() -> Mapping[str, str]:
@@ -69,13 +71,15 @@ class Health:
 
     def overall(self) -> Document:
         """`/health`, member for member as in the brief."""
-        return self._document({name: result.status for name, result in self._prober.results.items()})
+        found = self._found(self._breakers())
+        return self._document({name: result.status for name, result in found.items()}, found)
 
     def services(self) -> Document:
         """`/api/v1/health`: each service with its latency, last error and breaker."""
         breakers = self._breakers()
+        found = self._found(breakers)
         details: dict[str, Any] = {}
-        for name, result in self._prober.results.items():
+        for name, result in found.items():
             details[name] = {
                 "status": result.status,
                 "latency_ms": result.latency_ms,
@@ -83,11 +87,20 @@ class Health:
                 "checked_at": stamp(result.checked) if result.checked else None,
                 "breaker": breakers.get(name, "closed"),
             }
-        return self._document(details)
+        return self._document(details, found)
 
-    def _document(self, services: Mapping[str, Any]) -> Document:
+    def _found(self, breakers: Mapping[str, str]) -> dict[str, ServiceHealth]:
+        """What is known of each service: its last probe, unless its requests have shown since that it is down."""
+        return {
+            name: replace(result, status=UNHEALTHY, error=result.error or _LEFT_ALONE)
+            if breakers.get(name) == "open"
+            else result
+            for name, result in self._prober.results.items()
+        }
+
+    def _document(self, services: Mapping[str, Any], found: Mapping[str, ServiceHealth]) -> Document:
         connected = self._redis_connected()
-        status = self._status(connected)
+        status = self._status(connected, {result.status for result in found.values()} - {UNKNOWN})
         document = {
             "status": status,
             "version": self._version,
@@ -97,11 +110,10 @@ class Health:
         }
         return 503 if self._not_ready() else 200, orjson.dumps(document)
 
-    def _status(self, connected: bool) -> str:
+    def _status(self, connected: bool, found: set[str]) -> str:
+        """`found`: the services' states; one not asked yet says nothing about the gateway."""
         if self._not_ready():
             return UNHEALTHY
-        # A service not asked yet says nothing about the gateway.
-        found = {result.status for result in self._prober.results.values()} - {UNKNOWN}
         if found == {UNHEALTHY}:
             return UNHEALTHY
         return HEALTHY if connected and UNHEALTHY not in found else "degraded"

@@ -43,6 +43,13 @@ class ServiceHealth(msgspec.Struct, frozen=True):
     checked: float = 0.0
 
 
+Changed = Callable[[str, ServiceHealth, bool], None]
+
+
+def _nothing(name: str, result: ServiceHealth, mine: bool) -> None:
+    return None
+
+
 _DECODER = msgspec.json.Decoder(dict[str, ServiceHealth])
 
 
@@ -55,6 +62,8 @@ class HealthProber:
         interval: seconds between two probes of a healthy service, give or take a tenth.
         timeout: seconds a probe may take.
         run_dir: shared with the other workers; None when there are none.
+        changed: `changed(service, result, mine)` is told of a service whose status is another one now; `mine` when this
+            worker has found it out.
     """
 
     def __init__(
@@ -67,6 +76,7 @@ class HealthProber:
         timeout: float = TIMEOUT_SECONDS,
         follow: float = FOLLOW_SECONDS,
         run_dir: Path | None = None,
+        changed: Changed = _nothing,
     ) -> None:
         self.results: dict[str, ServiceHealth] = {name: ServiceHealth() for name in services}
         self._probe = probe
@@ -75,6 +85,7 @@ class HealthProber:
         self._timeout = timeout
         self._follow = follow
         self._run_dir = run_dir
+        self._changed = changed
         self._lock_fd = -1
         self._task: asyncio.Task[None] | None = None
 
@@ -114,7 +125,7 @@ class HealthProber:
     async def _watch(self, name: str) -> None:
         while True:
             result = await self._ask(name)
-            self.results[name] = result
+            self._note(name, result, mine=True)
             self._publish()
             pause = self._interval if result.status == HEALTHY else self._retry
             # Spread out, or all services would be asked at the same moment for ever.
@@ -129,14 +140,19 @@ class HealthProber:
         except TimeoutError:
             error = f"no answer within {self._timeout:g} s"
         except GatewayError as failure:
-            # SECURITY: only the problem's title; its detail may hold an address, and anyone may ask for this text.
-            error = failure.problem.kind.title
+            # SECURITY: anyone may ask for this text, as for that of any problem: it holds no address.
+            error = failure.problem.detail
         except ProbeFailed as failure:
             error = str(failure)
         except Exception as failure:
             error = type(failure).__name__
         latency = round((time.perf_counter() - started) * 1000, 1)
         return ServiceHealth(UNHEALTHY if error else HEALTHY, latency, error, time.time())
+
+    def _note(self, name: str, result: ServiceHealth, *, mine: bool) -> None:
+        before, self.results[name] = self.results[name], result
+        if result.status != before.status:
+            self._changed(name, result, mine)
 
     def _is_mine(self) -> bool:
         """Whether this worker is the one to probe; if not, take over what the one that is has found."""
@@ -160,7 +176,9 @@ class HealthProber:
             age = time.time() - file.stat().st_mtime
         except (FileNotFoundError, msgspec.MsgspecError):
             return True  # it has not finished its first probe
-        self.results.update((name, result) for name, result in found.items() if name in self.results)
+        for name, result in found.items():
+            if name in self.results:
+                self._note(name, result, mine=False)
         return age < 2 * self._interval + self._timeout
 
     def _publish(self) -> None:

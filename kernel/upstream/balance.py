@@ -70,6 +70,15 @@ class Upstream:
         able = [each for each in self.replicas if each is not replica and each.breaker.admits(now)]
         return random.choice(able) if able else None  # noqa: S311  # spreads load, hides nothing
 
+    def any_replica(self) -> Replica:
+        """One whatever its breaker says: for probes, by which a recovery shows."""
+        return random.choice(self.replicas)  # noqa: S311  # spreads load, hides nothing
+
+    def relent(self) -> None:
+        """The service was found well: let the next request try the replicas that are left alone."""
+        for replica in self.replicas:
+            replica.breaker.relent(self.sweeper.now)
+
     def choose(self) -> Replica:
         """The replica with the fewest requests in flight among those whose breaker admits one.
 

@@ -53,6 +53,10 @@ class Breaker:
         self._probing = False
         self.troubled = False
 
+    def relent(self, now: float) -> None:
+        """There is reason to try again now."""
+        self.until = min(self.until, now)
+
     def failure(self, now: float) -> None:
         """None came, and it was the replica's fault."""
         self._failures += 1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from asyncio import timeout as limit
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from kernel.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Replica, Upstream
+from kernel.upstream.breaker import Breaker
 from kernel.upstream.http1 import NEVER, Connection
 
 _MAX_BODY = 1024 * 1024
@@ -41,12 +43,14 @@ class ServiceClient:
         headers: _Headers = (),
         *,
         repeatable: bool | None = None,
+        probe: bool = False,
     ) -> Answer:
-        """Ask `service`; `body` is JSON. An attempt takes `timeout` seconds at most; it is repeated only when an idle
-        connection turned out to be closed, and only what is `repeatable`: unless that is said, a GET or HEAD.
+        """Ask `service`; `body` is JSON. A `probe` is sent whatever the breaker says, which its failure does not concern.
+        An attempt takes `timeout` seconds at most; it is repeated only when an idle
+               connection turned out to be closed, and only what is `repeatable`: unless that is said, a GET or HEAD.
 
-        Raises:
-            GatewayError: no whole answer came.
+               Raises:
+                   GatewayError: no whole answer came.
         """
         upstream = self._upstreams[service]
         lines = [b"accept: application/json\r\nx-forwarded-by: bakery-gateway\r\n"]
@@ -55,19 +59,19 @@ class ServiceClient:
             lines.append(b"authorization: Bearer %b\r\n" % self._token().encode())
         if body is not None:
             lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
-        replica = upstream.choose()
+        replica = upstream.any_replica() if probe else upstream.choose()
         head = b"".join((method.encode(), b" ", target.encode(), replica.host_line, *lines, b"\r\n"))
         data = head + (body or b"")
+        breaker = Breaker() if probe else replica.breaker
+        ask = partial(_exchange, upstream, replica, breaker, data, method == "HEAD", self._timeout)
         try:
-            return await _exchange(
-                upstream, replica, replica.pool.acquire, data, method == "HEAD", self._timeout
-            )
+            answer = await ask(replica.pool.acquire)
         except _Stale:
             if not (method in {"GET", "HEAD"} if repeatable is None else repeatable):
                 raise
-            return await _exchange(
-                upstream, replica, replica.pool.fresh, data, method == "HEAD", self._timeout
-            )
+            answer = await ask(replica.pool.fresh)
+        replica.breaker.success()
+        return answer
 
 
 class _Stale(GatewayError):
@@ -77,12 +81,12 @@ class _Stale(GatewayError):
 async def _exchange(
     upstream: Upstream,
     replica: Replica,
-    take: Callable[[], Awaitable[Connection]],
+    breaker: Breaker,
     data: bytes,
     head_only: bool,
     seconds: float,
+    take: Callable[[], Awaitable[Connection]],
 ) -> Answer:
-    breaker = replica.breaker
     probe = breaker.begin()
     connection = None
     try:
@@ -98,7 +102,6 @@ async def _exchange(
                 size += len(part)
                 if size > _MAX_BODY:
                     raise GatewayError(UPSTREAM_PROTOCOL("the answer is too large"))
-        breaker.success()
         return Answer(connection.status, b"".join(parts), tuple(connection.headers))
     except GatewayError as error:
         if probe:

@@ -13,6 +13,8 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from functools import partial
@@ -240,12 +242,7 @@ class Pool:
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
         except OSError as error:  # TLS failures are of this kind too
             self._slot_free()
-            what = (
-                "the TLS handshake failed"
-                if isinstance(error, ssl.SSLError)
-                else "the connection was refused"
-            )
-            raise GatewayError(UPSTREAM_CONNECT(what)) from None
+            raise GatewayError(UPSTREAM_CONNECT(_reason(error))) from None
         except BaseException:
             self._slot_free()
             raise
@@ -276,6 +273,20 @@ class Pool:
 
     def _lost(self, connection: Connection) -> None:
         self._slot_free()
+
+
+def _reason(error: OSError) -> str:
+    """Why no connection could be made, without addresses: clients read it."""
+    if isinstance(error, ssl.SSLError):
+        return "the TLS handshake failed"
+    if isinstance(error, socket.gaierror):
+        return "its host name is not known"
+    if isinstance(error, FileNotFoundError):
+        return "its socket does not exist"
+    refused = isinstance(error, ConnectionRefusedError) or not error.errno
+    return (
+        "the connection was refused" if refused else f"no connection: {os.strerror(error.errno or 0).lower()}"
+    )
 
 
 def _left(connection: Connection) -> None:

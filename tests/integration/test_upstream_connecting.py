@@ -151,6 +151,21 @@ async def test_a_refused_connection_is_a_502_that_names_the_service_and_the_phas
 
 
 @both_loops
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://no-such-host.invalid:8000", "its host name is not known"),
+        ("unix:///tmp/no/such/socket", "its socket does not exist"),
+    ],
+)
+async def test_a_connection_that_cannot_be_made_is_a_502_that_says_why(url: str, reason: str) -> None:
+    async with upstream_of(url) as upstream:
+        found = await problem(upstream)
+        assert found.kind is UPSTREAM_CONNECT
+        assert found.detail == f"inventory failed in phase connect: {reason}."
+
+
+@both_loops
 async def test_a_connection_that_is_not_accepted_is_a_504() -> None:
     with deaf_port() as port:
         async with upstream_of(f"http://127.0.0.1:{port}", connect_timeout=0.1) as upstream:

@@ -16,6 +16,7 @@ from kernel.problems import (
 )
 from kernel.upstream import breaker
 from kernel.upstream.balance import Upstream
+from kernel.upstream.client import ServiceClient
 from kernel.upstream.forward import forward
 from tests.support.gateway import free_port
 from tests.support.scripted_upstream import (
@@ -44,6 +45,12 @@ async def problem(upstream: Upstream, client: Client | None = None, timeout: flo
 
 def retry_after(found: Problem) -> int:
     return int(dict(found.headers)[b"retry-after"])
+
+
+async def always_ok(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(OK)
+    writer.close()
 
 
 async def slow(peer: Peer) -> None:
@@ -89,6 +96,41 @@ async def test_the_breaker_opens_then_probes_once_then_closes(monkeypatch: pytes
         assert upstream.breaker_state == "closed"
         server.close()
         await server.wait_closed()
+
+
+@both_loops
+async def test_a_health_probe_closes_the_breaker_and_never_opens_it() -> None:
+    port = free_port()
+    async with upstream_of(f"http://127.0.0.1:{port}") as upstream:
+        client = ServiceClient({"inventory": upstream}, None)
+        for _ in range(9):
+            with pytest.raises(GatewayError):
+                await client.call("inventory", "GET", "/health", probe=True)
+        assert upstream.breaker_state == "closed"
+        for _ in range(5):
+            await problem(upstream)
+        with pytest.raises(GatewayError) as refused:
+            await client.call("inventory", "GET", "/x")
+        assert refused.value.problem.kind is UPSTREAM_OPEN
+        # It gets through nevertheless, and finds the service back.
+        server = await asyncio.start_server(always_ok, "127.0.0.1", port)
+        assert (await client.call("inventory", "GET", "/health", probe=True)).status == 200
+        assert upstream.breaker_state == "closed"
+        server.close()
+
+
+@both_loops
+async def test_another_worker_s_good_news_lets_the_next_request_try() -> None:
+    port = free_port()
+    async with upstream_of(f"http://127.0.0.1:{port}") as upstream:
+        for _ in range(5):
+            await problem(upstream)
+        assert (await problem(upstream)).kind is UPSTREAM_OPEN
+        server = await asyncio.start_server(always_ok, "127.0.0.1", port)
+        upstream.relent()
+        assert (await ask(upstream)).body == b"ok"
+        assert upstream.breaker_state == "closed"
+        server.close()
 
 
 @both_loops

@@ -53,7 +53,7 @@ LAYERS: list[set[str]] = [
         "kernel.refreshes",
         "kernel.authority",
     },
-    {"kernel.keysources"},
+    {"kernel.keysources", "kernel.healthsources"},
     {"kernel.state"},
     {"kernel.stages", "kernel.effects"},
     {"kernel.app", "kernel.build"},

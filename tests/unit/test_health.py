@@ -66,7 +66,10 @@ async def test_services_are_asked_at_once_and_again_after_the_interval(platform:
     ("error", "said"),
     [
         (ProbeFailed("status 503"), "status 503"),
-        (GatewayError(UPSTREAM_CONNECT("connect to 10.0.0.7:8000 failed")), "Service unreachable"),
+        (
+            GatewayError(UPSTREAM_CONNECT("sales: its host name is not known.")),
+            "sales: its host name is not known.",
+        ),
         (ConnectionRefusedError(111, "Connect call failed ('10.0.0.7', 8000)"), "ConnectionRefusedError"),
     ],
 )
@@ -157,12 +160,13 @@ class Gateway:
         self.prober = prober(platform)
         self.redis = True
         self.reason = ""
+        self.breakers: dict[str, str] = {}
         self.health = Health(
             self.prober,
             version="1.0.0",
             redis_connected=lambda: self.redis,
             not_ready=lambda: self.reason,
-            breakers=lambda: {"sales": "open"},
+            breakers=lambda: self.breakers,
         )
 
     def found(self, *statuses: str) -> None:
@@ -217,6 +221,7 @@ def test_the_status_says_how_the_gateway_itself_is(
 
 def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -> None:
     gateway.found(UNKNOWN, UNHEALTHY)
+    gateway.breakers["sales"] = "open"
     gateway.prober.results["auth"] = ServiceHealth()
     services = json.loads(gateway.health.services()[1])["services"]
     assert services["sales"] == {
@@ -233,6 +238,50 @@ def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -
         "checked_at": None,
         "breaker": "closed",
     }
+
+
+def test_a_service_is_unhealthy_as_soon_as_its_breaker_is_open(gateway: Gateway) -> None:
+    gateway.found(HEALTHY, HEALTHY)
+    gateway.breakers["sales"] = "open"
+    assert json.loads(gateway.health.overall()[1])["services"]["sales"] == "unhealthy"
+    assert json.loads(gateway.health.overall()[1])["status"] == "degraded"
+    told = json.loads(gateway.health.services()[1])["services"]["sales"]
+    assert (told["status"], told["last_error"]) == ("unhealthy", "failed repeatedly")
+    # Half-open, nobody knows: what the last probe found counts.
+    gateway.breakers["sales"] = "half-open"
+    assert json.loads(gateway.health.overall()[1])["services"]["sales"] == "healthy"
+
+
+async def test_what_changes_is_told_once_and_by_whom_it_was_found(platform: Platform, tmp_path: Path) -> None:
+    told: list[tuple[int, str, str, bool]] = []
+
+    def made(number: int) -> HealthProber:
+        return prober(
+            platform,
+            interval=0.02,
+            retry=0.02,
+            run_dir=tmp_path,
+            changed=lambda name, result, mine: told.append((number, name, result.status, mine)),
+        )
+
+    first, second = made(1), made(2)
+    first.start()
+    await until(lambda: first.results["sales"].status == HEALTHY)
+    second.start()
+    await until(lambda: len(told) == 4)
+    platform.errors["sales"] = ProbeFailed("ill")
+    await until(lambda: len(told) == 6)
+    await asyncio.sleep(0.1)
+    await second.stop()
+    await first.stop()
+    assert sorted(told) == [
+        (1, "auth", HEALTHY, True),
+        (1, "sales", HEALTHY, True),
+        (1, "sales", UNHEALTHY, True),
+        (2, "auth", HEALTHY, False),
+        (2, "sales", HEALTHY, False),
+        (2, "sales", UNHEALTHY, False),
+    ]
 
 
 def test_live_never_changes_and_ready_says_why_not(gateway: Gateway) -> None:

@@ -1,0 +1,55 @@
+"""How the gateway learns and tells how its services and its store are: the prober and the incidents, with their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from kernel.config import Settings
+from kernel.store.redis import Store
+from kernel.telemetry.incidents import Incidents
+from kernel.telemetry.log import Log
+from kernel.telemetry.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
+from kernel.upstream.balance import Upstream
+from kernel.upstream.breaker import CLOSED
+from kernel.upstream.client import ServiceClient
+
+Upstreams = Mapping[str, Upstream]
+
+
+def make_prober(
+    settings: Settings, client: ServiceClient, upstreams: Upstreams, log: Log, run_dir: Path | None
+) -> HealthProber:
+    """Asks each service's health path; a recovery lets requests try the service at once, and what changes is logged."""
+    paths = {service.name: service.health for service in settings.service_catalog}
+    ill: set[str] = set()
+
+    async def probe(service: str) -> None:
+        answer = await client.call(service, "GET", paths[service], probe=True)
+        if answer.status >= 400:
+            raise ProbeFailed(f"answered {answer.status}")
+
+    def changed(service: str, result: ServiceHealth, mine: bool) -> None:
+        well = result.status == HEALTHY
+        if well:
+            upstreams[service].relent()
+        # One worker tells of it, and of being well only after it was ill.
+        if mine and not well:
+            ill.add(service)
+            log.warning("service unhealthy", service=service, reason=result.error)
+        elif mine and service in ill:
+            log.info("service healthy again", service=service)
+
+    return HealthProber(settings.services, probe, run_dir=run_dir, changed=changed)
+
+
+def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
+    """Tells of the store and the breakers."""
+
+    def breakers() -> Iterator[tuple[str, str]]:
+        for name, upstream in upstreams.items():
+            for replica in upstream.replicas:
+                if replica.breaker.state(upstream.sweeper.now) != CLOSED:
+                    yield name, replica.pool.address.authority
+
+    return Incidents(log, lambda: (store.connected, store.last_error), breakers)
