@@ -21,7 +21,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,6 +52,8 @@ _DROPPED = (
     "STRUCTLOG_PRETTY_PRINT",
     "GATEWAY_RUN_DIR",
 )
+# Where the gateway runs, a relative path would lead elsewhere.
+_FILES = ("GATEWAY_CONFIG", "AUDIT_LOG_FILE")
 
 
 class DemoError(Exception):
@@ -83,7 +85,10 @@ def main(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="gateway demo", description="Store, stub platform and gateway, on this machine, until Ctrl-C."
+        prog="gateway demo",
+        description="Store, stub platform and gateway, on this machine, until Ctrl-C.",
+        epilog="Your variables count: INVENTORY_SERVICE_URL puts a service of yours in the stub's place, CORS_ORIGINS lets "
+        "your page in, GATEWAY_CONFIG adds routes. Store, keys and TLS are the demo's own; .env is not read.",
     )
     port = os.environ.get("PORT", "")
     parser.add_argument(
@@ -102,6 +107,19 @@ def _port(text: str) -> int:
     if text.isascii() and text.isdigit() and int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port (0 to 65535)")
+
+
+def with_the_callers(own: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """The gateway's variables: the demo's `own`, but for services, pages and files of the caller's."""
+    merged = dict(own)
+    for name, value in environ.items():
+        if name.endswith("_SERVICE_URL"):
+            merged[name] = value
+        elif name in _FILES and value:
+            merged[name] = str(Path(value).absolute())
+        elif name == "CORS_ORIGINS" and value:
+            merged[name] = ",".join(filter(None, (own.get(name, ""), value)))
+    return merged
 
 
 class Demo:
@@ -136,7 +154,7 @@ class Demo:
         self._wait_until(described.exists, "the stub platform is not ready")
         self._info = msgspec.json.decode(described.read_bytes(), type=Info)
         environment = {
-            **self._info.environment,
+            **with_the_callers(self._info.environment, os.environ),
             "REDIS_URL": self._store.url,
             "HOST": self._options.host,
             "PORT": str(self._port),

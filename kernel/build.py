@@ -103,7 +103,7 @@ class _Telemetry:
             self.audit = Audit(self.audit_writer)
         else:
             self.audit_writer = self.writer
-            self.audit = Audit(self.writer, encoder)
+            self.audit = Audit(self.writer, encoder, anonymizer)
         self.metrics = Metrics(__version__)
         self.lag = LoopLag(asyncio.get_running_loop())
         self.metrics.register_source("lag", self.lag.snapshot)

@@ -14,10 +14,13 @@ from typing import Any
 
 from kernel.exchange import Exchange
 from kernel.telemetry.lines import Encoder, JsonLines, stamp
+from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.writer import Writer
 
 FLUSH_SECONDS = 1.0
 LINES_A_SECOND = 50
+
+_MAX_TENANT = 64
 
 # The kinds of events.
 AUTH_FAILURE = "auth-failure"
@@ -26,6 +29,9 @@ SERVICE_TOKEN = "service-token"  # noqa: S105  # a kind of event
 ADMIN = "admin"
 CRITICAL = "critical"
 DISPATCH = "dispatch"
+
+# Of these only refusals are remarkable.
+_ROUTINE = frozenset({SERVICE_TOKEN, ADMIN, DISPATCH})
 
 _Key = tuple[str, str, str, str | None, str | None, str | None, str]
 
@@ -42,11 +48,15 @@ class _Event:
 class Audit:
     """Gathers events and writes them once a second.
 
-    `writer` is an `AuditFile`'s, or the log's own when no file is configured.
+    `writer` is an `AuditFile`'s, or the log's own when no file is configured; `anonymizer` is the log's, for there it must
+    not tell what the lines beside it hide.
     """
 
-    def __init__(self, writer: Writer, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, writer: Writer, encoder: Encoder | None = None, anonymizer: Anonymizer | None = None
+    ) -> None:
         self._writer = writer
+        self._anonymizer = anonymizer
         self._encoder = encoder or JsonLines()
         self._events: dict[_Key, _Event] = {}
         self._different: defaultdict[str, int] = defaultdict(int)
@@ -70,6 +80,7 @@ class Audit:
         route: str = "",
         status: int = 0,
         problem: str = "",
+        tenant_requested: str = "",
     ) -> None:
         """Something security-relevant happened; `service` is the caller's name from its service token.
 
@@ -91,6 +102,7 @@ class Audit:
                     "client_ip": client_ip,
                     "user_id": user_id,
                     "tenant_id": tenant_id,
+                    "tenant_requested": tenant_requested,
                     "service_name": service,
                     "method": method,
                     "route": route,
@@ -120,6 +132,7 @@ class Audit:
             route=x.route.template,
             status=status,
             problem=problem,
+            tenant_requested=_requested(x) if problem and x.tenant is None else "",
         )
 
     def flush(self) -> None:
@@ -140,7 +153,15 @@ class Audit:
         self.flush()
 
     def _line(self, event: _Event) -> bytes:
-        line = {"timestamp": stamp(event.first), "level": "warning", "event": "audit", **event.fields}
+        fields = event.fields
+        routine = fields["kind"] in _ROUTINE and not fields.get("problem") and fields.get("status", 0) < 400
+        level = "info" if routine else "warning"
+        line = {"timestamp": stamp(event.first), "level": level, "event": "audit", **fields}
+        if self._anonymizer is not None:
+            if fields.get("client_ip"):
+                line["client_ip"] = self._anonymizer.ip(fields["client_ip"])
+            if fields.get("user_id"):
+                line["user_id"] = self._anonymizer.user(fields["user_id"])
         if event.count > 1:
             line["count"] = event.count
             line["last"] = stamp(event.last)
@@ -151,3 +172,14 @@ class Audit:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(FLUSH_SECONDS, self._tick, loop)
         self.flush()
+
+
+def _requested(x: Exchange) -> str:
+    """The tenant that a refused request asked for, as it was written."""
+    segments = x.route.template.split("/")
+    named = [segment for segment in segments if segment.startswith("{")]
+    if "{tenant_id}" in named and len(x.params) >= len(named):
+        wanted = x.params[named.index("{tenant_id}")]
+    else:
+        wanted = x.captured.get(b"x-tenant-id", b"")
+    return wanted[:_MAX_TENANT].decode("latin-1")

@@ -125,6 +125,19 @@ def test_a_taken_port_is_said_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_two_gateways_share_a_port_in_production_and_never_on_a_laptop(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    first = gateway_factory(stack_env(upstream, session_store))
+    same = stack_env(upstream, session_store, PORT=str(first.port))
+    refused = gateway_factory(same)
+    assert refused.process.wait(10) == 1
+    assert f"another gateway listens on port {first.port}" in refused.log()
+    second = gateway_factory({**same, "ENVIRONMENT": "staging"})
+    poll(lambda: len(workers(second)) == 1)
+    assert f"others listen on port {first.port}, too" in second.log()
+
+
 def test_workers_do_not_outlive_their_parent(
     tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
 ) -> None:

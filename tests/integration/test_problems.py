@@ -276,3 +276,15 @@ def test_the_log_says_in_which_phase_a_request_ended(stack: Stack) -> None:
         name = reply.header("x-request-id")
         line = poll(lambda: [each for each in stack.gateway.log().splitlines() if f'"{name}"' in each])[0]  # noqa: B023  # called here
         assert json.loads(line)["phase"] == phase, line
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_the_audit_says_which_tenant_was_refused(stack: Stack, by_path: bool) -> None:
+    target = b"/api/v1/tenants/a-stranger/sales" if by_path else b"/api/v1/sales"
+    headers = [] if by_path else [(b"X-Tenant-ID", b"a-stranger")]
+    user = f"user-of-audit-{by_path}"
+    assert stack.ask(target=target, headers=headers, token=access_token(user_id=user)).status == 403
+    lines = poll(
+        lambda: [each for each in stack.gateway.log().splitlines() if user in each and '"audit"' in each]
+    )
+    assert json.loads(lines[0])["tenant_requested"] == "a-stranger"

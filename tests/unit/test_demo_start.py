@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
-from bench.demo import DemoError, claim_port, reachable
+from bench.demo import DemoError, claim_port, reachable, with_the_callers
 
 
 def test_port_of_a_server_that_shares_it_counts_as_taken() -> None:
@@ -39,3 +40,24 @@ def test_port_zero_is_any_free_one() -> None:
 )
 def test_url_of_the_demo_can_be_reached(host: str, shown: str) -> None:
     assert reachable(host) == shown
+
+
+def test_what_a_developer_sets_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = {
+        "INVENTORY_SERVICE_URL": "http://stub",
+        "SALES_SERVICE_URL": "http://stub",
+        "CORS_ORIGINS": "http://a",
+    }
+    callers = {
+        "INVENTORY_SERVICE_URL": "http://mine",
+        "CORS_ORIGINS": "http://localhost:3000",
+        "GATEWAY_CONFIG": "gateway.toml",
+        "HOME": "/root",
+    }
+    assert with_the_callers(own, callers) == {
+        "INVENTORY_SERVICE_URL": "http://mine",
+        "SALES_SERVICE_URL": "http://stub",
+        "CORS_ORIGINS": "http://a,http://localhost:3000",
+        "GATEWAY_CONFIG": str(tmp_path / "gateway.toml"),
+    }

@@ -14,6 +14,7 @@ import pytest
 from kernel.telemetry import audit as kinds
 from kernel.telemetry.audit import LINES_A_SECOND, Audit
 from kernel.telemetry.auditfile import AuditFile, erase, export
+from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.writer import Writer
 
 
@@ -61,6 +62,26 @@ def test_an_event_says_who_did_what(sink: list[bytes], writer: Writer) -> None:
         "status": 403,
         "problem": "tenant-forbidden",
     }
+
+
+def test_what_is_routine_is_no_warning(sink: list[bytes], writer: Writer) -> None:
+    audit = Audit(writer)
+    audit.event(kinds.ADMIN, route="/metrics", status=200)
+    audit.event(kinds.SERVICE_TOKEN, route="/a", status=200)
+    audit.event(kinds.SERVICE_TOKEN, route="/b", status=503)
+    audit.event(kinds.ADMIN, route="/metrics", status=404, problem="route-unknown")
+    audit.event(kinds.CRITICAL, route="/c", status=200)
+    levels = [line["level"] for line in lines(audit, writer, sink)]
+    assert levels == ["info", "info", "warning", "warning", "warning"]
+
+
+def test_beside_anonymous_lines_events_are_anonymous_too(sink: list[bytes], writer: Writer) -> None:
+    anonymizer = Anonymizer(b"secret")
+    audit = Audit(writer, anonymizer=anonymizer)
+    audit.event(kinds.DENIED, client_ip="203.0.113.7", user_id="u-1", status=403, problem="x")
+    (line,) = lines(audit, writer, sink)
+    assert (line["client_ip"], line["user_id"]) == ("203.0.113.0/24", anonymizer.user("u-1"))
+    assert "u-1" not in str(line)
 
 
 def test_equal_events_become_one_line_with_a_count(sink: list[bytes], writer: Writer) -> None:
