@@ -203,7 +203,7 @@ async def test_closing_fails_what_is_unanswered(store_server: EmbeddedStore) -> 
 async def test_a_wrong_password_is_said(mortal_store: EmbeddedStore) -> None:
     with EmbeddedStore(port=0) as guarded:
         assert guarded.tcp_url is not None
-        store = await connected(guarded.tcp_url.replace("://:", "://:x"))
+        store = await connected(guarded.tcp_url.replace("default:", "default:x"))
         assert not store.connected
         assert "invalid username-password" in store.last_error
         await store.close()
