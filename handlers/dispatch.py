@@ -49,7 +49,7 @@ class _Alert(Struct):
     severity: Annotated[str, Meta(min_length=1, max_length=64)]
     message: Annotated[str, Meta(min_length=1, max_length=4096)]
     # RFC 3339, or Unix seconds.
-    timestamp: datetime | float
+    timestamp: datetime | Annotated[float, Meta(ge=0, le=99_999_999_999)]  # Unix seconds
     type: Annotated[str, Meta(max_length=64)] | None = None
     channels: Annotated[list[Literal["sse", "email", "whatsapp"]], Meta(min_length=1)] | None = None
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kernel.catalog import RouteRow
 from kernel.credentials import BEARER
 from kernel.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
-from kernel.handshake import Handshake, sendable
+from kernel.handshake import Handshake, octets, sendable
 from kernel.outgoing import header_lines
 from kernel.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
 from kernel.route import Handler
@@ -27,6 +27,7 @@ _RETRY_LATER = ((b"retry-after", b"5"),)
 _LOCKS = frozenset({TENANT_READ_ONLY.code, PLATFORM_READ_ONLY.code})
 _UNAUTHORISED, _LOCKED = 4401, 4403
 _NORMAL, _AWAY, _TOO_BIG, _RESTART, _BAD_GATEWAY = 1000, 1001, 1009, 1012, 1014
+_NO_STATUS = 1005
 _ABNORMAL = 1006
 _CLOSE_SECONDS = 2.0
 
@@ -147,7 +148,8 @@ class _Relay:
                     await x.close(code, reason)
             except (TimeoutError, RuntimeError):
                 pass  # it takes nothing, or has gone: the server drops it
-        await self._socket.close(*sendable(code, reason))
+        # The server says "no status" (1005) of a client that gave none and of one that vanished: not that it was content.
+        await self._socket.close(*(sendable(code, reason) if code != _NO_STATUS else (None, "")))
 
     async def close(self) -> None:
         """Let go of the service, however it came to the end."""
@@ -184,7 +186,7 @@ class _Relay:
                 return
             text = message.get("text")
             data: str | bytes = text if text is not None else message["bytes"]
-            size = len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
+            size = octets(data)
             if size > self._limit:
                 self._finish(_TOO_BIG, f"over {self._limit} bytes", GATEWAY)
                 return

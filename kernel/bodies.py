@@ -14,6 +14,7 @@ from kernel.problems import BAD_REQUEST, BODY_INVALID, BODY_TIMEOUT, GatewayErro
 
 _Document = TypeVar("_Document")
 _PLACE = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")
+_PATTERN = re.compile(r" matching regex '.*'", re.DOTALL)
 _TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
 _INDEX = re.compile(r"\[(?:\d+|\.\.\.)\]")
 
@@ -49,6 +50,7 @@ def explain(message: str, kind: Any) -> str:
     found = _PLACE.fullmatch(message)
     place = found[2] if found else ""
     text = found[1] if found else message
+    text = _PATTERN.sub(" of the form that /openapi.json gives", text)
     if text.startswith("Invalid enum value"):
         options = _options(
             inspect.type_info(kind), [part for part in _INDEX.sub("", place).split(".") if part]

@@ -52,7 +52,7 @@ class Handshake(Exchange):
 
     async def send_message(self, data: str | bytes) -> None:
         """One message, text or binary; waits while the client is slow."""
-        self.sent += len(data)
+        self.sent += octets(data)
         kind = "text" if isinstance(data, str) else "bytes"
         await self._send_raw({"type": "websocket.send", kind: data})
 
@@ -60,6 +60,11 @@ class Handshake(Exchange):
         """End the socket; a code that may not be sent becomes the nearest one that may."""
         code, reason = sendable(code, reason)
         await self._send_raw({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def octets(data: str | bytes) -> int:
+    """How long a message is on the wire."""
+    return len(data) if isinstance(data, bytes) or data.isascii() else len(data.encode())
 
 
 def sendable(code: int | None, reason: str | None) -> tuple[int, str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -247,7 +248,8 @@ class Supervisor(MPServer):
     # --- the listening sockets ---------------------------------------------------------------------------------------
 
     def _init_shared_socket(self) -> None:
-        if multiprocessing.get_start_method() != "fork":
+        # Elsewhere SO_REUSEPORT does not spread connections.
+        if not sys.platform.startswith("linux") or multiprocessing.get_start_method() != "fork":
             super()._init_shared_socket()
             return
         self._ssp = self._sso = None

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from handlers import FACTORIES
 from kernel.app import Gateway
@@ -33,6 +34,8 @@ _GC_THRESHOLD = 20_000
 _PR_SET_PDEATHSIG = 1
 _LEAVE = (b"connection", b"close")
 _CLOSE_LINGER_SECONDS = 0.1
+# What is cut short at the end of the grace is answered and logged meanwhile; less than the parent's margin before it kills.
+_CUT_SECONDS = 0.5
 # Beyond the longest that anything on a connection may be silent.
 _IDLE_MARGIN_SECONDS = 30.0
 
@@ -70,6 +73,7 @@ class Worker:
         self._state: State | None = None
         self._pacer: Pacer | None = None
         self._silence: Silence | None = None
+        self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -99,6 +103,7 @@ class Worker:
         self._state = state
         self._gateway = Gateway(state, lambda row: _handler(state, row))
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_unheard)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGUSR1, self._hand_over)
         # PERF: what a worker builds at its start lives as long as the worker; no collection need walk it.
@@ -145,8 +150,16 @@ class Worker:
             await asyncio.sleep(_CLOSE_LINGER_SECONDS)
         tell_server()
         loop.call_at(end, _cut_short)
+        loop.call_at(end + _CUT_SECONDS, lambda: loop.create_task(self._end_anyway()))
+
+    async def _end_anyway(self) -> None:
+        """granian waits for a request whose head never ends, too, until it is killed: end before that, with all written."""
+        if not self._stopping:
+            await self._stop()
+            os._exit(0)
 
     async def _stop(self) -> None:
+        self._stopping = True
         assert self._state is not None
         assert self._pacer is not None
         assert self._silence is not None
@@ -155,6 +168,13 @@ class Worker:
         if self._state.profile is not None:
             self._state.profile.stop()
         await self._state.close()
+
+
+def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody waited for goes to the log; but a host name that turns out to be unknown after its connection was given up
+    is no news."""
+    if not isinstance(context.get("exception"), socket.gaierror):
+        loop.default_exception_handler(context)
 
 
 def _cut_short() -> None:

@@ -220,7 +220,8 @@ class Client:
                 self._size = 0
             else:
                 count = size = 0
-                while not count or size + len(queue[count]) <= _CHUNK:
+                # One frame may be larger than a chunk.
+                while count < len(queue) and (not count or size + len(queue[count]) <= _CHUNK):
                     size += len(queue[count])
                     count += 1
                 chunk = b"".join(queue[:count])

@@ -6,14 +6,25 @@ hijacking, RFC 6455 section 10.2). A client without `Origin` is no browser.
 
 from __future__ import annotations
 
+import re
+
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.handshake import is_handshake
-from kernel.problems import ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
+from kernel.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
 from kernel.route import Stage
 from kernel.state import State
 
 _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
+
+
+# RFC 6455 section 4.2.1.
+_TOO_OLD = frozenset({"1", "1.0"})
+_KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
+
+
+def _key(x: Exchange) -> bytes:
+    return b", ".join(value for name, value in x.scope["headers"] if name == b"sec-websocket-key")
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -23,8 +34,11 @@ def make(state: State, row: RouteRow) -> Stage | None:
     allowed = state.cors.allowed
 
     def handshake(x: Exchange) -> Problem | None:
-        if not is_handshake(x):
+        version = x.scope["http_version"]
+        if not is_handshake(x) or version in _TOO_OLD:
             return _UPGRADE
+        if version != "2" and not _KEY.fullmatch(_key(x)):
+            return BAD_REQUEST("Sec-WebSocket-Key must be 16 bytes, in base64.")
         origin = x.captured.get(b"origin")
         if origin is None or allowed(origin):
             return None

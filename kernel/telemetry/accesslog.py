@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable
 from time import perf_counter, time
 
 from kernel.telemetry.lines import Encoder, JsonLines, Line, stamp, stamp_millis
-from kernel.telemetry.redact import Anonymizer, clean_headers, clean_path
+from kernel.telemetry.redact import Anonymizer, clean_headers, clean_path, without_addresses
 from kernel.telemetry.writer import Writer
 
 Record = tuple[
@@ -100,7 +100,7 @@ class AccessLog:
             "method": method,
             "path": clean_path(path),
             "client_ip": ip,
-            "headers": clean_headers(headers),
+            "headers": clean_headers(headers if self._anonymizer is None else without_addresses(headers)),
         }
         self._writer.write(self._encoder.event(fields))
 

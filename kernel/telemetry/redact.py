@@ -13,9 +13,10 @@ from ipaddress import ip_address, ip_network
 
 REDACTED = "[redacted]"
 _SECRET_NAME = re.compile(
-    r"authoriz|x-auth|cookie|token|secret|passw|pwd|api.?key|private.?key|credential|ticket|session.?id|websocket.protocol",
+    r"authoriz|x-auth|cookie|token|secret|passw|pwd|api.?key|private.?key|credential|ticket|session|jwt|signature|csrf|xsrf|websocket.protocol",
     re.IGNORECASE,
 )
+_ADDRESS_NAME = re.compile(rb"forwarded|client-?ip|connecting-?ip|real-?ip|remote-?addr", re.IGNORECASE)
 _JWT = re.compile(r"eyJ[A-Za-z0-9_=-]{4,}(?:\.[A-Za-z0-9_=-]*)*")
 _PAIR = re.compile(r"(?i)((?:token|ticket|secret|passw(?:or)?d|api_?key|signature)=)[^&;\s\"']+")
 # A word alone ("bearer token missing") is no token.
@@ -56,6 +57,11 @@ def clean_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         value = REDACTED if is_secret(name) else clean_text(raw_value.decode("latin-1"))
         result[name] = f"{result[name]}, {value}" if name in result else value
     return result
+
+
+def without_addresses(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[tuple[bytes, bytes]]:
+    """Headers without those in which proxies tell a client's address."""
+    return ((name, value) for name, value in headers if _ADDRESS_NAME.search(name) is None)
 
 
 def ascii_json(encoded: bytes) -> bytes:

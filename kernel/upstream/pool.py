@@ -242,7 +242,7 @@ class Pool:
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
         except OSError as error:  # TLS failures are of this kind too
             self._slot_free()
-            raise GatewayError(UPSTREAM_CONNECT(_reason(error))) from None
+            raise GatewayError(UPSTREAM_CONNECT(unreachable(error))) from None
         except BaseException:
             self._slot_free()
             raise
@@ -275,7 +275,7 @@ class Pool:
         self._slot_free()
 
 
-def _reason(error: OSError) -> str:
+def unreachable(error: OSError) -> str:
     """Why no connection could be made, without addresses: clients read it."""
     if isinstance(error, ssl.SSLError):
         return "the TLS handshake failed"

@@ -27,6 +27,7 @@ from kernel.problems import (
     ProblemKind,
 )
 from kernel.upstream.balance import Replica, Upstream
+from kernel.upstream.pool import unreachable
 
 ABNORMAL = 1006
 _PING_SECONDS = 20.0
@@ -93,11 +94,11 @@ class UpstreamSocket:
         except ConnectionClosed as error:
             raise _closed(error) from None
 
-    async def close(self, code: int, reason: str) -> None:
-        """End it, politely for two seconds."""
+    async def close(self, code: int | None, reason: str) -> None:
+        """End it, politely for two seconds; without a code, the close frame is empty."""
         try:
             async with limit(_CLOSE_SECONDS):
-                await self._connection.close(code, reason)
+                await self._connection.close(code, reason)  # type: ignore[arg-type]  # it passes None on
         except TimeoutError:
             self._connection.transport.abort()
 
@@ -186,8 +187,8 @@ async def _open(
                 )
     except TimeoutError:
         raise failure(UPSTREAM_CONNECT_TIMEOUT, "the connection was not accepted in time") from None
-    except OSError:
-        raise failure(UPSTREAM_CONNECT, "the connection was refused") from None
+    except OSError as error:
+        raise failure(UPSTREAM_CONNECT, unreachable(error)) from None
     try:
         async with limit(times.answer):
             await connection.handshake(_pairs(lines), user_agent_header=None)
@@ -204,7 +205,10 @@ async def _open(
                     for name, value in response.headers.raw_items()
                     if name.lower() in _PASSED
                 ]
-                raise Refusal(status, kept, bytes(response.body or b"")[:_MAX_BODY]) from None
+                body = bytes(response.body or b"")
+                if len(body) > _MAX_BODY:
+                    raise failure(UPSTREAM_PROTOCOL, "the body of its refusal is too large") from None
+                raise Refusal(status, kept, body) from None
             raise failure(UPSTREAM_PROTOCOL, f"it answered {status}") from None
         if isinstance(error, TimeoutError):
             raise failure(UPSTREAM_TIMEOUT, "no answer in time") from None

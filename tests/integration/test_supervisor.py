@@ -256,6 +256,20 @@ def test_what_goes_on_after_the_grace_is_told_so_and_logged(
     assert "killed" not in gateway.log().lower()
 
 
+def test_a_head_that_never_ends_holds_up_no_stop(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    env = stack_env(upstream, session_store, SHUTDOWN_GRACE_SECONDS="1", HEADER_TIMEOUT_SECONDS="60")
+    with running(env, tmp_path) as gateway:
+        Stack(gateway, upstream).ask()
+        with socket.create_connection(("127.0.0.1", gateway.port), 5) as link:
+            link.sendall(b"GET /health/live HTTP/1.1\r\nHo")
+            time.sleep(0.2)
+            assert gateway.stop(timeout=5) == 0
+    assert "killed" not in gateway.log().lower()
+    assert '"path":"/api/v1/inventory/items"' in gateway.log()
+
+
 def test_a_stop_is_heard_in_the_middle_of_a_reload(tmp_path: Path, session_store: EmbeddedStore) -> None:
     service = free_port()
     env = lone_env(service, session_store, SHUTDOWN_GRACE_SECONDS="2", WORKERS="2")

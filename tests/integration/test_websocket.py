@@ -320,6 +320,33 @@ async def test_a_service_that_speaks_no_websocket_is_a_bad_gateway(
         await client.ping()
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"HTTP/1.1\r\nSec-WebSocket-Key: abc\r\n", 400),
+        (b"HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAB==\r\n", 400),
+        (b"HTTP/1.0\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 426),
+    ],
+)
+def test_a_handshake_that_is_none_is_refused(gateway: GatewayProcess, head: bytes, status: int) -> None:
+    answer = send_raw(
+        gateway.port,
+        b"GET %b %bHost: t\r\nAuthorization: Bearer %b\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\n\r\n" % (PATH.encode(), head, access_token()),
+    )
+    assert answer.split(b" ")[1] == b"%d" % status, answer[:200]
+
+
+async def test_bytes_are_counted_as_they_are_on_the_wire(gateway: GatewayProcess, port: int) -> None:
+    async with service(port, echo), opened(gateway, PATH + "?bytes") as client:
+        await client.send("ñ" * 10)
+        await client.recv()
+    deadline = time.monotonic() + 5
+    while '"bytes_in":20,"bytes_out":20' not in gateway.log():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
 async def test_a_service_that_is_down_is_a_bad_gateway(gateway: GatewayProcess) -> None:
     answer = await refusal(gateway)
     assert answer.status_code == 502
@@ -380,7 +407,7 @@ async def test_a_client_that_vanishes_is_told_to_the_service(gateway: GatewayPro
         async with opened(gateway) as client:
             client.transport.abort()
         async with asyncio.timeout(5):
-            assert await ended == 1000  # the server does not tell a vanished client from one without a status
+            assert await ended == 1005  # the server does not tell a vanished client from one without a status
 
 
 async def test_silence_ends_a_socket_and_any_message_keeps_it(gateway: GatewayProcess, port: int) -> None:
