@@ -17,7 +17,6 @@ from kernel.state import State
 
 _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
 
-
 # RFC 6455 section 4.2.1.
 _TOO_OLD = frozenset({"1", "1.0"})
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")

@@ -86,6 +86,7 @@ class Local:
         if path.endswith("/ws") and method == "GET":
             del scope["method"]
             scope |= {"type": "websocket", "subprotocols": subprotocols or []}
+            sent.append((b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="))
         reply = Reply()
 
         async def receive() -> Message:
