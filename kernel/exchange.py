@@ -37,7 +37,7 @@ HeaderList = list[tuple[bytes, bytes]]
 GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
 # How much of a body that nobody wants is taken, and how long that may take.
 _REST_BYTES = 64 * 1024
 _REST_SECONDS = 1.0
@@ -268,8 +268,8 @@ class Exchange:
         """A whole response of the gateway's own; HEAD gets the same head without the body."""
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
-        if not self.body_done and not await self._take_rest() and _CLOSE not in headers:
-            headers.append(_CLOSE)
+        if not self.body_done and not await self._take_rest() and CLOSE not in headers:
+            headers.append(CLOSE)
         await self.send_whole(status, headers, b"" if self.method == "HEAD" else body)
 
     async def _take_rest(self) -> bool:
@@ -304,7 +304,7 @@ class Exchange:
         if kind is CLIENT_GONE:
             if not self.body_done:
                 # The server ends a malformed body as if the client had left; one that is still there learns why.
-                await self.respond(400, [_PROBLEM_TYPE, _NO_STORE, _CLOSE], self._encoded(_BODY_BROKEN))
+                await self.respond(400, [_PROBLEM_TYPE, _NO_STORE, CLOSE], self._encoded(_BODY_BROKEN))
             self.status = kind.status
             self.ended_by = CLIENT
             return

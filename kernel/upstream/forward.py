@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from kernel.exchange import UPSTREAM, Exchange
+from kernel.exchange import CLOSE, UPSTREAM, Exchange
 from kernel.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
@@ -119,6 +119,9 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
                 await x.send_whole(status, headers, whole)
             else:
                 connection.deadline = NEVER
+                if not x.body_done and x.scope["http_version"] != "2":
+                    # An early answer: the server closes under whoever still sends when it is out, which they have to know.
+                    connection.headers.append(CLOSE)
                 await _relay(x, connection, upstream)
             x.phase = "done"
             return

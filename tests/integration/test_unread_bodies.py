@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,34 @@ def test_a_body_that_is_not_taken_is_the_connection_s_last(link: socket.socket, 
     refused = reply(link)
     assert (refused.status, refused.all("connection")) == (401, ["close"])
     assert link.recv(1) == b""
+
+
+def test_an_early_answer_of_a_service_is_the_connection_s_last(
+    gateway_factory: GatewayFactory, session_store: EmbeddedStore, upstream: Recorder
+) -> None:
+    early = b"HTTP/1.1 409 Early\r\ncontent-length: 5\r\n\r\nearly"
+    with socket.create_server(("127.0.0.1", 0)) as service:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = service.accept()
+                    with peer:
+                        if b"POST" in peer.recv(65536):
+                            peer.sendall(early)
+                            while peer.recv(65536):
+                                pass
+
+        threading.Thread(target=answer, daemon=True).start()
+        url = f"http://127.0.0.1:{service.getsockname()[1]}"
+        gateway = gateway_factory(stack_env(upstream, session_store, INVENTORY_SERVICE_URL=url))
+        with socket.create_connection(("127.0.0.1", gateway.port), 5) as link:
+            authorized = b"Authorization: Bearer %b\r\n" % access_token()
+            link.sendall(HEAD + authorized + b"Content-Length: 5000000\r\n\r\n" + bytes(300_000))
+            refused = reply(link)
+            assert (refused.status, refused.all("connection")) == (409, ["close"])
+            with contextlib.suppress(ConnectionResetError):
+                assert link.recv(1) == b""
 
 
 @pytest.mark.parametrize("target", [b"/api/v1/alerts/ticket", b"/api/v1/geocode", b"/api/v1/inventory/items"])

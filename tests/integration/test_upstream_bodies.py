@@ -114,6 +114,7 @@ async def test_an_early_answer_to_an_unfinished_upload_arrives(streamed: bool) -
         await ask(upstream, client)
         assert client.complete
         assert (client.status, client.body) == ((200, b"earlybird") if streamed else (413, b""))
+        assert (b"connection", b"close") in client.headers
         await eventually(lambda: server.open == 0)  # half a request was sent on it: never used again
 
 
