@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-# A load test must not drown the terminal: of more requests than this in a second, only the number is shown.
+# A load test must not drown the terminal: of more requests than this in a second, only the number is shown; those that the
+# gateway or a service failed are counted apart.
 _PER_SECOND = 40
 _STATUS_COLOURS = {2: "32", 3: "36", 4: "33", 5: "31"}
 
@@ -35,7 +36,7 @@ class Follower:
         self._clock = clock
         self._rest = b""
         self._second = 0
-        self._shown = 0
+        self._shown = {False: 0, True: 0}
         self._hidden = 0
 
     def feed(self, data: bytes) -> Iterator[str]:
@@ -47,8 +48,9 @@ class Follower:
             if record is None:
                 yield self._style("2", printable(line.decode("utf-8", "replace")))
             elif record.get("event") == "request" and "status" in record:
-                self._shown += 1
-                if self._shown <= _PER_SECOND:
+                failed = int(record["status"]) >= 500
+                self._shown[failed] += 1
+                if self._shown[failed] <= _PER_SECOND:
                     yield self._request(record)
                 else:
                     self._hidden += 1
@@ -60,7 +62,7 @@ class Follower:
         if second != self._second:
             if self._hidden:
                 yield self._style("2", f"             ... and {self._hidden:,} more requests")
-            self._second, self._shown, self._hidden = second, 0, 0
+            self._second, self._shown, self._hidden = second, {False: 0, True: 0}, 0
 
     def _request(self, record: Mapping[str, Any]) -> str:
         style = self._style
@@ -93,7 +95,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     """A JSON record; None for any other text."""
     try:
         record = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -159,7 +159,7 @@ class DemoSessions:
             return self._keep(session, DEMO_SESSION_INVALID(headers=_CHALLENGE), asked, _REFUSE_SECONDS)
         try:
             document = _decoder.decode(answer.body) if answer.status == 200 else None
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             document = None
         if document is None or document.session_id != session:
             return DEMO_UNAVAILABLE(headers=_RETRY_SOON)

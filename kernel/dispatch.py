@@ -166,6 +166,6 @@ def _explained(answer: Answer) -> str:
     text = f"The notification service answered {answer.status}"
     try:
         detail = _explanations.decode(answer.body).detail[:_MAX_DETAIL]
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):
         detail = ""
     return f"{text}: {detail}" if detail else text + "."

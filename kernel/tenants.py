@@ -128,7 +128,7 @@ class Tenants:
                 place = _place_decoder.decode(stored)
                 if 0 <= self._clock() - place.at < _STORE_SECONDS:
                     return self._keep(tenant, place)
-        except (StoreError, msgspec.DecodeError):
+        except (StoreError, ValueError, RecursionError):
             pass
         return await self._ask(tenant)
 
@@ -216,6 +216,6 @@ def _decoded(decoder: msgspec.json.Decoder[_Document], answer: Answer) -> _Docum
     if answer.status == 200:
         try:
             return decoder.decode(answer.body)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):
             pass
     raise GatewayError(_unavailable())

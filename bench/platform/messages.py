@@ -156,7 +156,7 @@ class Request:
         body = await self.read()
         try:
             document = msgspec.json.decode(body or b"{}")
-        except msgspec.DecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise Refusal(400, "body-not-json", f"The body must be JSON: {error}") from None
         if not isinstance(document, dict):
             raise Refusal(422, "body-not-object", "The body must be a JSON object.")

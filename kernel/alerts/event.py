@@ -42,7 +42,7 @@ class Event:
     __slots__ = ("frame", "position", "severity", "type")
 
     def __init__(self, position: Position, raw: bytes) -> None:
-        """`raw` is an encoded Payload. Raises msgspec.DecodeError."""
+        """`raw` is an encoded Payload. Raises ValueError."""
         payload = _decoder.decode(raw)
         self.position = position
         self.severity = payload.severity
@@ -53,12 +53,12 @@ class Event:
 def decoded(entries: Iterable[tuple[Position, bytes]]) -> Iterator[Event]:
     """The events of what the store kept; what a stranger put there is passed over."""
     for position, raw in entries:
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(ValueError):
             yield Event(position, raw)
 
 
 def payload_key(raw: bytes) -> str:
-    """The alert id of an encoded Payload. Raises msgspec.DecodeError."""
+    """The alert id of an encoded Payload. Raises ValueError."""
     return _decoder.decode(raw).key
 
 

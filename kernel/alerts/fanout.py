@@ -184,7 +184,7 @@ class Fanout:
         self.numbers.closed[client.ended or "client"] += 1
 
     def receive(self, tenant: str, position: Position, previous: Position, raw: bytes) -> None:
-        """An alert was recorded. Raises msgspec.DecodeError for what is no payload."""
+        """An alert was recorded. Raises ValueError for what is no payload."""
         topic = self._topics.get(tenant)
         if topic is not None:
             topic.receive(position, previous, raw)

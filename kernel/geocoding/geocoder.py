@@ -142,7 +142,7 @@ class Geocoder:
             return None
         try:
             _decoder.decode(stored)
-        except ValueError:  # of another release
+        except (ValueError, RecursionError):  # of another release
             return None
         return stored
 

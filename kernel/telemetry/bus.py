@@ -113,7 +113,7 @@ class Bus:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A sibling that breaks off gets no answer and asks again; there is nothing to tell anyone.
-        with contextlib.suppress(OSError, EOFError, TimeoutError, msgspec.MsgspecError, KeyError):
+        with contextlib.suppress(OSError, EOFError, TimeoutError, ValueError, KeyError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 verb, payload = _REQUEST.decode(await _read_frame(reader))
                 answer = self._handlers[verb](payload)

@@ -174,7 +174,7 @@ class HealthProber:
         try:
             found = _DECODER.decode(file.read_bytes())
             age = time.time() - file.stat().st_mtime
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, ValueError):
             return True  # it has not finished its first probe
         for name, result in found.items():
             if name in self.results:

@@ -52,7 +52,7 @@ def decode(data: bytes) -> Stored | None:
     """A worker's snapshot, or None when it cannot be read."""
     try:
         return _STORED.decode(data)
-    except msgspec.MsgspecError:
+    except ValueError:
         return None
 
 
@@ -110,7 +110,7 @@ class SnapshotFiles:
     def _retired(self) -> Retired:
         try:
             return _RETIRED.decode((self._run_dir / "retired.metrics").read_bytes())
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except (FileNotFoundError, ValueError):
             return Retired([], {})
 
 

@@ -32,6 +32,7 @@ class Notifications:
         self.recorder = recorder
         self.seen: list[Seen] = []
         self.status: dict[str, int] = {}
+        self.refusal: Any = {"detail": "No address is known."}
         recorder.answer = self._answer
 
     @property
@@ -43,7 +44,7 @@ class Notifications:
             return 200, {}
         self.seen.append(seen)
         status = self.status.get(json.loads(seen.body)["channel"], 201)
-        return status, {"detail": "No address is known."} if status >= 400 else {}
+        return status, self.refusal if status >= 400 else {}
 
 
 @pytest.fixture
@@ -202,6 +203,16 @@ async def test_when_every_channel_fails_it_is_a_problem_with_the_reasons(
     assert [result["status"] for result in document["results"]] == ["failed", "failed"]
     assert "500" in document["results"][0]["detail"]
     assert "notification" in document["results"][1]["detail"]
+
+
+@pytest.mark.parametrize("garbage", [b"<html>", b'{"detail":"\xff"}', b'{"a":' + b"[" * 100_000])
+async def test_an_explanation_that_cannot_be_read_is_left_out(
+    gateway: Local, notifications: Notifications, garbage: bytes
+) -> None:
+    notifications.status["email"] = 422
+    notifications.refusal = garbage
+    (result,) = (await dispatch(gateway, alert(channels=["email"]))).document["results"]
+    assert result["detail"] == "The notification service answered 422."
 
 
 async def test_a_channel_that_hangs_is_given_up_and_the_others_are_not_held_up(

@@ -71,7 +71,7 @@ class _Recording(asyncio.Protocol):
             if not status:
                 self.transport.abort()
                 return
-            body = json.dumps(document).encode()
+            body = document if isinstance(document, bytes) else json.dumps(document).encode()
             head = b"HTTP/1.1 %d Own\r\ncontent-length: %d\r\n\r\n" % (status, len(body))
             self.transport.write(head + body)
             return

@@ -132,7 +132,13 @@ def test_frames_of_the_gateways_own() -> None:
 
 def test_what_a_stranger_kept_in_the_stream_is_passed_over() -> None:
     good = parse(CHANNEL, b"{}", 100).payload
-    entries = [(HERE, b""), (HERE, b"\x93"), (HERE, good), (HERE, b"text")]
+    entries = [
+        (HERE, b""),
+        (HERE, b"\x93"),
+        (HERE, b"\x94\xa1\xff\xa0\xa0\xc4\x00"),
+        (HERE, good),
+        (HERE, b"text"),
+    ]
     assert [each.frame for each in decoded(entries)] == [Event(HERE, good).frame]
 
 

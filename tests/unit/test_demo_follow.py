@@ -62,3 +62,8 @@ def test_flood_is_counted_instead_of_shown() -> None:
     (summary,) = seen.feed(b"")
     assert summary.endswith("... and 1,460 more requests")
     assert len(list(seen.feed(line()))) == 1
+
+
+def test_a_failure_is_seen_in_a_flood() -> None:
+    (*_, last) = follower()[0].feed(line() * 100 + line(status=500))
+    assert " 500 " in last

@@ -23,6 +23,7 @@ class DemoService:
     def __init__(self) -> None:
         self.ends = 0.0
         self.status = 200
+        self.garbage: bytes | None = None
         self.tier = "professional"
         self.calls = 0
 
@@ -36,7 +37,7 @@ class DemoService:
             "expires_at": datetime.fromtimestamp(self.ends, UTC).isoformat(),
             "subscription": {"tier": self.tier, "status": "active"},
         }
-        return Answer(self.status, msgspec.json.encode(document))
+        return Answer(self.status, self.garbage or msgspec.json.encode(document))
 
 
 class World:
@@ -106,6 +107,12 @@ async def test_a_refusal_is_remembered_for_two_seconds(world: World) -> None:
     world.service.status = 200
     world.now += 3
     assert code(await world.find()) == ""
+
+
+@pytest.mark.parametrize("garbage", [b"{", b'{"session_id":"\xff"}', b'{"a":' + b"[" * 100_000])
+async def test_an_answer_that_cannot_be_read_is_an_outage(world: World, garbage: bytes) -> None:
+    world.service.garbage = garbage
+    assert code(await world.find()) == "demo-unavailable"
 
 
 async def test_an_outage_is_not_remembered_and_ends_what_is_not_fresh(world: World) -> None:

@@ -24,6 +24,7 @@ class TenantService:
 
     def __init__(self) -> None:
         self.ancestors: list[str] | None = ["group"]
+        self.garbage: bytes | None = None
         self.down = False
         self.calls = 0
 
@@ -34,7 +35,7 @@ class TenantService:
             raise GatewayError(UPSTREAM_TIMEOUT())
         if self.ancestors is None:
             return Answer(404, b"{}")
-        return Answer(200, msgspec.json.encode({"ancestors": self.ancestors}))
+        return Answer(200, self.garbage or msgspec.json.encode({"ancestors": self.ancestors}))
 
 
 class World:
@@ -125,6 +126,18 @@ async def test_without_the_store_the_service_is_asked(world: World) -> None:
     await world.store.close()
     assert await world.parent() == "group"
     assert world.at_once()
+
+
+@pytest.mark.parametrize("garbage", [b"{", b'{"ancestors":["\xff"]}', b'{"a":' + b"[" * 100_000])
+async def test_what_cannot_be_read_denies_and_in_the_store_is_not_believed(
+    world: World, garbage: bytes
+) -> None:
+    await world.store.execute("SET", tenant_ancestors("outlet"), garbage)
+    assert await world.parent() == "group"
+    world.service.garbage = garbage
+    with pytest.raises(GatewayError) as refused:
+        await world.parent("other")
+    assert refused.value.problem.kind.code == "tenant-unavailable"
 
 
 async def test_an_outage_is_not_remembered_and_an_old_answer_not_prolonged(world: World) -> None:
