@@ -122,7 +122,13 @@ HEADERS_TOO_LARGE = ProblemKind(
 )
 HTTPS_REDIRECT = ProblemKind("https-redirect", 308, "HTTPS required", "Follow the Location header.")
 HTTPS_REQUIRED = ProblemKind("https-required", 403, "HTTPS required", "Use the https URL of this gateway.")
-ROUTE_UNKNOWN = ProblemKind("route-unknown", 404, "No such route", "See /docs for the routes served here.")
+ROUTE_UNKNOWN = ProblemKind(
+    "route-unknown",
+    404,
+    "No such route",
+    "Check the path: /api/v1/ or /api/v1/tenants/{tenant_id}/, then a service's prefix; case and a trailing slash count. "
+    "Operators see all routes with `gateway routes`, and what becomes of a path with `gateway explain GET <path>`.",
+)
 METHOD_NOT_ALLOWED = ProblemKind(
     "method-not-allowed", 405, "Method not allowed", "Use a method the Allow header lists."
 )

@@ -27,7 +27,7 @@ demands, timeouts and the service's URLs. Exits 1 when no route takes the reques
 examples:
   gateway explain GET /api/v1/inventory/items
   gateway explain DELETE /api/v1/tenants/7 --json
-  gateway explain GET '/api/v1/a%2Fb'
+  gateway explain GET '/api/v1/inventory/a%2Fb'      # 400: an encoded slash
 """
     parser.add_argument("method", metavar="METHOD", help="in any case")
     parser.add_argument("path", metavar="PATH", help="as it is sent, percent-encoded; a query is ignored")

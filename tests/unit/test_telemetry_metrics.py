@@ -68,7 +68,15 @@ def test_the_same_template_has_one_meter() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "bound", "inside"),
-    [(0.005, "0.005", True), (0.0050001, "0.005", False), (0.0, "0.0005", True), (11.0, "10.0", False)],
+    [
+        (0.005, "0.005", True),
+        (0.0050001, "0.005", False),
+        (0.0, "0.0005", True),
+        (11.0, "10.0", False),
+        (30.0, "30.0", True),
+        (45.0, "60.0", True),
+        (60.1, "60.0", False),
+    ],
 )
 def test_duration_bounds_are_inclusive(seconds: float, bound: str, inside: bool) -> None:
     metrics = Metrics()
