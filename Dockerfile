@@ -29,6 +29,6 @@ WORKDIR /tmp
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
-    CMD ["python", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.environ.get('PORT') or 8000), timeout=2); c.request('GET', '/health/live'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["gateway", "health"]
 ENTRYPOINT ["gateway"]
 CMD ["run"]

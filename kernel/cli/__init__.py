@@ -42,6 +42,7 @@ COMMANDS = {
     "routes": Command("kernel.cli.routes", "print the route table"),
     "explain": Command("kernel.cli.explain", "tell what happens to a request, stage by stage"),
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
+    "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
     "audit": Command("kernel.cli.audit", "hand out or erase what the audit log has about a user"),
 }
 
