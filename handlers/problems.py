@@ -15,8 +15,10 @@ from kernel.route import Handler
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title>
-<style>body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:38rem;margin:15vh auto;padding:0 1.5rem;color:#222}}
-code{{background:#f3f0ea;padding:.1em .4em;border-radius:.3em}}small{{color:#777}}</style>
+<style>:root{{color-scheme:light dark}}
+body{{font:1.1rem/1.6 system-ui,sans-serif;max-width:38rem;margin:15vh auto;padding:0 1.5rem;color:#222;background:#fff}}
+code{{background:#f3f0ea;padding:.1em .4em;border-radius:.3em}}small{{color:#6b6b6b}}
+@media(prefers-color-scheme:dark){{body{{color:#e8e4dc;background:#1c1c1c}}code{{background:#37332b}}small{{color:#a8a29a}}}}</style>
 <p><small>HTTP {status} &middot; <code>{code}</code></small>
 <h1>{title}</h1>
 <p>{remedy}

@@ -48,6 +48,12 @@ async def test_the_page_runs_nothing_inline_and_asks_no_other_host(gateway: Loca
     assert "://" not in start
 
 
+def test_the_page_is_dark_for_who_wants_that_with_the_class_that_the_vendored_style_knows() -> None:
+    assert 'toggle("dark-mode", dark.matches)' in UI.joinpath("start.js").read_text()
+    assert "prefers-color-scheme: dark" in UI.joinpath("page.css").read_text()
+    assert b"html.dark-mode .swagger-ui{" in gzip.decompress(UI.joinpath("swagger-ui.css.gz").read_bytes())
+
+
 async def test_its_files_are_kept_for_ever_and_sent_as_the_client_takes_them(gateway: Local) -> None:
     found = await names(gateway)
     assert len(found) == 5

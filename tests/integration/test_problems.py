@@ -249,6 +249,7 @@ def test_every_problem_explains_itself_at_its_type(stack: Stack) -> None:
     )
     assert page.header("content-type") == "text/html; charset=utf-8"
     assert b"<h1>Token expired</h1>" in page.body
+    assert b"prefers-color-scheme:dark){body{" in page.body
     check(stack.ask(target=b"/problems/nonsense", headers=[ORIGIN], token=None), 404, "route-unknown")
 
 

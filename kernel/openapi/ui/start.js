@@ -1,4 +1,9 @@
 "use strict";
+// The class is Swagger UI's own; which it is to be, the reader's system says.
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", follow);
+follow();
 window.ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#ui",
