@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kernel import __version__
 from kernel.cli.output import Formatter
-from kernel.console import renew_streams
+from kernel.console import complete_streams, renew_streams
 
 _EPILOG = """\
 configuration:
@@ -50,6 +50,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` (without the program's name) says. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    complete_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without an "ñ" is no reason to fail

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from kernel.store.embedded import EmbeddedStore
-from tests.support.gateway import GatewayFactory, start_gateway, workers
+from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, start_gateway, workers
 from tests.support.poll import poll
 from tests.support.raw import ask, request
 from tests.support.recorder import Recorder
@@ -258,3 +258,21 @@ def test_with_few_open_files_a_worker_takes_fewer_connections_instead_of_running
         assert poll(lambda: Stack(gateway, upstream).ask(token=access_token()).status) == 200
     finally:
         gateway.stop()
+
+
+def test_a_gateway_started_without_streams_writes_into_nobody_s_files(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    port = free_port()
+    env = stack_env(upstream, session_store, TMPDIR=str(tmp_path), PORT=str(port), PATH=os.environ["PATH"])
+    closed = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "kernel", "run"]
+    process = subprocess.Popen(closed, env=env, start_new_session=True)
+    gateway = GatewayProcess(process, port, tmp_path / "log", env)
+    (tmp_path / "log").touch()
+    try:
+        gateway.wait_ready()
+        for pid in (process.pid, *workers(gateway)):
+            assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+        assert Stack(gateway, upstream).ask().status == 200
+    finally:
+        assert gateway.stop() == 0

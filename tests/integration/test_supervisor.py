@@ -218,7 +218,7 @@ def test_a_reload_with_nobody_left_to_read_what_is_said_ends_nothing(
     env = stack_env(upstream, session_store, TMPDIR=str(tmp_path))
     first = (
         "import os, sys; reader, writer = os.pipe(); os.dup2(writer, 2); os.close(reader); os.close(writer); "
-        "sys.stderr = open(2, 'w', buffering=1)"
+        "sys.stderr = open(2, 'w', buffering=1, closefd=False)"
     )
     with running(env, tmp_path, first=first) as gateway:
         before = workers(gateway)
