@@ -24,10 +24,11 @@ __all__ = ["session_store", "store_server"]
 ROOT = Path(__file__).parents[2]
 
 
-def has_ipv6() -> bool:
+def can_listen(address: str) -> bool:
+    """Whether this machine has the address: not all have IPv6, and macOS knows no 127.0.0.2."""
     try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.bind((address, 0))
             return True
     except OSError:
         return False
@@ -93,20 +94,17 @@ def container(
         ({}, "http", "127.0.0.1"),
         ({"HOST": "127.0.0.2"}, "http", "127.0.0.2"),
         ({"HOST": ""}, "http", "127.0.0.1"),
+        ({"HOST": "::"}, "http", "[::1]"),
         ({"tls": "yes"}, "https", "127.0.0.1"),
         ({"tls": "yes", "HOST": "127.0.0.2", "ALLOWED_HOSTS": "api.example.com"}, "https", "127.0.0.2"),
-        pytest.param(
-            {"HOST": "::"},
-            "http",
-            "[::1]",
-            marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here"),
-        ),
     ],
     indirect=["container"],
 )
 def test_finds_the_gateway_wherever_and_however_it_listens(
     container: Container, scheme: str, address: str
 ) -> None:
+    if not can_listen(address.strip("[]")):
+        pytest.skip(f"{address} is no address of this machine")
     if container.env.pop("tls", ""):
         chain, key = pair(container.directory)
         container.env |= {"TLS_CERT_FILE": str(chain), "TLS_KEY_FILE": str(key)}
@@ -124,11 +122,11 @@ def test_reads_env_files_and_stays_healthy_beside_an_error_that_waits_for_a_relo
     container: Container,
 ) -> None:
     port = container.env.pop("PORT")
-    (container.directory / ".env").write_text(f"PORT={port}\nHOST=127.0.0.3\n")
+    (container.directory / ".env").write_text(f"PORT={port}\nHOST=127.0.0.1\n")
     container.start()
     poll(lambda: container.check()[0] == 0, 20.0)
-    (container.directory / ".env").write_text(f"PORT={port}\nHOST=127.0.0.3\nWORKERS=none\nbroken line\n")
-    assert container.check() == (0, f"gateway: http://127.0.0.3:{port}/health/live answers 200\n")
+    (container.directory / ".env").write_text(f"PORT={port}\nHOST=127.0.0.1\nWORKERS=none\nbroken line\n")
+    assert container.check() == (0, f"gateway: http://127.0.0.1:{port}/health/live answers 200\n")
 
 
 @pytest.mark.parametrize("container", [{"JWT_JWKS_URL": "http://127.0.0.1:9/keys"}], indirect=True)
