@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from bench import scenarios
 from bench.families.base import Case, Context, Outcome
 from bench.families.memory import Curve
 from bench.report import Target
+from tests.support.poll import poll
 
 FINE = Case(
     "fine",
@@ -60,9 +62,23 @@ def test_names_are_distinct_and_titles_too() -> None:
 
 
 def test_a_memory_curve_has_its_beginning_and_tells_the_peak_above_it() -> None:
-    with Curve(os.getsid(0)) as curve:
-        ballast = bytearray(32 * 1024 * 1024)
-        while len(curve.points) < 3:
-            ballast[0] ^= 1
+    grow = "import sys; sys.stdin.readline(); ballast = bytearray(32 << 20); print(flush=True); sys.stdin.readline()"
+    with subprocess.Popen(
+        [sys.executable, "-c", grow],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with Curve(process.pid) as curve:
+            poll(lambda: curve.points)
+            process.stdin.write("\n")
+            process.stdout.readline()
+            grown = len(curve.points)
+            poll(lambda: len(curve.points) > grown + 1)
+        process.stdin.write("\n")
     assert curve.points[0][0] == 0.0
     assert curve.more >= 24 * 1024 * 1024
