@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -108,6 +109,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--readme needs the table: leave --scenarios away")
     given = " ".join(argument for argument in sys.argv[1:] if argument != "--readme")
     options.command = f"make bench ARGS='{given}'" if given else "make bench"
+    if interpreter := os.environ.get("PYTHON"):  # make passes on what it was given
+        options.command += f" PYTHON={interpreter}"
     unknown = set(options.peers or ()) - {peer.name for peer in PEERS}
     if unknown:
         parser.error(f"unknown peers: {', '.join(sorted(unknown))} (known: {names})")
