@@ -192,11 +192,11 @@ async def steps(bench: Bench) -> list[Step]:
 
         found.append((f"stage {stage.__module__.rpartition('.')[2]}", run))
     records = state.access_log._records
-    gateway._finish(x)
+    gateway.finish(x)
     record = records[-1]
 
     def finish() -> None:
-        gateway._finish(x)
+        gateway.finish(x)
         records.pop()
 
     def flush() -> None:
@@ -262,7 +262,9 @@ def _sync(found: Sequence[Step], names: Sequence[str]) -> list[list[str]]:
 async def _async(bench: Bench, names: Sequence[str]) -> list[list[str]]:
     async def proxied() -> None:
         x = await bench.admitted()
-        await x.route.handler(x)
+        rest = x.route.handler(x)
+        assert rest is not None
+        await rest
 
     async def admitted() -> None:
         await bench.admitted()

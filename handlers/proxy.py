@@ -10,6 +10,7 @@ from kernel.exchange import Exchange
 from kernel.outgoing import header_lines
 from kernel.route import Handler
 from kernel.state import State
+from kernel.upstream.express import Express
 from kernel.upstream.forward import forward
 
 
@@ -22,10 +23,15 @@ def make(state: State, row: RouteRow) -> Handler:
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
-    def proxy(x: Exchange) -> Awaitable[None]:
+    launch = Express(upstream, timeout).launch
+
+    def proxy(x: Exchange) -> Awaitable[None] | None:
         # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.
         x.service = service
-        return forward(x, upstream, header_lines(x, tracer, refresh_token=issues_tokens), timeout)
+        lines = header_lines(x, tracer, refresh_token=issues_tokens)
+        if x.lane is not None and launch(x, lines):
+            return None
+        return forward(x, upstream, lines, timeout)
 
     if row.effect is None:
         return proxy

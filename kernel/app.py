@@ -7,15 +7,16 @@ id or, when the head is already out, a visibly broken response.
 from __future__ import annotations
 
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
+from typing import Any
 
 from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
 from kernel.handshake import Handshake
 from kernel.problems import CLIENT_GONE, DRAINING, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
-from kernel.route import Handler, Route, Stage
+from kernel.route import Handler, Lane, Route, Stage
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
@@ -24,6 +25,7 @@ from kernel.telemetry.metrics import UNMATCHED
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
 _LEAVE = (*_RETRY_SOON, (b"connection", b"close"))
+Outcome = Problem | Awaitable[Problem | None] | None
 _REFUSED = frozenset({401, 402, 403})
 
 
@@ -44,6 +46,17 @@ class Gateway:
         self._overloaded = self._special("shed", _refusal(OVERLOADED("", _RETRY_SOON)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        rest = self.enter(scope, receive, send)
+        if rest is not None:
+            await rest
+
+    def enter(
+        self, scope: Scope, receive: Receive, send: Send, lane: Lane | None = None, watcher: Any = None
+    ) -> Awaitable[None] | None:
+        """Take a request as far as it goes without waiting; what is left is to be awaited.
+
+        None: its `lane` will be told when all is over, or what is left then.
+        """
         state = self._state
         metrics = state.metrics
         make = Exchange if scope["type"] == "http" else Handshake
@@ -54,44 +67,64 @@ class Gateway:
             route, x.params = self.router.match(x.method, x.raw_path)
             if make is Handshake and not route.row.websocket:
                 route = self._no_socket
-        counted = not route.exempt
-        if counted:
+        if not route.exempt:
             metrics.in_flight += 1
             if metrics.in_flight > self._max_in_flight:
                 metrics.shed += 1
                 route = self._overloaded
         x.route = route
+        x.lane = lane
+        x.watcher = watcher
         if state.access_log.debug:
             client = scope["client"][0]
             state.access_log.pre_request(x.request_id, x.method, x.raw_path, client, scope["headers"])
-        broken = ""
+        stages = iter(route.stages)
         stage: Stage | None = None
+        outcome: Outcome
         try:
-            for stage in route.stages:
+            for stage in stages:
                 outcome = stage(x)
                 if outcome is not None:
-                    if not isinstance(outcome, Problem):
-                        outcome = await outcome
-                        if outcome is None:
-                            continue
-                    x.phase = _phase(stage, route)
-                    await x.refuse(outcome)
                     break
             else:
                 stage = None
-                await route.handler(x)
+                outcome = route.handler(x)
+                if outcome is None:
+                    return None
+        except Exception as error:
+            outcome = _raised(error)
+        return self.go_on(x, stages, stage, outcome)
+
+    async def go_on(
+        self, x: Exchange, stages: Iterator[Stage], stage: Stage | None, outcome: Outcome
+    ) -> None:
+        """What is left of an exchange: from the `outcome` of `stage` on, or of its handler (None), to the end."""
+        broken = ""
+        x.lane = None  # what waits has no use for it
+        try:
+            while stage is not None:
+                if outcome is not None and not isinstance(outcome, Problem):
+                    outcome = await outcome
+                if outcome is not None:
+                    x.phase = _phase(stage, x.route)
+                    await x.refuse(outcome)
+                    break
+                stage = next(stages, None)
+                outcome = stage(x) if stage is not None else x.route.handler(x)
+            else:
+                assert outcome is not None
+                assert not isinstance(outcome, Problem)
+                await outcome
         except GatewayError as error:
             broken = await self._fail(x, error.problem, stage)
         except CancelledError:
             # The grace of a drain is over (see worker.py).
             broken = await self._fail(x, DRAINING("", _LEAVE), stage)
         except Exception:
-            state.log.exception("unhandled error", request_id=x.request_id, route=route.template)
+            self._state.log.exception("unhandled error", request_id=x.request_id, route=x.route.template)
             broken = await self._fail(x, INTERNAL(), stage)
         finally:
-            if counted:
-                metrics.in_flight -= 1
-            self._finish(x)
+            self.finish(x)
         if broken:
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None
@@ -112,13 +145,15 @@ class Gateway:
             return ""
         return x.problem_code
 
-    def _finish(self, x: Exchange) -> None:
+    def finish(self, x: Exchange) -> None:
         """Metrics and the access log: a few increments and one append, nothing formatted."""
         ended = perf_counter()
         seconds = ended - x.started
         route = x.route
         route.meter.observe(x.method, x.status, seconds, x.received, x.sent)
         state = self._state
+        if not route.exempt:
+            state.metrics.in_flight -= 1
         identity = x.identity
         if x.problem_code:
             state.metrics.problems[x.problem_code] += 1
@@ -173,6 +208,11 @@ class Gateway:
         row = RouteRow(pattern=template, public=True, always_writable=True)
         stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
         return Route(row, template, stages, handler, self._state.metrics.route(template))
+
+
+async def _raised(error: Exception) -> None:
+    """What a stage or handler raised at once, as if it had been awaited: there is one place where failures are told."""
+    raise error
 
 
 def _is_preflight(x: Exchange) -> bool:

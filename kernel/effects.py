@@ -58,6 +58,9 @@ def following(effect: Effect, handler: Handler) -> Handler:
             await send(message)
 
         x.send = after_effect
-        await handler(x)
+        x.lane = None  # the effect is waited for
+        rest = handler(x)
+        assert rest is not None
+        await rest
 
     return handle

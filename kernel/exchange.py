@@ -14,7 +14,7 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from kernel.headers import CAPTURE, DROP, FORWARD, HeaderKinds
+from kernel.headers import HeaderKinds
 from kernel.problems import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
@@ -25,7 +25,7 @@ from kernel.problems import (
 )
 
 if TYPE_CHECKING:
-    from kernel.route import Route
+    from kernel.route import Lane, Route
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -53,6 +53,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "asked",
         "body_done",
         "cached_identity",
         "captured",
@@ -65,10 +66,12 @@ class Exchange:
         "grant",
         "has_body",
         "identity",
+        "lane",
         "limits",
         "lines",
         "max_body",
         "method",
+        "outgoing",
         "params",
         "peer_trusted",
         "phase",
@@ -92,10 +95,16 @@ class Exchange:
         "token",
         "trace",
         "upstream_seconds",
+        "watcher",
     )
 
     # Set by the credentials stage, on the routes that have one: no other may read it.
     ticket: bytes | None
+    # Set by the express lane for itself: when the service was asked, and its header lines.
+    asked: float
+    outgoing: bytes
+    # Set with a lane: what the server is told the end by.
+    watcher: Any
 
     def __init__(
         self,
@@ -117,32 +126,9 @@ class Exchange:
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
-        captured: dict[bytes, bytes] = {}
-        lines: list[bytes] = []
-        crumbs: list[bytes] | None = None
-        for name, value in scope["headers"]:
-            kind = kinds[name]
-            # PERF: one formatted line a header (0.12 us) instead of four pieces for the final join (0.25 us).
-            if kind == FORWARD:
-                lines.append(b"%b: %b\r\n" % (name, value))
-            elif kind != DROP:
-                if name == b"cookie" and name in captured:
-                    crumbs = [captured[name]] if crumbs is None else crumbs
-                    crumbs.append(value)
-                    continue
-                if name in captured:
-                    captured[name] = captured[name] + b", " + value
-                else:
-                    captured[name] = value
-                if kind != CAPTURE:
-                    lines.append(b"%b: %b\r\n" % (name, value))
-        if crumbs is not None:
-            # HTTP/2 clients send a cookie in crumbs; servers read one Cookie line (RFC 9113 section 8.2.3).
-            lines.remove(b"cookie: %b\r\n" % crumbs[0])
-            whole = captured[b"cookie"] = b"; ".join(crumbs)
-            lines.append(b"cookie: %b\r\n" % whole)
-        self.lines = lines
-        self.captured = captured
+        self.captured, self.lines = kinds.sort(scope["headers"])
+        captured = self.captured
+        self.lane: Lane | None = None
         # From the router and the stages.
         self.route: Route = None  # type: ignore[assignment]  # set before the first stage runs
         self.params: tuple[bytes, ...] = ()
@@ -263,6 +249,17 @@ class Exchange:
         send = self.send
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """The same on a lane, whose server takes a whole response without a wait."""
+        self.status = status
+        self.response_started = True
+        self.sent = len(body)
+        self._own_headers(headers)
+        send = self.send
+        send({"type": "http.response.start", "status": status, "headers": headers})
+        send({"type": "http.response.body", "body": body, "more_body": False})
+        self.phase = "done"
 
     async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         """A whole response of the gateway's own; HEAD gets the same head without the body."""

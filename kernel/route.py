@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
@@ -10,7 +11,18 @@ from kernel.problems import Problem
 from kernel.telemetry.metrics import RouteMeter
 
 Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]
-Handler = Callable[[Exchange], Awaitable[None]]
+# None: nothing to wait for, the exchange's lane will hear of its end.
+Handler = Callable[[Exchange], Awaitable[None] | None]
+
+
+class Lane(Protocol):
+    """Who runs an exchange that no task waits for; see kernel/scheduler.py."""
+
+    def over(self, x: Exchange) -> None:
+        """Its answer is out."""
+
+    def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
+        """It cannot do without a task any more; `rest` is what is left of its handler."""
 
 
 class Route:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import granian.server.mp
+
 from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
@@ -26,6 +28,7 @@ from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
+from kernel.scheduler import request, scheduler
 from kernel.signals import hold, release_soon, tell_server
 from kernel.silence import Silence
 from kernel.state import State
@@ -56,7 +59,11 @@ class Loader:
 
     def __call__(self) -> Worker:
         hold()
-        return Worker(self.settings, self.store_url, self.run_dir, self.parent)
+        worker = Worker(self.settings, self.store_url, self.run_dir, self.parent)
+        # granian asks this for its scheduler when the worker has started; nobody else does in this process.
+        server: Any = granian.server.mp
+        server._new_cbscheduler = worker.scheduler
+        return worker
 
 
 class Worker:
@@ -77,10 +84,14 @@ class Worker:
         self._leaving: asyncio.Task[None] | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        # PERF: a plain call that returns the gateway's own coroutine; an `async def` here would cost a second one.
         if self._gateway is not None:
             return self._gateway(scope, receive, send)
         return self._lifespan(receive, send)
+
+    def scheduler(self, loop: asyncio.AbstractEventLoop, *_: Any, **__: Any) -> Any:
+        """What granian hands its requests to, once the lifespan has started."""
+        assert self._gateway is not None
+        return scheduler(loop, self._gateway)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan protocol. An error at start-up ends the worker, and the parent says so."""
@@ -180,8 +191,7 @@ def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 def _cut_short() -> None:
     """The grace is over: requests that go on are answered, or broken off, and logged; a kill would do neither."""
     for task in asyncio.all_tasks():
-        # granian makes one for each request, and keeps them to itself.
-        if getattr(task.get_coro(), "__name__", "") == "future_watcher":
+        if getattr(task.get_coro(), "__name__", "") == request.__name__:
             task.cancel()
 
 

@@ -38,14 +38,22 @@ from kernel.upstream.upload import Upload, beginning
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 # RFC 9110 section 8.6: a request without a body says so with a length of 0 when its method gives a body a meaning.
-_NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-_METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 _CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
 _FAILURES = _CONNECTING | {UPSTREAM_BUSY, UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
 
 
-async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float) -> None:  # noqa: ASYNC109
+async def forward(
+    x: Exchange,
+    upstream: Upstream,
+    lines: bytes,
+    timeout: float,  # noqa: ASYNC109
+    begun: Connection | None = None,
+) -> None:
     """Relay `x`. `lines` are all header lines but Host and framing; `timeout` is for the response's head, in seconds.
+
+    With `begun`, the first attempt has come to step 6, or failed, on that connection (see express.py).
 
     Raises:
         GatewayError: no response came (502, 503, 504), the client left (499), its body was too large or too slow (413, 408);
@@ -62,12 +70,12 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
         framing = (
             b"content-length: %d\r\n\r\n" % x.content_length if x.content_length >= 0 else Upload.CHUNKED
         )
-    elif body or x.method not in _NO_LENGTH:
+    elif body or x.method not in NO_LENGTH:
         framing = b"content-length: %d\r\n\r\n" % len(body)
     else:
         framing = b"\r\n"
     target = x.raw_path + b"?" + x.query if x.query else x.raw_path
-    method = _METHODS.get(x.method) or x.method.encode()
+    method = METHODS.get(x.method) or x.method.encode()
     replica = upstream.only
     if replica is None or replica.breaker.troubled:
         replica = upstream.choose()  # 3.
@@ -81,26 +89,31 @@ async def forward(x: Exchange, upstream: Upstream, lines: bytes, timeout: float)
         uploads: Slots | None = None
         sent = 0.0
         try:
-            # 4.
             pool = replica.pool
-            if streamed:
-                await pool.uploads.enter(x, upstream.sweeper.now)
-                uploads = pool.uploads
-            if attempt == 1:
-                connection = pool.take_idle() or await pool.acquire(x)
+            if begun is not None:
+                connection, begun = begun, None
+                x.phase = "response-head"
+                sent = x.asked
             else:
-                connection = await pool.fresh(x)
-            # 5.
-            x.phase = "response-head"
-            sent = perf_counter()
-            head = (method, b" ", target, replica.host_line, lines, framing)
-            if streamed:
-                head_came = connection.start(b"".join(head), x.method == "HEAD", NEVER, x)
-                upload = Upload(x, connection, body, upstream, timeout)
-            else:
-                data = b"".join((*head, body)) if body else b"".join(head)
-                head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
-            await head_came
+                # 4.
+                if streamed:
+                    await pool.uploads.enter(x, upstream.sweeper.now)
+                    uploads = pool.uploads
+                if attempt == 1:
+                    connection = pool.take_idle() or await pool.acquire(x)
+                else:
+                    connection = await pool.fresh(x)
+                # 5.
+                x.phase = "response-head"
+                sent = perf_counter()
+                head = (method, b" ", target, replica.host_line, lines, framing)
+                if streamed:
+                    head_came = connection.start(b"".join(head), x.method == "HEAD", NEVER, x)
+                    upload = Upload(x, connection, body, upstream, timeout)
+                else:
+                    data = b"".join((*head, body)) if body else b"".join(head)
+                    head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
+                await head_came
             if connection.error is not None:
                 raise connection.error
             # 6.

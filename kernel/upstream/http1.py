@@ -3,7 +3,8 @@
 Rules:
 - One exchange at a time. `start` writes a request; its future is done when a read has brought the response's head, and
   the body that came in the same read is in `chunks` by then: a small response costs one await.
-- Futures only wake; whether an exchange failed is in `error`, which whoever was woken looks at first.
+- Futures only wake; whether an exchange failed is in `error`, which whoever was woken looks at first. A `listener` is called
+  in a future's place, once.
 - SECURITY: a byte that arrives when no response is due ends the connection: it would become the next client's response
   otherwise (response splitting, desynchronisation).
 - What piles up is bounded, in here by pausing the transport, in the parser by refusing endless heads and trailers.
@@ -86,6 +87,7 @@ class Connection(Response, asyncio.Protocol):
         "deadline",
         "exchanges",
         "idle_since",
+        "listener",
         "lost",
         "on_lost",
         "transport",
@@ -110,6 +112,7 @@ class Connection(Response, asyncio.Protocol):
         # For one exchange.
         self._idle_bytes = 0  # since the request or the last part of the body: head, chunk framing, trailers
         self.waiter: asyncio.Future[None] | None = None
+        self.listener: Callable[[Connection], None] | None = None
         self.deadline = NEVER
         self.watched: Any = None  # the Exchange whose client may leave
         self.watching: Departure | None = None
@@ -121,19 +124,30 @@ class Connection(Response, asyncio.Protocol):
 
         `x` is the Exchange whose client is watched while this takes long.
         """
+        waiter = self.waiter = self._loop.create_future()
+        self._begin(data, head_only, deadline, x)
+        return waiter
+
+    def launch(
+        self, data: bytes, head_only: bool, deadline: float, x: Any, listener: Callable[[Connection], None]
+    ) -> None:
+        """The same with `listener(connection)` called when the future would be done; perhaps before this returns."""
+        self.waiter = None
+        self.listener = listener
+        self._begin(data, head_only, deadline, x)
+
+    def _begin(self, data: bytes, head_only: bool, deadline: float, x: Any) -> None:
         self.expect(head_only)
         self._idle_bytes = 0
         self.exchanges += 1
         self.deadline = deadline
         self.watched = x
-        waiter = self.waiter = self._loop.create_future()
         if self.closed:
             self._ended(clean=False)
         elif deadline == NEVER:
             self.transport.write(data)
         else:
             self._outbox.put(self, data)
-        return waiter
 
     async def read(self, deadline: float) -> bytes:
         """The next bytes of the response's body; b"" at its end.
@@ -196,7 +210,7 @@ class Connection(Response, asyncio.Protocol):
     def expire(self) -> None:
         """The deadline has passed; unless what it was for has come, and only nobody has run since."""
         self.deadline = NEVER
-        if self.waiter is not None and not self.waiter.done():
+        if self.listener is not None or (self.waiter is not None and not self.waiter.done()):
             what = "no response head in time" if self.stage == HEAD else "the response stalled"
             self.fail(GatewayError(UPSTREAM_TIMEOUT(what)))
 
@@ -207,6 +221,11 @@ class Connection(Response, asyncio.Protocol):
             self.transport.abort()
 
     def _wake(self) -> None:
+        listener = self.listener
+        if listener is not None:
+            self.listener = None
+            listener(self)
+            return
         waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -235,9 +254,7 @@ class Connection(Response, asyncio.Protocol):
             self.abort()
             return
         if stage == HEAD and self.whole(data):
-            waiter = self.waiter
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+            self._wake()
             return
         buffered = self._buffered
         self.feed(data)

@@ -57,7 +57,7 @@ LAYERS: list[set[str]] = [
     {"kernel.state"},
     {"kernel.stages", "kernel.effects"},
     {"kernel.app", "kernel.build"},
-    {"handlers"},
+    {"handlers", "kernel.scheduler"},
     {"kernel.worker"},
     {"kernel.reload"},
     {"kernel.supervisor"},

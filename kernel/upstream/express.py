@@ -1,0 +1,78 @@
+"""The express lane: what `forward` does for most requests, by callbacks instead of a task that waits.
+
+It takes a request without a body to an untroubled service with one replica and an idle connection, and answers it when the
+response comes whole in one read. Everything else goes to the forwarder: before the request is written, or from where it
+stands when the response is no such one or none comes.
+
+PERF: 5 us of the 30 that a request costs: no task, no future, no coroutine, and no turn of the loop between the service's
+bytes and the client's.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from kernel.exchange import Exchange
+from kernel.upstream.balance import Upstream
+from kernel.upstream.forward import METHODS, NO_LENGTH, forward
+from kernel.upstream.http1 import Connection
+from kernel.upstream.response import COMPLETE
+
+
+class Express:
+    """One a route. `timeout` is for the response's head, in seconds."""
+
+    __slots__ = ("_answered", "_timeout", "_upstream")
+
+    def __init__(self, upstream: Upstream, timeout: float) -> None:
+        self._upstream = upstream
+        self._timeout = timeout
+        self._answered = self._heard
+
+    def launch(self, x: Exchange, lines: bytes) -> bool:
+        """Send `x` on its way, or leave it to `forward`: False. `lines` are as there.
+
+        Its lane is told when the answer is out.
+        """
+        upstream = self._upstream
+        replica = upstream.only
+        if x.has_body or replica is None or replica.breaker.troubled or x.method not in NO_LENGTH:
+            return False
+        connection = replica.pool.take_idle()
+        if connection is None:
+            return False
+        x.phase = "response-head"
+        x.outgoing = lines
+        query = x.query
+        head: tuple[bytes, ...]
+        if query:
+            head = (METHODS[x.method], b" ", x.raw_path, b"?", query, replica.host_line, lines, b"\r\n")
+        else:
+            head = (METHODS[x.method], b" ", x.raw_path, replica.host_line, lines, b"\r\n")
+        x.asked = perf_counter()
+        deadline = upstream.sweeper.now + self._timeout
+        connection.launch(b"".join(head), x.method == "HEAD", deadline, x, self._answered)
+        return True
+
+    def _heard(self, connection: Connection) -> None:
+        """The response's head has come, all of it at best; or nothing will."""
+        x: Exchange = connection.watched
+        lane = x.lane
+        assert lane is not None
+        upstream = self._upstream
+        if connection.stage != COMPLETE or connection.error is not None:
+            lane.go_on(x, forward(x, upstream, x.outgoing, self._timeout, connection))
+            return
+        x.upstream_seconds = seconds = perf_counter() - x.asked
+        status = connection.status
+        upstream.meter.answered(status, seconds)
+        chunks = connection.chunks
+        whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        headers = connection.headers
+        replica = upstream.only
+        assert replica is not None
+        if replica.breaker.troubled:
+            replica.breaker.success()
+        replica.pool.release(connection)
+        x.answer(status, headers, whole)
+        lane.over(x)
