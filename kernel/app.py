@@ -60,7 +60,7 @@ class Gateway:
         state = self._state
         metrics = state.metrics
         make = Exchange if scope["type"] == "http" else Handshake
-        x = make(scope, receive, send, state.header_kinds, *state.request_ids.new(), state.baseline)
+        x = make(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight
         else:
@@ -118,7 +118,7 @@ class Gateway:
         except GatewayError as error:
             broken = await self._fail(x, error.problem, stage)
         except CancelledError:
-            # The grace of a drain is over (see worker.py).
+            # The grace of a drain is over.
             broken = await self._fail(x, DRAINING("", _LEAVE), stage)
         except Exception:
             self._state.log.exception("unhandled error", request_id=x.request_id, route=x.route.template)
@@ -128,6 +128,11 @@ class Gateway:
         if broken:
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None
+
+    def cut_short(self) -> None:
+        """The grace of a drain is over: end what no task waits for. Tasks are cancelled by who made them."""
+        for upstream in self._state.upstreams.values():
+            upstream.give_up(DRAINING("", _LEAVE))
 
     async def _fail(self, x: Exchange, problem: Problem, stage: Stage | None) -> str:
         """Answer with `problem`, which came from `stage` or the handler.

@@ -32,9 +32,11 @@ class TenantContext:
         "block",
         "changed_keys",
         "demo_key",
+        "fresh",
         "grace_block",
         "parent",
         "read_only_key",
+        "real",
         "revoked_key",
         "role",
         "sees_children",
@@ -71,6 +73,8 @@ class TenantContext:
         self.read_only_key = tenant_read_only(tenant) if tenant else ""
         # A service has no session to go stale; its token can still be revoked.
         self.revoked_key = token_revoked(identity.jti) if identity.jti else ""
+        # The generation of the tracked keys by which the token was found fresh here, and the tenant no demo's.
+        self.fresh = self.real = -1
         self.block = self.encode(identity, identity.status)
         # Made when the first request in the grace period needs it.
         self.grace_block = b""

@@ -112,9 +112,7 @@ class Exchange:
         receive: Receive,
         send: Send,
         kinds: HeaderKinds,
-        request_id: str,
-        id_bytes: bytes,
-        trace: bytes,
+        ids: tuple[str, bytes, bytes],
         baseline: HeaderList,
     ) -> None:
         # From the request.
@@ -122,7 +120,7 @@ class Exchange:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.request_id = request_id
+        self.request_id, id_bytes, self.trace = ids  # the last is the traceparent sent on
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
@@ -143,7 +141,6 @@ class Exchange:
         self.context = b""
         # What the limiter tells the client: X-RateLimit-Limit, -Remaining, -Reset, RateLimit-Policy, RateLimit.
         self.limits: HeaderList | None = None
-        self.trace = trace  # the traceparent sent on
         # The body.
         self.max_body = 0
         self.received = 0
@@ -255,7 +252,9 @@ class Exchange:
         self.status = status
         self.response_started = True
         self.sent = len(body)
-        self._own_headers(headers)
+        headers += self.extra
+        if self.limits is not None:
+            headers += self.limits
         send = self.send
         send({"type": "http.response.start", "status": status, "headers": headers})
         send({"type": "http.response.body", "body": body, "more_body": False})

@@ -27,13 +27,11 @@ class Handshake(Exchange):
         receive: Receive,
         send: Send,
         kinds: HeaderKinds,
-        request_id: str,
-        id_bytes: bytes,
-        trace: bytes,
+        ids: tuple[str, bytes, bytes],
         baseline: HeaderList,
     ) -> None:
         scope["method"] = "GET"
-        super().__init__(scope, receive, send, kinds, request_id, id_bytes, trace, baseline)
+        super().__init__(scope, receive, send, kinds, ids, baseline)
         self._send_raw = send
         self.send = self._deny
         self.close_code = 1006

@@ -22,23 +22,11 @@ from kernel.exchange import Exchange
 _BATCH = 256
 
 
-def scheduler(loop: asyncio.AbstractEventLoop, gateway: Gateway) -> Any:
-    """What granian's thread calls for every request."""
-    made: Any = cast("Any", CallbackScheduler)(
-        loop, None, None, None, None
-    )  # what else it takes is for tasks of its own
-    made._schedule_fn = Intake(loop, gateway).put
+def scheduler(loop: asyncio.AbstractEventLoop, intake: Intake) -> Any:
+    """granian's object that it calls for every request; what else that takes is for tasks of granian's own."""
+    made: Any = cast("Any", CallbackScheduler)(loop, None, None, None, None)
+    made._schedule_fn = intake.put
     return made
-
-
-async def request(watcher: Any, rest: Awaitable[None]) -> None:
-    """The task of a request; the worker knows it by this name."""
-    try:
-        await rest
-    except BaseException as error:
-        watcher.err(error)
-        return
-    watcher.done()
 
 
 class Intake:
@@ -49,6 +37,7 @@ class Intake:
         self._gateway = gateway
         self._waiting: deque[Any] = deque()
         self._idle = True
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def put(self, watcher: Any) -> None:
         """Called with the interpreter's lock, from another thread than the loop's."""
@@ -59,6 +48,12 @@ class Intake:
             self._idle = False
             self._loop.call_soon_threadsafe(self._take)
 
+    def cut_short(self) -> None:
+        """End what is still under way: it is answered as far as that is possible, and logged."""
+        for task in self._tasks:
+            task.cancel()
+        self._gateway.cut_short()
+
     def _take(self) -> None:
         self._idle = True
         waiting = self._waiting
@@ -66,7 +61,12 @@ class Intake:
         for _ in range(min(len(waiting), _BATCH)):
             watcher = waiting.popleft()
             proto = watcher.proto
-            rest = enter(watcher.scope, proto.receive, proto.send, self, watcher)
+            try:
+                rest = enter(watcher.scope, proto.receive, proto.send, self, watcher)
+            except Exception as error:
+                # The gateway answers whatever happens to an exchange; this one was not even made. granian answers 500.
+                watcher.err(error)
+                continue
             if rest is not None:
                 self._run(watcher, rest)
         if waiting and self._idle:
@@ -74,7 +74,10 @@ class Intake:
             self._loop.call_soon(self._take)
 
     def _run(self, watcher: Any, rest: Awaitable[None]) -> None:
-        watcher.taskref(self._loop.create_task(request(watcher, rest)))
+        task = self._loop.create_task(_request(watcher, rest))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        watcher.taskref(task)
 
     # --- Lane ---
 
@@ -84,3 +87,12 @@ class Intake:
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
         self._run(x.watcher, self._gateway.go_on(x, iter(()), None, rest))
+
+
+async def _request(watcher: Any, rest: Awaitable[None]) -> None:
+    try:
+        await rest
+    except BaseException as error:
+        watcher.err(error)
+        return
+    watcher.done()

@@ -28,7 +28,7 @@ from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
-from kernel.scheduler import request, scheduler
+from kernel.scheduler import Intake, scheduler
 from kernel.signals import hold, release_soon, tell_server
 from kernel.silence import Silence
 from kernel.state import State
@@ -77,6 +77,7 @@ class Worker:
         # The file descriptor it accepts connections from, where the parent has made it.
         self.listener: int | None = None
         self._gateway: Gateway | None = None
+        self._intake: Intake | None = None
         self._state: State | None = None
         self._pacer: Pacer | None = None
         self._silence: Silence | None = None
@@ -91,7 +92,8 @@ class Worker:
     def scheduler(self, loop: asyncio.AbstractEventLoop, *_: Any, **__: Any) -> Any:
         """What granian hands its requests to, once the lifespan has started."""
         assert self._gateway is not None
-        return scheduler(loop, self._gateway)
+        self._intake = Intake(loop, self._gateway)
+        return scheduler(loop, self._intake)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan protocol. An error at start-up ends the worker, and the parent says so."""
@@ -160,7 +162,9 @@ class Worker:
         if await state.sockets.gone(grace / 2):
             await asyncio.sleep(_CLOSE_LINGER_SECONDS)
         tell_server()
-        loop.call_at(end, _cut_short)
+        if self._intake is not None:
+            # Requests that go on are answered, or broken off, and logged; a kill would do neither.
+            loop.call_at(end, self._intake.cut_short)
         loop.call_at(end + _CUT_SECONDS, lambda: loop.create_task(self._end_anyway()))
 
     async def _end_anyway(self) -> None:
@@ -186,13 +190,6 @@ def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     is no news."""
     if not isinstance(context.get("exception"), socket.gaierror):
         loop.default_exception_handler(context)
-
-
-def _cut_short() -> None:
-    """The grace is over: requests that go on are answered, or broken off, and logged; a kill would do neither."""
-    for task in asyncio.all_tasks():
-        if getattr(task.get_coro(), "__name__", "") == request.__name__:
-            task.cancel()
 
 
 def _die_with(parent: int) -> None:

@@ -47,6 +47,9 @@ def make(state: State, row: RouteRow) -> Stage | None:
 
     def freshness(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         context = x.grant
+        generation = tracked.generation
+        if context.fresh == generation:
+            return None
         if context.revoked_key:
             mark = tracked.get(context.revoked_key)
             if mark is not None:
@@ -58,6 +61,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
                     return wait(x)
                 if x.identity.iat < moments.read(key, changed):
                     return stale
+        context.fresh = generation
         return None
 
     return freshness

@@ -44,10 +44,11 @@ def make(state: State, row: RouteRow) -> Stage | None:
         x.grant = context
         x.tenant = context.tenant
         x.context = context.block
-        if context.demo_key:
+        if context.demo_key and context.real != marks.generation:
             mark = marks.get(context.demo_key)
             if mark is not None:
                 return _IN_DEMO if isinstance(mark, str) else wait(mark)
+            context.real = marks.generation
         return None
 
     async def wait(mark: Awaitable[str | None]) -> Problem | None:

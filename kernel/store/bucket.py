@@ -87,7 +87,7 @@ class Bucket:
         self.share: float | None = None  # charged with all that this worker admits; None: not yet needed
         self.shared = now  # when it was reckoned, ...
         self.charged = 0  # ... and how many uses of leases have been charged to it
-        self.guess: float = limit.requests
+        self.guess = float(limit.requests)
         self.guessed = now
 
     @property
@@ -116,7 +116,7 @@ class Bucket:
         self.granted = granted
         self.charged = granted - self.returned - self.left
         self.rest = rest
-        self.guess = rest
+        self.guess = float(rest)
         self.guessed = now
         self.told = now
         self.until = until

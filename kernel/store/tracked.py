@@ -56,6 +56,8 @@ class TrackedMap:
         silence: float = _SILENCE,
     ) -> None:
         self.live = False
+        # Another number after every change. Whoever has looked at keys that were all known need not look again until then.
+        self.generation = 0
         self._store = store
         self._prefixes = tuple(prefixes)
         self._max_keys = max_keys
@@ -170,6 +172,7 @@ class TrackedMap:
     def _expired(self, key: str, value: str | None) -> None:
         if self._known.get(key, _UNKNOWN) is value:
             del self._known[key]
+            self.generation += 1
 
     # --- tracking ----------------------------------------------------------------------------------------------
 
@@ -235,6 +238,7 @@ class TrackedMap:
     async def _changed(self, message: list[Any]) -> None:
         """A server's announcement: `["invalidate", keys]`, or None for the keys when all may have changed."""
         keys = message[1]
+        self.generation += 1
         if keys is None:
             self._known.clear()
             self._reading.clear()
@@ -269,6 +273,7 @@ class TrackedMap:
     def _drop(self) -> None:
         self._drops += self.live
         self.live = False
+        self.generation += 1
         self._known.clear()
         self._reading.clear()
         self._tell(None)

@@ -10,7 +10,7 @@ import random
 import ssl
 from typing import Any
 
-from kernel.problems import UPSTREAM_OPEN, GatewayError
+from kernel.problems import UPSTREAM_OPEN, GatewayError, Problem
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from kernel.upstream.names import ResponseNames
@@ -126,6 +126,13 @@ class Upstream:
             "breaker": self.breaker_state,
             "ejected": sum(replica.breaker.state(self.sweeper.now) != CLOSED for replica in self.replicas),
         }
+
+    def give_up(self, problem: Problem) -> None:
+        """End with `problem` what is on the express lane."""
+        for replica in self.replicas:
+            for connection in list(replica.pool.busy):
+                if connection.listener is not None:
+                    connection.fail(GatewayError(problem))
 
     async def close(self) -> None:
         """Close every pool."""

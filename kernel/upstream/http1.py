@@ -70,8 +70,8 @@ class Outbox:
                 connection.transport.write(data)
 
 
-class Connection(Response, asyncio.Protocol):
-    """A connection and the exchange it is busy with.
+class Connection(Response):
+    """A connection and the exchange it is busy with: an asyncio protocol by its methods.
 
     `on_lost(connection)`, once set, is called when the transport is gone; `lost` tells that it is. `closed` comes earlier:
     nothing can be sent any more.
@@ -125,19 +125,20 @@ class Connection(Response, asyncio.Protocol):
         `x` is the Exchange whose client is watched while this takes long.
         """
         waiter = self.waiter = self._loop.create_future()
-        self._begin(data, head_only, deadline, x)
+        self.launch(data, head_only, deadline, x, None)
         return waiter
 
     def launch(
-        self, data: bytes, head_only: bool, deadline: float, x: Any, listener: Callable[[Connection], None]
+        self,
+        data: bytes,
+        head_only: bool,
+        deadline: float,
+        x: Any,
+        listener: Callable[[Connection], None] | None,
     ) -> None:
         """The same with `listener(connection)` called when the future would be done; perhaps before this returns."""
-        self.waiter = None
-        self.listener = listener
-        self._begin(data, head_only, deadline, x)
-
-    def _begin(self, data: bytes, head_only: bool, deadline: float, x: Any) -> None:
         self.expect(head_only)
+        self.listener = listener
         self._idle_bytes = 0
         self.exchanges += 1
         self.deadline = deadline
@@ -254,7 +255,12 @@ class Connection(Response, asyncio.Protocol):
             self.abort()
             return
         if stage == HEAD and self.whole(data):
-            self._wake()
+            listener = self.listener
+            if listener is None:
+                self._wake()
+            else:
+                self.listener = None
+                listener(self)
             return
         buffered = self._buffered
         self.feed(data)

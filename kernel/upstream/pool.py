@@ -18,6 +18,7 @@ import socket
 import ssl
 from collections import deque
 from functools import partial
+from typing import Any, cast
 
 from msgspec import Struct
 
@@ -255,7 +256,7 @@ class Pool:
         return connection
 
     async def _connect(self) -> Connection:
-        def make() -> Connection:
+        def make() -> Any:  # what asyncio calls a protocol
             return Connection(self._loop, self._reader, self.sweeper.outbox)
 
         address = self.address
@@ -269,7 +270,7 @@ class Pool:
                 ssl=self.tls,
                 server_hostname=address.host if self.tls else None,
             )
-        return connection
+        return cast("Connection", connection)
 
     def _lost(self, connection: Connection) -> None:
         self._slot_free()

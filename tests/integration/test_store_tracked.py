@@ -90,6 +90,36 @@ async def test_a_known_key_needs_no_store_whether_it_exists_or_not(
     assert store.snapshot()["commands"] == commands
 
 
+async def test_every_change_is_another_generation(
+    tracked: TrackedMap, store: SlowStore, redis_cli: redis.Redis
+) -> None:
+    """Who has looked at keys need not look again in the same generation: none of them can have changed."""
+    seen = [tracked.generation]
+
+    async def changed() -> None:
+        await until(lambda: tracked.generation != seen[-1])
+        assert tracked.generation not in seen
+        seen.append(tracked.generation)
+
+    assert await value(tracked, KEY) is None
+    assert tracked.generation == seen[-1]  # a reading is no change
+    redis_cli.set(KEY, "locked")
+    await changed()
+    assert await value(tracked, KEY) == "locked"
+    redis_cli.delete(KEY)
+    await changed()
+    redis_cli.set(token_revoked("never asked for"), "1")
+    await changed()
+    redis_cli.set(KEY, "for a moment", px=30)
+    await changed()
+    assert await value(tracked, KEY) == "for a moment"
+    await changed()  # it has expired
+    redis_cli.flushall()
+    await changed()
+    redis_cli.client_kill_filter(_type="normal", skipme=True)
+    await changed()
+
+
 async def test_a_change_by_hand_is_seen_by_every_process(
     store_server: EmbeddedStore, redis_cli: redis.Redis
 ) -> None:

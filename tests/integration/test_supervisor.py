@@ -229,30 +229,42 @@ def test_a_reload_with_nobody_left_to_read_what_is_said_ends_nothing(
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.parametrize("express", [False, True], ids=["as a task", "on the express lane"])
 def test_what_goes_on_after_the_grace_is_told_so_and_logged(
-    tmp_path: Path, session_store: EmbeddedStore
+    express: bool, tmp_path: Path, session_store: EmbeddedStore
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes requests, never answers
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes requests, does not answer the last
         env = lone_env(silent.getsockname()[1], session_store, SHUTDOWN_GRACE_SECONDS="1")
         with running(env, tmp_path) as gateway:
             question = request(
                 target=b"/api/v1/inventory/items", headers=[(b"authorization", b"Bearer " + access_token())]
             )
-            with socket.create_connection(("127.0.0.1", gateway.port), 5) as client:
-                client.sendall(question)
-                taken, _ = silent.accept()
-                with taken:
-                    taken.recv(65536)
-                    gateway.process.terminate()
-                    answer = client.recv(65536)
+            with contextlib.ExitStack() as open_:
+
+                def client() -> socket.socket:
+                    made = open_.enter_context(socket.create_connection(("127.0.0.1", gateway.port), 5))
+                    made.sendall(question)
+                    return made
+
+                asking = client()
+                taken = open_.enter_context(silent.accept()[0])
+                while b"/items" not in taken.recv(65536):  # a health probe's
+                    taken = open_.enter_context(silent.accept()[0])
+                for _ in range(2 * express):  # the first ones wait for the store
+                    taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    assert asking.recv(65536).startswith(b"HTTP/1.1 200")
+                    asking = client()
+                    taken.recv(65536)  # on the connection that is there
+                gateway.process.terminate()
+                answer = asking.recv(65536)
             assert answer.startswith(b"HTTP/1.1 503")
             assert b'"code":"draining"' in answer
             assert b"x-request-id: " in answer
             assert gateway.stop() == 0
     lines = [json.loads(line) for line in gateway.log().splitlines() if '"request"' in line]
     assert [
-        (line["status"], line["problem"]) for line in lines if line["path"] == "/api/v1/inventory/items"
-    ] == [(503, "draining")]
+        (line["status"], line.get("problem")) for line in lines if line["path"] == "/api/v1/inventory/items"
+    ] == [(200, None)] * 2 * express + [(503, "draining")]
     assert "killed" not in gateway.log().lower()
 
 

@@ -20,7 +20,6 @@ from kernel.problems import (
     ProblemKind,
 )
 from kernel.upstream.balance import Upstream
-from kernel.upstream.forward import forward
 from kernel.upstream.http1 import HIGH_WATER
 from tests.support.certificates import pair
 from tests.support.scripted_upstream import (
@@ -29,6 +28,7 @@ from tests.support.scripted_upstream import (
     Peer,
     both_loops,
     eventually,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -40,7 +40,7 @@ H = b"HTTP/1.1 200 OK\r\n"
 
 
 async def ask(upstream: Upstream, client: Client, timeout: float = 2.0) -> Client:
-    await forward(client.x, upstream, b"accept: */*\r\n", timeout)
+    await relay(client.x, upstream, b"accept: */*\r\n", timeout)
     return client
 
 

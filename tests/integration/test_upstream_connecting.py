@@ -21,7 +21,6 @@ from kernel.problems import (
     Problem,
 )
 from kernel.upstream.balance import Upstream
-from kernel.upstream.forward import forward
 from tests.support.gateway import free_port
 from tests.support.scripted_upstream import (
     OK,
@@ -30,6 +29,7 @@ from tests.support.scripted_upstream import (
     both_loops,
     eventually,
     nothing_leaks,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -38,7 +38,7 @@ from tests.support.scripted_upstream import (
 
 async def ask(upstream: Upstream, client: Client | None = None, timeout: float = 2.0) -> Client:
     client = client or Client()
-    await forward(client.x, upstream, b"accept: */*\r\n", timeout)
+    await relay(client.x, upstream, b"accept: */*\r\n", timeout)
     return client
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.upstream.forward import forward
 from tests.support.scripted_upstream import (
     OK,
     Client,
@@ -12,6 +11,7 @@ from tests.support.scripted_upstream import (
     Script,
     both_loops,
     eventually,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -26,9 +26,9 @@ async def served(script: Script, client: Client | None = None) -> tuple[Client, 
     """One GET, then a second to the same upstream: the first's client, and the number of connections both took."""
     client = client or Client()
     async with scripted(script) as server, upstream_of(server.url) as upstream:
-        await forward(client.x, upstream, LINES, 2.0)
+        await relay(client.x, upstream, LINES, 2.0)
         again = Client()
-        await forward(again.x, upstream, LINES, 2.0)
+        await relay(again.x, upstream, LINES, 2.0)
         assert again.complete
         return client, server.connections
 
@@ -169,6 +169,6 @@ async def test_bytes_on_an_idle_connection_cost_it() -> None:
     async with scripted(script) as server, upstream_of(server.url) as upstream:
         for _ in range(2):
             client = Client()
-            await forward(client.x, upstream, LINES, 2.0)
+            await relay(client.x, upstream, LINES, 2.0)
             assert client.body == b"ok"
             await eventually(lambda: not upstream.replicas[0].pool.size or server.connections > 1)

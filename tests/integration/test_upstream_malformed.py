@@ -11,7 +11,6 @@ from kernel.problems import (
     GatewayError,
     ProblemKind,
 )
-from kernel.upstream.forward import forward
 from tests.support.scripted_upstream import (
     OK,
     Client,
@@ -19,6 +18,7 @@ from tests.support.scripted_upstream import (
     Script,
     both_loops,
     eventually,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -34,7 +34,7 @@ async def refused(script: Script, client: Client | None = None) -> tuple[Problem
     client = client or Client()
     async with scripted(script) as server, upstream_of(server.url, idle_timeout=0.2) as upstream:
         with pytest.raises(GatewayError) as caught:
-            await forward(client.x, upstream, LINES, 0.3)
+            await relay(client.x, upstream, LINES, 0.3)
         assert caught.value.problem.detail.startswith("inventory failed in phase ")
         assert client.x.ended_by == "upstream"
         await eventually(lambda: server.open == 0)  # whatever happened, the connection is not used again

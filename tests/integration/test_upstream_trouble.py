@@ -17,7 +17,6 @@ from kernel.problems import (
 from kernel.upstream import breaker
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
-from kernel.upstream.forward import forward
 from tests.support.gateway import free_port
 from tests.support.scripted_upstream import (
     OK,
@@ -25,6 +24,7 @@ from tests.support.scripted_upstream import (
     Peer,
     both_loops,
     eventually,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -33,7 +33,7 @@ from tests.support.scripted_upstream import (
 
 async def ask(upstream: Upstream, client: Client | None = None, timeout: float = 2.0) -> Client:
     client = client or Client()
-    await forward(client.x, upstream, b"accept: */*\r\n", timeout)
+    await relay(client.x, upstream, b"accept: */*\r\n", timeout)
     return client
 
 

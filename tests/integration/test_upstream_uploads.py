@@ -9,13 +9,13 @@ import pytest
 
 from kernel.problems import CLIENT_GONE, UPSTREAM_BUSY, GatewayError
 from kernel.upstream.balance import Upstream
-from kernel.upstream.forward import forward
 from tests.support.scripted_upstream import (
     OK,
     Client,
     Peer,
     both_loops,
     eventually,
+    relay,
     replies,
     scripted,
     upstream_of,
@@ -38,7 +38,7 @@ class Slow(Client):
 
 
 async def ask(upstream: Upstream, client: Client) -> Client:
-    await forward(client.x, upstream, b"accept: */*\r\n", 5.0)
+    await relay(client.x, upstream, b"accept: */*\r\n", 5.0)
     return client
 
 

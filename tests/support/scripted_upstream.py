@@ -8,8 +8,9 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -17,11 +18,15 @@ import uvloop
 
 from kernel.exchange import Exchange
 from kernel.headers import HeaderKinds
+from kernel.problems import DRAINING, GatewayError
 from kernel.telemetry.metrics import UpstreamMeter
 from kernel.upstream.balance import Upstream
+from kernel.upstream.express import Express
+from kernel.upstream.forward import forward
 from kernel.upstream.pool import PoolLimits, Sweeper
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+_EXPRESS: ContextVar[bool] = ContextVar("express", default=False)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 
@@ -135,6 +140,59 @@ def replies(*parts: bytes, close: bool = False) -> Script:
     return script
 
 
+class _Done:
+    def __await__(self) -> Generator[None, None, None]:
+        yield from ()
+
+
+_DONE = _Done()
+
+
+class Lane:
+    """What an exchange on the express lane ends in: None, or what is left to be awaited."""
+
+    def __init__(self) -> None:
+        self.end: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
+
+    def over(self, x: Exchange) -> None:
+        self.end.set_result(None)
+
+    def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
+        self.end.set_result(rest)
+
+
+async def relay(x: Exchange, upstream: Upstream, lines: bytes, timeout: float) -> None:
+    """`forward`, or in the tests' third variant the express lane wherever it takes the request."""
+    replica = upstream.only
+    if _EXPRESS.get():
+        pool = replica.pool if replica is not None and not replica.breaker.troubled else None
+        if pool is not None and not x.has_body and not pool.idle and pool.size < pool.max_connections:
+            with suppress(GatewayError):  # the forwarder will meet the same
+                opened = await pool.acquire(x)
+                pool.busy.discard(opened)
+                opened.idle_since = upstream.sweeper.now
+                pool.idle.append(opened)
+                pool.reused -= 1
+        lane = x.lane = Lane()
+        if Express(upstream, timeout).launch(x, lines):
+            try:
+                rest = await asyncio.shield(lane.end)
+            except asyncio.CancelledError:
+                # No task waits for it in the gateway: a drain ends it so.
+                upstream.give_up(DRAINING())
+                rest = lane.end.result()
+                assert rest is not None
+                with pytest.raises(GatewayError) as caught:
+                    await rest
+                assert caught.value.problem.kind is DRAINING
+                raise
+            if rest is not None:
+                await rest
+            return
+        x.lane = None
+    await forward(x, upstream, lines, timeout)
+
+
 class Client:
     """The client's side of one exchange: what ASGI would give the gateway, and what it would take.
 
@@ -175,7 +233,9 @@ class Client:
             "headers": sent,
             "client": ("127.0.0.1", "1"),
         }
-        self.x = Exchange(scope, self.receive, self.send, HeaderKinds(), "request-id", b"request-id", b"", [])
+        self.x = Exchange(
+            scope, self.receive, self.send, HeaderKinds(), ("request-id", b"request-id", b""), []
+        )
         self.x.max_body = 1 << 40
 
     def leave(self) -> None:
@@ -192,13 +252,20 @@ class Client:
         await self.left.wait()
         return {"type": "http.disconnect"}
 
-    async def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> Awaitable[None]:
+        """As granian's: what can be taken is taken at once, awaited or not."""
         if self.left.is_set():
-            return
+            return _DONE
         if message["type"] == "http.response.start":
             assert self.head is None, "two heads"
             self.head = message
-            return
+            return _DONE
+        if not self.taking.is_set():
+            return self._take_later(message)
+        self._take(message)
+        return _DONE
+
+    async def _take_later(self, message: dict[str, Any]) -> None:
         taking = asyncio.ensure_future(self.taking.wait())
         left = asyncio.ensure_future(self.left.wait())
         try:
@@ -206,6 +273,9 @@ class Client:
         finally:
             taking.cancel()
             left.cancel()
+        self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
         assert not self.complete, "more after the end"
         self.body += message["body"]
         self.writes += 1
@@ -274,11 +344,14 @@ async def nothing_leaks(upstream: Upstream) -> None:
 
 
 def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs an async test on asyncio's loop and on uvloop, which differ in how transports end."""
+    """Runs an async test on asyncio's loop and on uvloop, which end transports differently, and there on the express lane."""
 
-    def run(new_loop: Callable[[], asyncio.AbstractEventLoop], **arguments: Any) -> None:
-        with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(test(**arguments))
+    def run(new_loop: tuple[Callable[[], asyncio.AbstractEventLoop], bool], **arguments: Any) -> None:
+        factory, express = new_loop
+        context = copy_context()
+        context.run(_EXPRESS.set, express)
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(test(**arguments), context=context)
 
     signature = inspect.signature(test)
     first = inspect.Parameter("new_loop", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -287,6 +360,10 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
     )
     run.__name__, run.__module__, run.__doc__ = test.__name__, test.__module__, test.__doc__
     run.pytestmark = getattr(test, "pytestmark", [])  # type: ignore[attr-defined]
-    loops = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    loops = {
+        "asyncio": (asyncio.new_event_loop, False),
+        "uvloop": (uvloop.new_event_loop, False),
+        "express": (uvloop.new_event_loop, True),
+    }
     both: Callable[..., None] = pytest.mark.parametrize("new_loop", loops.values(), ids=loops)(run)
     return both

@@ -13,15 +13,25 @@ from kernel.stages import tenancy
 ROW = RouteRow(pattern="/api/v1/tenants/{tenant_id}/sales/**", service="sales")
 
 
+class Marks(dict[str, str]):
+    """Demo marks, as the tracked map gives them."""
+
+    generation = 0
+
+    def __setitem__(self, key: str, value: str) -> None:
+        super().__setitem__(key, value)
+        self.generation += 1
+
+
 class Bench:
     """The stage with a hierarchy and demo marks that a test sets."""
 
     def __init__(self) -> None:
         self.parent: str | None = "region"
-        self.marks: dict[str, str] = {}
+        self.marks = Marks()
         self.asked = 0
         state: Any = SimpleNamespace(
-            tracked=SimpleNamespace(get=self.marks.get),
+            tracked=self.marks,
             tenants=SimpleNamespace(parent=self.above),
             metrics=None,
         )
