@@ -14,13 +14,15 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 # A virtual environment does not survive being moved or losing its interpreter: it is made anew then.
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
+SOURCES := $(shell git ls-files kernel handlers bench tests 2>/dev/null)
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-quick bench-peers speed load lock reference clean FORCE
+.PHONY: help install demo test compiled test-compiled lint format bench bench-quick bench-peers speed load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
 	@printf '\n  \033[1mBakery Gateway\033[0m\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-12s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  \033[36mmake %-14s\033[0m %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\n  ARGS="..." adds arguments, PORT=9000 moves the demo, PYTHON=python3.12 chooses the interpreter.\n\n'
 
 install: $(VENV)/.stamp-runtime ## prepare .venv, so that .venv/bin/gateway runs
@@ -31,6 +33,11 @@ demo: $(VENV)/.stamp-runtime ## run the whole product: store, stub platform, gat
 
 test: $(VENV)/.stamp-dev ## run every test
 	@$(BIN)/python -m pytest $(ARGS)
+
+compiled: build/compiled/.stamp ## compile what a request passes through (needs a C compiler), into build/compiled
+
+test-compiled: build/compiled/.stamp ## run every test on the compiled build
+	@cd build/compiled && ../../$(BIN)/python -m pytest -p no:cacheprovider $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style and types
 	@$(BIN)/ruff check --quiet .
@@ -61,6 +68,7 @@ lock: $(VENV)/.stamp-dev ## pin anew what requirements/*.in ask for (ARGS=--upgr
 	@$(UV) $(ARGS) requirements/build.in -o requirements/build.lock
 	@$(UV) $(ARGS) requirements/runtime.in -o requirements/runtime.lock
 	@$(UV) $(ARGS) requirements/dev.in -c requirements/runtime.lock -o requirements/dev.lock
+	@$(UV) $(ARGS) requirements/compile.in -c requirements/dev.lock -o requirements/compile.lock
 	@$(UV) $(ARGS) requirements/bench.in -c requirements/runtime.lock -o requirements/bench.lock
 	@$(UV) $(ARGS) requirements/load.in -c requirements/runtime.lock -o requirements/load.lock
 
@@ -90,6 +98,19 @@ $(VENV)/.stamp-runtime: requirements/runtime.lock requirements/build.lock pyproj
 $(VENV)/.stamp-dev: requirements/dev.lock $(VENV)/.stamp-runtime
 	@echo "Installing the pinned development tools..."
 	@$(LOCKED) requirements/dev.lock
+	@touch $@
+
+# A copy of the tree, so that no compiled module stands beside a source that is edited.
+build/compiled/.stamp: setup.py $(SOURCES) $(VENV)/.stamp-dev
+	@$(BIN)/python -c 'import pathlib, sysconfig as s; assert pathlib.Path(s.get_path("include"), "Python.h").exists()' 2>/dev/null \
+	  && command -v $(CC) >/dev/null || { echo "A C compiler and Python's headers are needed," \
+	  "for example: apt-get install gcc python3-dev" >&2; exit 1; }
+	@echo "Compiling (a minute)..."
+	@rm -rf build/compiled && mkdir -p build/compiled
+	@git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -xf - -C build/compiled
+	@cd build/compiled && CFLAGS=-g0 GATEWAY_COMPILE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace > build.log 2>&1 \
+	  || { tail -n 20 build.log >&2; exit 1; }
+	@rm -rf build/compiled/build
 	@touch $@
 
 $(VENV)/.stamp-bench: requirements/bench.lock $(VENV)/.stamp-runtime

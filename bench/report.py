@@ -134,10 +134,12 @@ def targets(rows: Sequence[Row], scenario: Scenario) -> list[Target]:
     """The product's figures, judged by this run."""
     by_name = {row.peer.name: row for row in rows if not row.wrong}
     gateway = by_name.get("gateway")
-    own = gateway.samples.get(scenario.name, []) if gateway else []
 
-    def times(name: str) -> float | None:
-        return ratio(own, by_name[name].samples.get(scenario.name, [])) if name in by_name else None
+    def times(name: str, own: str = "gateway") -> float | None:
+        if own not in by_name or name not in by_name:
+            return None
+        pair = (by_name[each].samples.get(scenario.name, []) for each in (own, name))
+        return ratio(*pair)
 
     def more(name: str) -> float | None:
         microseconds = added(gateway, by_name.get("direct"), name)
@@ -148,6 +150,8 @@ def targets(rows: Sequence[Row], scenario: Scenario) -> list[Target]:
         Target("throughput against Envoy with JWT", 1.0, times("envoy-jwt")),
         Target("throughput against the brief's stack", 50, times("stack")),
         Target("throughput against granian's empty answer", 0.55, times("granian-empty")),
+        Target("compiled, against HAProxy with JWT", 2.0, times("haproxy-jwt", "gateway-compiled")),
+        Target("compiled, against granian's empty answer", 0.65, times("granian-empty", "gateway-compiled")),
         Target("median latency added at 1,000 requests/s, ms", 1, more("p50"), at_most=True),
         Target("99th percentile added at 1,000 requests/s, ms", 5, more("p99"), at_most=True),
     ]

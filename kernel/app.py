@@ -23,6 +23,8 @@ from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 from kernel.telemetry.metrics import UNMATCHED
 
+# Whether mypyc has made a library of this and of all that a request passes through (see setup.py).
+COMPILED = not __file__.endswith(".py")
 _RETRY_SOON = ((b"retry-after", b"1"),)
 _LEAVE = (*_RETRY_SOON, (b"connection", b"close"))
 Outcome = Problem | Awaitable[Problem | None] | None
@@ -39,6 +41,8 @@ class Gateway:
     def __init__(self, state: State, handler_for: Callable[[RouteRow], Handler]) -> None:
         self._state = state
         self._handler_for = handler_for
+        # With a profile, handlers are timed until their service has answered: they are waited for.
+        self.express = state.profile is None
         self._max_in_flight = state.settings.max_requests_in_flight
         self.router = Router(state.settings.routes, self._compile)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
-from typing import Any, cast
+from collections.abc import Awaitable, Iterator
+from typing import Any, Protocol, cast
 
 from granian._granian import CallbackScheduler
 
-from kernel.app import Gateway
-from kernel.exchange import Exchange
+from kernel.exchange import Exchange, Receive, Scope, Send
+from kernel.route import Lane, Stage
 
 # What one turn of the loop takes: a few milliseconds at most.
 _BATCH = 256
@@ -29,12 +29,31 @@ def scheduler(loop: asyncio.AbstractEventLoop, intake: Intake) -> Any:
     return made
 
 
+class Entrance(Protocol):
+    """What is needed of the gateway (see app.py)."""
+
+    express: bool
+
+    def enter(
+        self, scope: Scope, receive: Receive, send: Send, lane: Lane | None = None, watcher: Any = None
+    ) -> Awaitable[None] | None: ...
+
+    def go_on(
+        self, x: Exchange, stages: Iterator[Stage], stage: Stage | None, outcome: Any
+    ) -> Awaitable[None]: ...
+
+    def finish(self, x: Exchange) -> None: ...
+
+    def cut_short(self) -> None: ...
+
+
 class Intake:
     """One a worker. It is every exchange's lane."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Gateway) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Entrance) -> None:
         self._loop = loop
         self._gateway = gateway
+        self._lane = self if gateway.express else None
         self._waiting: deque[Any] = deque()
         self._idle = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,11 +77,12 @@ class Intake:
         self._idle = True
         waiting = self._waiting
         enter = self._gateway.enter
+        lane = self._lane
         for _ in range(min(len(waiting), _BATCH)):
             watcher = waiting.popleft()
             proto = watcher.proto
             try:
-                rest = enter(watcher.scope, proto.receive, proto.send, self, watcher)
+                rest = enter(watcher.scope, proto.receive, proto.send, lane, watcher)
             except Exception as error:
                 # The gateway answers whatever happens to an exchange; this one was not even made. granian answers 500.
                 watcher.err(error)

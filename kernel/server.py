@@ -22,6 +22,7 @@ import msgspec
 
 from kernel import __version__
 from kernel.addresses import in_url
+from kernel.app import COMPILED
 from kernel.config import Settings
 from kernel.console import say
 from kernel.identity.keys import KeyConfigError
@@ -166,7 +167,8 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
             ssl_cert=settings.tls_cert_file,
             ssl_key=settings.tls_key_file,
         )
-        say(f"version {__version__}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
+        build = __version__ + (", compiled" if COMPILED else "")
+        say(f"version {build}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
         gc.collect()
         gc.freeze()

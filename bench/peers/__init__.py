@@ -6,7 +6,7 @@ from bench.peers.base import Check, Launch, Peer
 from bench.peers.direct import Direct
 from bench.peers.envoy import EnvoyJwt
 from bench.peers.fastify import Fastify
-from bench.peers.gateway import Gateway
+from bench.peers.gateway import CompiledGateway, Gateway
 from bench.peers.granian import BareProxy, GranianEmpty
 from bench.peers.haproxy import HaproxyCached, HaproxyJwt, HaproxyPlain
 from bench.peers.nginx import NginxPlain
@@ -14,6 +14,7 @@ from bench.peers.stack import BriefStack
 
 PEERS: tuple[Peer, ...] = (
     Gateway(),
+    CompiledGateway(),
     HaproxyJwt(),
     HaproxyCached(),
     EnvoyJwt(),

@@ -12,6 +12,7 @@ from bench.rig import REPOSITORY, Rig
 
 
 class Gateway(Peer):
+    tree = REPOSITORY
     name = "gateway"
     title = "Bakery Gateway"
     does = "RS256, limiter through Valkey, tenancy, freshness, subscription, read-only, headers, metrics, access log"
@@ -47,4 +48,23 @@ class Gateway(Peer):
             "AUTH_SERVICE_URL": f"http://{rig.upstream}",
         }
         command = [sys.executable, "-m", "kernel", "run"]
-        return Launch(command, env=env, access_log=directory / "output.log", cwd=REPOSITORY)
+        return Launch(command, env=env, access_log=directory / "output.log", cwd=self.tree)
+
+
+class CompiledGateway(Gateway):
+    """The same with its request's way compiled, from a tree of its own."""
+
+    name = "gateway-compiled"
+    title = "Bakery Gateway, compiled"
+    does = "the same sources, those that a request passes through compiled by mypyc (`make compiled`)"
+    install = "make compiled, after every change; it needs a C compiler"
+    tree = REPOSITORY / "build" / "compiled"
+
+    def available(self) -> bool:
+        # What is measured beside the sources must be made of them.
+        own = [*REPOSITORY.glob("kernel/**/*.py"), *REPOSITORY.glob("handlers/**/*.py")]
+        twins = [self.tree / path.relative_to(REPOSITORY) for path in own]
+        return (self.tree / ".stamp").exists() and all(
+            twin.exists() and twin.read_bytes() == path.read_bytes()
+            for path, twin in zip(own, twins, strict=True)
+        )

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from kernel.catalog import RouteRow
 from kernel.route import Handler, Route
 from kernel.router import Router
+from kernel.telemetry.metrics import Metrics
 
 
 def router() -> Router:
     def compile_route(row: RouteRow, template: str, handler: Handler | None) -> Route:
-        return Route(row, template, (), cast("Handler", handler), cast("Any", None))
+        return Route(row, template, (), cast("Handler", handler), Metrics().route(template))
 
     rows = (
         RouteRow(pattern="/items/{id}", methods=frozenset({"GET"}), service="inventory"),

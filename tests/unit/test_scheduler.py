@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from kernel.app import Gateway
 from kernel.route import Lane
 from kernel.scheduler import Intake
+from tests.support.exchanges import exchange
 
 
 class Watcher:
@@ -40,13 +40,17 @@ class Watcher:
 class Entrance:
     """In the gateway's place: notes who enters, and answers by `answer`."""
 
+    express = True
+
     def __init__(self) -> None:
         self.entered: list[int] = []
         self.finished: list[Any] = []
         self.given_up = 0
         self.answer: Any = lambda watcher: None
 
-    def enter(self, scope: Any, receive: Any, send: Any, lane: Lane, watcher: Any) -> Awaitable[None] | None:
+    def enter(
+        self, scope: Any, receive: Any, send: Any, lane: Lane | None = None, watcher: Any = None
+    ) -> Awaitable[None] | None:
         self.entered.append(scope["number"])
         rest: Awaitable[None] | None = self.answer(watcher)
         return rest
@@ -68,7 +72,7 @@ async def entrance() -> Entrance:
 
 @pytest.fixture
 async def intake(entrance: Entrance) -> Intake:
-    return Intake(asyncio.get_running_loop(), cast("Gateway", entrance))
+    return Intake(asyncio.get_running_loop(), entrance)
 
 
 async def test_all_that_threads_put_enter_in_order(entrance: Entrance, intake: Intake) -> None:
@@ -135,17 +139,14 @@ async def test_what_has_to_wait_is_a_task_that_ends_by_its_watcher(
 
 
 async def test_an_exchange_on_the_lane_ends_by_its_watcher_too(entrance: Entrance, intake: Intake) -> None:
-    class X:
-        watcher = Watcher()
-
     async def rest() -> None: ...
 
-    over, on = X(), X()
-    on.watcher = Watcher()
-    intake.over(cast("Any", over))
+    over, on = exchange(), exchange()
+    over.watcher, on.watcher = Watcher(), Watcher()
+    intake.over(over)
     assert entrance.finished == [over]
     assert over.watcher.ended == [None]
-    intake.go_on(cast("Any", on), rest())
+    intake.go_on(on, rest())
     await asyncio.sleep(0.01)
     assert on.watcher.ended == [None]
 

@@ -9,6 +9,8 @@ from kernel.catalog import RouteRow
 from kernel.identity.claims import Access, Claims, Identity, access_identity
 from kernel.problems import Problem
 from kernel.stages import tenancy
+from kernel.telemetry.metrics import Metrics
+from tests.support.exchanges import exchange
 
 ROW = RouteRow(pattern="/api/v1/tenants/{tenant_id}/sales/**", service="sales")
 
@@ -33,7 +35,7 @@ class Bench:
         state: Any = SimpleNamespace(
             tracked=self.marks,
             tenants=SimpleNamespace(parent=self.above),
-            metrics=None,
+            metrics=Metrics(),
         )
         stage = tenancy.make(state, ROW)
         assert stage is not None
@@ -45,7 +47,8 @@ class Bench:
 
     def ask(self, identity: Identity, tenant: str) -> Any:
         """The exchange after the stage, or the problem's code."""
-        x: Any = SimpleNamespace(identity=identity, params=(tenant.encode(),), captured={})
+        x = exchange()
+        x.identity, x.params = identity, (tenant.encode(),)
         outcome = self.stage(x)
         return outcome.kind.code if isinstance(outcome, Problem) else x
 

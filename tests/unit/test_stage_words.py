@@ -8,8 +8,11 @@ import pytest
 
 from kernel.catalog import Limit, RouteRow
 from kernel.config import Settings
+from kernel.cors import Cors
 from kernel.stages import compile_stages
 from kernel.stages.words import in_words
+from kernel.store.limiter import Limiter
+from kernel.telemetry.metrics import Metrics
 
 DEV = Settings(cors_origins=("https://app.example.com",))
 PROD = msgspec.structs.replace(DEV, environment="prod", tier_limits={"starter": Limit(6, 60.0)})
@@ -22,9 +25,12 @@ ODD = (
 
 
 @pytest.mark.parametrize("settings", [DEV, PROD], ids=["dev", "prod"])
-def test_what_is_told_of_a_route_is_what_it_runs_through(settings: Settings) -> None:
+async def test_what_is_told_of_a_route_is_what_it_runs_through(settings: Settings) -> None:
     state = cast("Any", MagicMock())
     state.settings = settings
+    state.cors = Cors(settings.cors_origins, settings.cors_allow_credentials)
+    state.metrics = Metrics()
+    state.limiter = Limiter(state.store)
     for row in (*settings.routes, *ODD):
         compiled = [stage.__module__.rpartition(".")[2] for stage in compile_stages(state, row)]
         assert [name for name, _ in in_words(settings, row)] == compiled, row

@@ -1,0 +1,55 @@
+"""Only for compiled builds; everything else is in pyproject.toml.
+
+GATEWAY_COMPILE=1 has mypyc compile the modules that a request passes through, for a third less CPU time a request. They
+behave as the sources they are made of, which stay the reference: every test runs against both.
+"""
+
+import os
+
+from setuptools import setup
+
+MODULES = [
+    "handlers/proxy.py",
+    "kernel/app.py",
+    "kernel/context.py",
+    "kernel/cors.py",
+    "kernel/exchange.py",
+    "kernel/handshake.py",
+    "kernel/headers.py",
+    "kernel/identity/cache.py",
+    "kernel/outgoing.py",
+    "kernel/paths.py",
+    "kernel/route.py",
+    "kernel/router.py",
+    "kernel/scheduler.py",
+    "kernel/stages/authenticate.py",
+    "kernel/stages/cors.py",
+    "kernel/stages/demo.py",
+    "kernel/stages/edge.py",
+    "kernel/stages/freshness.py",
+    "kernel/stages/limit.py",
+    "kernel/stages/readonly.py",
+    "kernel/stages/subscription.py",
+    "kernel/stages/tenancy.py",
+    "kernel/store/bucket.py",
+    "kernel/store/limiter.py",
+    "kernel/telemetry/accesslog.py",
+    "kernel/telemetry/metrics.py",
+    "kernel/telemetry/trace.py",
+    "kernel/trie.py",
+    "kernel/upstream/balance.py",
+    "kernel/upstream/breaker.py",
+    "kernel/upstream/express.py",
+    "kernel/upstream/http1.py",
+    "kernel/upstream/names.py",
+    "kernel/upstream/pool.py",
+    "kernel/upstream/quick.py",
+    "kernel/upstream/response.py",
+]
+
+if os.environ.get("GATEWAY_COMPILE") == "1":
+    from mypyc.build import mypycify
+
+    setup(ext_modules=mypycify(MODULES, opt_level="3"))
+else:
+    setup()
