@@ -278,7 +278,7 @@ def measure(argv: Sequence[str] | None = None) -> tuple[Figures, dict[str, int]]
             "JWT_ISSUER": ISSUER,
             "RATE_LIMIT_REQUESTS": "1000000",
             "SHUTDOWN_GRACE_SECONDS": "2",
-            "HTTP2": str(not options.http1).lower(),
+            "HTTP2": str(options.http2).lower(),
             "MAX_CONNECTIONS": str(2 * options.streams + 1000),
             "ALERTS_MAX_STREAMS": str(options.streams + options.stuck + _MARGIN),
         }
@@ -310,7 +310,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
     parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
     parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
-    parser.add_argument("--http1", action="store_true", help="the gateway with HTTP2=false")
+    parser.add_argument("--http2", action="store_true", help="the gateway with HTTP2=true")
     return parser.parse_args(argv)
 
 

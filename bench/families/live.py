@@ -22,7 +22,7 @@ def streams(context: Context) -> Outcome:
     notes = ["nchan has no tokens, tenants or store, and forgets what it has not delivered when it ends"]
     kinds = {
         "Bakery Gateway": ["--peer=gateway"],
-        "Bakery Gateway, HTTP2=false": ["--peer=gateway", "--http1"],
+        "Bakery Gateway, HTTP2=true": ["--peer=gateway", "--http2"],
     }
     if any(Path("/usr/lib/nginx/modules").glob("*nchan*")):
         kinds["nginx + nchan"] = ["--peer=nchan"]
@@ -49,11 +49,10 @@ def streams(context: Context) -> Outcome:
                     str(found.expected - found.received),
                 ]
             )
-    own, lean = measured["Bakery Gateway", 1000], measured["Bakery Gateway, HTTP2=false", 1000]
+    own = measured["Bakery Gateway", 1000]
     targets = [
         Target("an alert to 1,000 streams, 99th percentile, ms", 100, own.p99, at_most=True),
         Target("memory of a stream, KiB", 20, own.memory, at_most=True),
-        Target("memory of a stream with HTTP2=false, KiB", 20, lean.memory, at_most=True),
     ]
     head = [
         "peer",

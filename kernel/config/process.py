@@ -54,10 +54,11 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
         bool,
         _var(
             FLAG,
-            "`false`: HTTP/1.1 only, for load balancers that speak nothing else; an open connection takes 8 KiB less.",
-            "false",
+            "HTTP/2 beside HTTP/1.1: by ALPN, or without TLS by prior knowledge. An open connection takes 8 KiB more.",
+            "true",
+            default="`true` with `TLS_CERT_FILE`, else `false`",
         ),
-    ] = True
+    ] = False
     gateway_config: Annotated[
         Path | None,
         _var(PATH, "A gateway.toml that adds or changes services, routes and limits.", "gateway.toml"),

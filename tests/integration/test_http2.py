@@ -71,7 +71,9 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore, port: int) -> GatewayProcess:
-    return gateway_factory(lone_env(port, session_store, CORS_ORIGINS="https://app.example.com"))
+    return gateway_factory(
+        lone_env(port, session_store, HTTP2="true", CORS_ORIGINS="https://app.example.com")
+    )
 
 
 @pytest.fixture
@@ -216,7 +218,7 @@ async def test_alerts_stream_until_the_client_leaves(
 def test_without_http2_its_clients_are_turned_away(
     gateway_factory: GatewayFactory, session_store: EmbeddedStore
 ) -> None:
-    url = gateway_factory(lone_env(free_port(), session_store, HTTP2="false")).url
+    url = gateway_factory(lone_env(free_port(), session_store)).url
     with httpx.Client(base_url=url, trust_env=False) as one:
         assert one.get("/health").http_version == "HTTP/1.1"
     with (

@@ -22,6 +22,13 @@ def test_a_certificate_and_its_key_are_sound(tls: dict[str, str]) -> None:
     assert str(load(tls).tls_cert_file) == tls["TLS_CERT_FILE"]
 
 
+def test_http2_comes_with_tls_and_else_when_asked_for(tls: dict[str, str]) -> None:
+    assert not load({}).http2
+    assert load({"HTTP2": "true"}).http2
+    assert load(tls).http2
+    assert not load(tls | {"HTTP2": "false"}).http2
+
+
 @pytest.mark.parametrize(
     ("one", "other"), [("TLS_CERT_FILE", "TLS_KEY_FILE"), ("TLS_KEY_FILE", "TLS_CERT_FILE")]
 )

@@ -17,7 +17,7 @@ def loader() -> Loader:
 
 
 def test_what_needs_a_restart_is_kept_and_named() -> None:
-    new = replace(Settings(), port=9000, http2=False, rate_limit_requests=7)
+    new = replace(Settings(), port=9000, http2=True, rate_limit_requests=7)
     kept, waiting = settled(Settings(), new)
     assert waiting == ["PORT", "HTTP2"]
     assert kept == replace(Settings(), rate_limit_requests=7)
