@@ -100,11 +100,14 @@ $(VENV)/.stamp-dev: requirements/dev.lock $(VENV)/.stamp-runtime
 	@$(LOCKED) requirements/dev.lock
 	@touch $@
 
-# A copy of the tree, so that no compiled module stands beside a source that is edited.
-build/compiled/.stamp: setup.py $(SOURCES) $(VENV)/.stamp-dev
+can-compile: $(VENV)/.stamp-venv FORCE
 	@$(BIN)/python -c 'import pathlib, sysconfig as s; assert pathlib.Path(s.get_path("include"), "Python.h").exists()' 2>/dev/null \
 	  && command -v $(CC) >/dev/null || { echo "A C compiler and Python's headers are needed," \
 	  "for example: apt-get install gcc python3-dev" >&2; exit 1; }
+
+# A copy of the tree, so that no compiled module stands beside a source that is edited.
+build/compiled/.stamp: setup.py $(SOURCES) $(VENV)/.stamp-dev
+	@$(MAKE) --silent can-compile
 	@echo "Compiling (a minute)..."
 	@rm -rf build/compiled && mkdir -p build/compiled
 	@git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf - | tar -xf - -C build/compiled

@@ -22,6 +22,7 @@ from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 from kernel.telemetry.metrics import UNMATCHED
+from kernel.upstream.express import raised
 
 # Whether mypyc has made a library of this and of all that a request passes through (see setup.py).
 COMPILED = not __file__.endswith(".py")
@@ -96,7 +97,7 @@ class Gateway:
                 if outcome is None:
                     return None
         except Exception as error:
-            outcome = _raised(error)
+            outcome = raised(error)
         return self.go_on(x, stages, stage, outcome)
 
     async def go_on(
@@ -217,11 +218,6 @@ class Gateway:
         row = RouteRow(pattern=template, public=True, always_writable=True)
         stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
         return Route(row, template, stages, handler, self._state.metrics.route(template))
-
-
-async def _raised(error: Exception) -> None:
-    """What a stage or handler raised at once, as if it had been awaited: there is one place where failures are told."""
-    raise error
 
 
 def _is_preflight(x: Exchange) -> bool:

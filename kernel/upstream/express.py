@@ -74,5 +74,14 @@ class Express:
         if replica.breaker.troubled:
             replica.breaker.success()
         replica.pool.release(connection)
-        x.answer(status, headers, whole)
-        lane.over(x)
+        try:
+            x.answer(status, headers, whole)
+        except Exception as error:
+            lane.go_on(x, raised(error))
+        else:
+            lane.over(x)
+
+
+async def raised(error: Exception) -> None:
+    """What was raised at once, as if it had been awaited: there is one place where failures are told."""
+    raise error

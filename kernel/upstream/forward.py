@@ -77,12 +77,12 @@ async def forward(
     target = x.raw_path + b"?" + x.query if x.query else x.raw_path
     method = METHODS.get(x.method) or x.method.encode()
     replica = upstream.only
-    if replica is None or replica.breaker.troubled:
+    if replica is None or (replica.breaker.troubled and begun is None):
         replica = upstream.choose()  # 3.
     attempt = 1
     while True:
         breaker = replica.breaker
-        probe = breaker.troubled and breaker.begin()
+        probe = begun is None and breaker.troubled and breaker.begin()
         x.phase = "connect"
         connection: Connection | None = None
         upload: Upload | None = None
