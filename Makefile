@@ -48,7 +48,7 @@ format: $(VENV)/.stamp-dev ## rewrite the sources in the project's style
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed (14 min)
+bench: $(VENV)/.stamp-bench ## measure, beside the peers that are installed (11 min)
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-quick: $(VENV)/.stamp-bench ## its main table in under 90 s

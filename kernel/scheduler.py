@@ -2,8 +2,6 @@
 
 granian makes a handle, a task and a coroutine for each. Here they are taken in batches and entered at once, and most are
 answered by callbacks (see upstream/express.py); one that has to wait for anything else becomes a task.
-
-PERF: 6 us of the 35 that a request costs.
 """
 
 from __future__ import annotations
