@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable
 from time import perf_counter
+from typing import Any
 
 from kernel import app, cli
-from kernel.exchange import Receive, Scope, Send
 
 
 def main() -> None:
     """Spend MICROSECONDS more on every request, then be `gateway` with the other arguments."""
     seconds = float(sys.argv.pop(1)) / 1e6
-    genuine = app.Gateway.__call__
+    genuine = app.Gateway.enter
 
-    async def slowed(self: app.Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    def slowed(self: app.Gateway, *request: Any) -> Awaitable[None] | None:
         until = perf_counter() + seconds
         while perf_counter() < until:
             pass
-        await genuine(self, scope, receive, send)
+        return genuine(self, *request)
 
-    app.Gateway.__call__ = slowed  # type: ignore[method-assign]
+    app.Gateway.enter = slowed  # type: ignore[method-assign,assignment]
     sys.exit(cli.main())
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import slowed
 from bench.check import BASELINE, NoBaselineError, extract_baseline, judge, record, verdict
 from bench.paired import Evidence, interval
 from bench.peers.base import fill
+from kernel.app import Gateway
 
 
 def noisy(centre: float, spread: float, count: int, seed: int = 1) -> list[float]:
@@ -114,3 +116,13 @@ def test_the_interval_of_few_samples_is_their_range() -> None:
 def test_a_template_with_a_name_left_over_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="@PORT@"):
         fill("haproxy-plain.cfg.in", tmp_path / "haproxy.cfg", {"UPSTREAM": "127.0.0.1:1"})
+
+
+def test_the_slowed_gateway_is_slowed_where_every_request_enters(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = Gateway.enter
+    monkeypatch.setattr(Gateway, "enter", genuine)  # put back after the test
+    monkeypatch.setattr("sys.argv", ["slowed", "0", "run"])
+    monkeypatch.setattr("kernel.cli.main", lambda: 0)
+    with pytest.raises(SystemExit):
+        slowed.main()
+    assert Gateway.enter is not genuine
