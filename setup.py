@@ -1,6 +1,6 @@
 """Only for compiled builds; everything else is in pyproject.toml.
 
-GATEWAY_COMPILE=1 has mypyc compile the modules that a request passes through, for a third less CPU time a request. They
+GATEWAY_COMPILE=1 has mypyc compile the modules that a request passes through, for a fifth less CPU time a request. They
 behave as the sources they are made of, which stay the reference: every test runs against both.
 """
 
