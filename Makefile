@@ -14,7 +14,7 @@ UV := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate
 # A virtual environment does not survive being moved or losing its interpreter: it is made anew then.
 STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -x $(BIN)/python || echo stale)
 
-SOURCES := $(shell git ls-files kernel handlers bench tests 2>/dev/null)
+SOURCES := $(shell git ls-files kernel handlers demo bench tests 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test compiled test-compiled lint format bench bench-quick bench-peers speed load lock reference clean FORCE

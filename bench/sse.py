@@ -29,10 +29,11 @@ from typing import cast
 import redis.asyncio
 import uvloop
 
-from bench import machine, processes
+from bench import machine
 from bench.keys import ISSUER, TENANT, Keys
 from bench.peers.base import fill
 from bench.process import free_port
+from demo import processes
 from kernel.store.embedded import EmbeddedStore
 
 _ROOT = Path(__file__).resolve().parents[1]

@@ -7,6 +7,6 @@ from collections.abc import Sequence
 
 def demo(arguments: Sequence[str]) -> int:
     """Run the demo with `arguments`. Returns the exit code."""
-    from bench.demo import main  # noqa: PLC0415
+    from demo.run import main  # noqa: PLC0415
 
     return main(arguments)

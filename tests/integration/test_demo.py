@@ -276,7 +276,7 @@ def test_child_that_dies_ends_the_demo_and_is_named(tmp_path: Path) -> None:
     with demo(tmp_path) as running:
         started = running.descendants()
         (platform,) = [
-            pid for pid in started if b"bench.platform" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            pid for pid in started if b"demo.platform" in Path(f"/proc/{pid}/cmdline").read_bytes()
         ]
         os.kill(platform, signal.SIGKILL)
         assert running.process.wait(SECONDS) == 1

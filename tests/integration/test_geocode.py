@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from bench.platform.atlas import PLACES
-from bench.platform.messages import Response, reply
-from bench.platform.nominatim import Nominatim
+from demo.platform.atlas import PLACES
+from demo.platform.messages import Response, reply
+from demo.platform.nominatim import Nominatim
 from kernel import __version__
 from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, service_env

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from bench.platform.messages import Request, Response
-from bench.platform.platform import Platform, running_platform
+from demo.platform.messages import Request, Response
+from demo.platform.platform import Platform, running_platform
 from kernel.store.embedded import EmbeddedStore
 from tests.support.inprocess import Local, local_gateway
 from tests.support.store import until

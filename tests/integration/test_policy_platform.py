@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench.platform.info import Info
-from bench.platform.process import platform_process
+from demo.platform.info import Info
+from demo.platform.process import platform_process
 from kernel.store.embedded import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.policy import Answer, Client

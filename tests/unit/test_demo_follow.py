@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from bench.follow import Follower, Style
+from demo.follow import Follower, Style
 
 REQUEST = {
     "timestamp": "2026-01-19T16:31:11.123Z",

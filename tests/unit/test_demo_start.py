@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.demo import DemoError, claim_port, reachable, with_the_callers
+from demo.run import DemoError, claim_port, reachable, with_the_callers
 
 
 def test_port_of_a_server_that_shares_it_counts_as_taken() -> None:

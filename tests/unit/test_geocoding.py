@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.platform.atlas import PLACES
+from demo.platform.atlas import PLACES
 from kernel.bodies import explain
 from kernel.geocoding import questions
 from kernel.geocoding.places import ATTRIBUTION, Garbage, Places, read

@@ -11,9 +11,9 @@ import httpx
 import jwt
 import pytest
 
-from bench.platform.info import Info
-from bench.platform.process import platform_process
-from bench.platform.world import PASSWORD
+from demo.platform.info import Info
+from demo.platform.process import platform_process
+from demo.platform.world import PASSWORD
 
 
 @pytest.fixture(scope="module")

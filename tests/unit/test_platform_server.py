@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from bench.platform.messages import Request, Response, reply
-from bench.platform.server import Connection, Server
-from bench.platform.service import Service
-from bench.platform.tools import equip
+from demo.platform.messages import Request, Response, reply
+from demo.platform.server import Connection, Server
+from demo.platform.service import Service
+from demo.platform.tools import equip
 
 ECHO = "/api/v1/oven/echo"
 

@@ -12,11 +12,11 @@ from openapi_schema_validator import OAS30Validator, OAS31Validator
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from bench.platform.info import Info
-from bench.platform.platform import Platform, running_platform
-from bench.platform.process import platform_process
-from bench.platform.seeds import COLLECTIONS
-from bench.platform.service import METHODS
+from demo.platform.info import Info
+from demo.platform.platform import Platform, running_platform
+from demo.platform.process import platform_process
+from demo.platform.seeds import COLLECTIONS
+from demo.platform.service import METHODS
 from kernel import catalog
 
 

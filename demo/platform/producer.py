@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from bench.platform.bakery import INGREDIENTS, PRODUCTS, SUPPLIERS
-from bench.platform.collection import Collection, Row
+from demo.platform.bakery import INGREDIENTS, PRODUCTS, SUPPLIERS
+from demo.platform.collection import Collection, Row
 
 _EVERY = (1.5, 4.0)
 # How much of it is for the first tenant, whose token the demo prints.

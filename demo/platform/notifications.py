@@ -6,9 +6,9 @@ POST /api/v1/notifications   {"channel": "email" | "whatsapp", "message", ...} -
 
 from __future__ import annotations
 
-from bench.platform.collection import Collection
-from bench.platform.messages import Refusal, Request, Response, reply, text
-from bench.platform.service import Service, tenant_of
+from demo.platform.collection import Collection
+from demo.platform.messages import Refusal, Request, Response, reply, text
+from demo.platform.service import Service, tenant_of
 
 CHANNELS = ("email", "whatsapp")
 _MOST_KEYS = 4096

@@ -17,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 
 from msgspec import Struct
 
-from bench.platform.messages import Refusal, Request, Response, reply
-from bench.platform.service import Service
-from bench.platform.tokens import Keys
-from bench.platform.world import World, stamp
+from demo.platform.messages import Refusal, Request, Response, reply
+from demo.platform.service import Service
+from demo.platform.tokens import Keys
+from demo.platform.world import World, stamp
 
 ACCOUNT_TYPES = {"individual_bakery": "professional", "enterprise": "enterprise"}
 COOKIE = "demo_session_id"

@@ -29,10 +29,10 @@ from typing import Any
 
 import msgspec
 
-from bench.platform.messages import Refusal, Request, Response, reply, text
-from bench.platform.service import Service, is_service, tenant_of
-from bench.platform.tokens import Keys
-from bench.platform.world import STATUSES, TIERS, Tenant, World, stamp
+from demo.platform.messages import Refusal, Request, Response, reply, text
+from demo.platform.service import Service, is_service, tenant_of
+from demo.platform.tokens import Keys
+from demo.platform.world import STATUSES, TIERS, Tenant, World, stamp
 
 _PRICE_EUR = {"starter": 29, "professional": 79, "enterprise": 249}
 _OWNERS_ONLY = ("delete-tenant", "change-subscription")

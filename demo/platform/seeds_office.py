@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from bench.platform.bakery import BAKERS, PRODUCTS
-from bench.platform.collection import Row
-from bench.platform.moments import at, day
+from demo.platform.bakery import BAKERS, PRODUCTS
+from demo.platform.collection import Row
+from demo.platform.dates import at, day
 
 
 def models(chance: Random) -> Iterator[Row]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.platform import seeds_kitchen as kitchen
-from bench.platform import seeds_office as office
-from bench.platform import seeds_shop as shop
-from bench.platform.collection import Seed
+from demo.platform import seeds_kitchen as kitchen
+from demo.platform import seeds_office as office
+from demo.platform import seeds_shop as shop
+from demo.platform.collection import Seed
 
 # (service, path under its prefix, the collection's name, fields a new row must have, first rows)
 COLLECTIONS: tuple[tuple[str, str, str, tuple[str, ...], Seed], ...] = (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 from urllib.parse import unquote
 
-from bench.platform.messages import Handler, Refusal, Request, Response
-from bench.platform.server import Server, SocketHandler
+from demo.platform.messages import Handler, Refusal, Request, Response
+from demo.platform.server import Server, SocketHandler
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 

@@ -1,4 +1,4 @@
-"""`python -m bench.platform`: the stub platform alone, until Ctrl-C or SIGTERM."""
+"""`python -m demo.platform`: the stub platform alone, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from bench.files import write_private
-from bench.platform.info import Info
-from bench.platform.platform import Platform
+from demo.files import write_private
+from demo.platform.info import Info
+from demo.platform.platform import Platform
 
 
 def main() -> None:
     """Parses the command line and serves."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.platform",
+        prog="python -m demo.platform",
         description="All services of the bakery platform, as stubs, in one process on loopback ports.",
     )
     parser.add_argument(

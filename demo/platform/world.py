@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from bench.platform.messages import Refusal
+from demo.platform.messages import Refusal
 
 TIERS = ("starter", "professional", "enterprise")
 STATUSES = ("active", "trialing", "pending_cancellation", "past_due", "suspended", "inactive")

@@ -16,8 +16,8 @@ from typing import cast
 
 import httptools
 
-from bench.platform.messages import Refusal, Request, Response
-from bench.platform.sockets import Socket
+from demo.platform.messages import Refusal, Request, Response
+from demo.platform.sockets import Socket
 
 _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _PIPELINE = 16

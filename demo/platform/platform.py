@@ -6,22 +6,22 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 
-from bench.platform.auth import Auth
-from bench.platform.collection import Collection
-from bench.platform.demo_sessions import DemoSessions
-from bench.platform.front import Front
-from bench.platform.info import Account, Info
-from bench.platform.nominatim import Nominatim
-from bench.platform.notifications import Notifications
-from bench.platform.producer import Producer
-from bench.platform.seeds import COLLECTIONS
-from bench.platform.seeds_office import notifications
-from bench.platform.service import Service
-from bench.platform.tenants import Tenants
-from bench.platform.tokens import Keys
-from bench.platform.tools import equip
-from bench.platform.training import Training
-from bench.platform.world import World
+from demo.platform.auth import Auth
+from demo.platform.collection import Collection
+from demo.platform.demo_sessions import DemoSessions
+from demo.platform.front import Front
+from demo.platform.info import Account, Info
+from demo.platform.nominatim import Nominatim
+from demo.platform.notifications import Notifications
+from demo.platform.producer import Producer
+from demo.platform.seeds import COLLECTIONS
+from demo.platform.seeds_office import notifications
+from demo.platform.service import Service
+from demo.platform.tenants import Tenants
+from demo.platform.tokens import Keys
+from demo.platform.tools import equip
+from demo.platform.training import Training
+from demo.platform.world import World
 
 # Name -> prefixes, where they differ from the name.
 SERVICES: dict[str, tuple[str, ...]] = {

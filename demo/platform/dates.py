@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta
 from random import Random
 
-from bench.platform.bakery import Product
+from demo.platform.bakery import Product
 
 
 def day(offset: int = 0) -> date:

@@ -17,9 +17,9 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from bench.platform.messages import Request, Response, as_number, digest, reply
-from bench.platform.openapi import document
-from bench.platform.service import Service
+from demo.platform.messages import Request, Response, as_number, digest, reply
+from demo.platform.openapi import document
+from demo.platform.service import Service
 
 _ECHO_BYTES = 4096
 _BLOCK = b"0123456789abcdef" * 4096

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from bench.platform.messages import Refusal, Request, Response
-from bench.platform.server import Server
-from bench.platform.world import PASSWORD, User
+from demo.platform.messages import Refusal, Request, Response
+from demo.platform.server import Server
+from demo.platform.world import PASSWORD, User
 
 _PAGE = Path(__file__).with_name("front.html")
 

@@ -12,7 +12,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
-from bench.platform.messages import Request
+from demo.platform.messages import Request
 
 _QUEUE = 64
 _MAX_MESSAGE = 16 * 1024 * 1024

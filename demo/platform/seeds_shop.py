@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from random import Random
 
-from bench.platform.bakery import CUSTOMERS, PRODUCTS
-from bench.platform.collection import Row
-from bench.platform.moments import at, day, demand
+from demo.platform.bakery import CUSTOMERS, PRODUCTS
+from demo.platform.collection import Row
+from demo.platform.dates import at, day, demand
 
 
 def orders(chance: Random) -> Iterator[Row]:

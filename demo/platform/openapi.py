@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from bench.platform.collection import Seed
-from bench.platform.seeds import COLLECTIONS
-from bench.platform.service import Route
+from demo.platform.collection import Seed
+from demo.platform.seeds import COLLECTIONS
+from demo.platform.service import Route
 
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 # Not yet on a framework that writes 3.1.

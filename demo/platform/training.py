@@ -14,10 +14,10 @@ import json
 import time
 from typing import Any
 
-from bench.platform.collection import Collection, Row
-from bench.platform.messages import Refusal, Request, Response, reply
-from bench.platform.service import Service, tenant_of
-from bench.platform.sockets import Socket
+from demo.platform.collection import Collection, Row
+from demo.platform.messages import Refusal, Request, Response, reply
+from demo.platform.service import Service, tenant_of
+from demo.platform.sockets import Socket
 
 _STAGES = ("loading sales", "cleaning", "adding weather and holidays", "fitting", "evaluating")
 _SECONDS = 20.0

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench.banner import banner
-from bench.files import write_private
-from bench.follow import Follower, Style
-from bench.platform.info import Info
-from bench.supervisor import Child, ChildDied, Stopped, Supervisor
+from demo.banner import banner
+from demo.children import Child, ChildDied, Stopped, Supervisor
+from demo.files import write_private
+from demo.follow import Follower, Style
+from demo.platform.info import Info
 from kernel.addresses import in_url
 from kernel.listening import probe
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
@@ -149,7 +149,7 @@ class Demo:
 
         described = self._directory / "platform.json"
         self._store = self._resources.enter_context(EmbeddedStore(port=0))
-        platform = ("bench.platform", "--info", str(described), "--redis", self._store.url)
+        platform = ("demo.platform", "--info", str(described), "--redis", self._store.url)
         self._run("stub platform", platform, {}, _PLATFORM_STOP_SECONDS)
         self._wait_until(described.exists, "the stub platform is not ready")
         self._info = msgspec.json.decode(described.read_bytes(), type=Info)

@@ -6,8 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from bench.follow import Style
-from bench.platform.info import Account, Info
+from demo.follow import Style
+from demo.platform.info import Account, Info
 from kernel import __version__
 from kernel.catalog import ROUTES, SERVICES
 

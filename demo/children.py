@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-from bench import processes
-from bench.follow import parse, printable, summary
+from demo import processes
+from demo.follow import parse, printable, summary
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _TAIL_LINES = 12

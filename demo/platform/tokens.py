@@ -18,8 +18,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from bench.platform.messages import Refusal, Request
-from bench.platform.service import is_service
+from demo.platform.messages import Refusal, Request
+from demo.platform.service import is_service
 
 ISSUER = "bakery-auth"
 ACCESS_SECONDS = 30 * 60

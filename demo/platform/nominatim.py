@@ -12,9 +12,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bench.platform.atlas import PLACES
-from bench.platform.messages import Request, Response, reply
-from bench.platform.server import Server
+from demo.platform.atlas import PLACES
+from demo.platform.messages import Request, Response, reply
+from demo.platform.server import Server
 
 # Names by which libraries call themselves when nobody told them otherwise.
 _STOCK = re.compile(

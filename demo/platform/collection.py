@@ -7,8 +7,8 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from bench.platform.messages import Refusal, Request, Response, reply
-from bench.platform.service import Service, tenant_of
+from demo.platform.messages import Refusal, Request, Response, reply
+from demo.platform.service import Service, tenant_of
 
 Row = dict[str, Any]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import msgspec
 
-from bench import processes
-from bench.platform.info import Info
+from demo import processes
+from demo.platform.info import Info
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = (sys.executable, "-m", "bench.platform", "--info", "-")
+COMMAND = (sys.executable, "-m", "demo.platform", "--info", "-")
 _decoder = msgspec.json.Decoder(Info)
 
 

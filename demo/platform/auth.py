@@ -22,10 +22,10 @@ from typing import Any
 
 import jwt
 
-from bench.platform.messages import Refusal, Request, Response, reply, text
-from bench.platform.service import Service
-from bench.platform.tokens import ACCESS_SECONDS, REFRESH_SECONDS, Keys
-from bench.platform.world import User, World
+from demo.platform.messages import Refusal, Request, Response, reply, text
+from demo.platform.service import Service
+from demo.platform.tokens import ACCESS_SECONDS, REFRESH_SECONDS, Keys
+from demo.platform.world import User, World
 
 COOKIE = "refresh_token"
 # Sent on every call, so that the gateway can refresh by itself.
