@@ -31,7 +31,7 @@ from demo.children import Child, ChildDied, Stopped, Supervisor
 from demo.files import write_private
 from demo.follow import Follower, Style
 from demo.platform.info import Info
-from kernel.addresses import in_url
+from kernel.http.addresses import in_url
 from kernel.listening import probe
 from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
 from kernel.temporary import NoDirectory, make_directory

@@ -25,15 +25,15 @@ from kernel.context import TenantContext
 from kernel.departure import Departure
 from kernel.exchange import CLIENT, Exchange
 from kernel.guard import Watch
-from kernel.lasting import forget_request
-from kernel.openapi.own import Answer, Operation, Operations, Query
-from kernel.problems import (
+from kernel.http.problems import (
     OVERLOADED,
     PARAMETER_INVALID,
     STREAM_SLOW,
     TENANT_INVALID,
     GatewayError,
 )
+from kernel.lasting import forget_request
+from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.route import Handler
 from kernel.state import State
 from kernel.store.alertlog import OLDEST, Position

@@ -22,14 +22,14 @@ from kernel.bodies import explain, read_json
 from kernel.catalog import RouteRow
 from kernel.dispatch import FAILED, Result
 from kernel.exchange import Exchange
-from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
-from kernel.problems import (
+from kernel.http.problems import (
     BODY_INVALID,
     BODY_TOO_LARGE,
     DISPATCH_FAILED,
     TENANT_FORBIDDEN,
     GatewayError,
 )
+from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
 from kernel.route import Handler
 from kernel.state import State
 from kernel.telemetry.audit import DISPATCH

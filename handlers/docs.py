@@ -14,8 +14,8 @@ from importlib.resources import files
 from msgspec import Struct
 
 from kernel.exchange import Exchange
+from kernel.http.problems import ROUTE_UNKNOWN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations, Query
-from kernel.problems import ROUTE_UNKNOWN, GatewayError
 from kernel.route import Handler
 
 _TYPES = {

@@ -20,8 +20,8 @@ from msgspec import Meta, Struct
 from kernel.bodies import read_json
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
+from kernel.http.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.route import Handler
 from kernel.state import State
 from kernel.store.errors import StoreError

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from kernel.exchange import Exchange
+from kernel.http.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.route import Handler
 
 _PAGE = """<!doctype html>

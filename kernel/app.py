@@ -15,7 +15,15 @@ from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
 from kernel.handshake import Handshake
-from kernel.problems import CLIENT_GONE, DRAINING, INTERNAL, OVERLOADED, ROUTE_UNKNOWN, GatewayError, Problem
+from kernel.http.problems import (
+    CLIENT_GONE,
+    DRAINING,
+    INTERNAL,
+    OVERLOADED,
+    ROUTE_UNKNOWN,
+    GatewayError,
+    Problem,
+)
 from kernel.route import Handler, Lane, Route, Stage
 from kernel.router import Router
 from kernel.stages import ALWAYS, compile_stages

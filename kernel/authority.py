@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
 from kernel.identity.claims import Identity, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jwks import JwksSource
@@ -25,7 +26,6 @@ from kernel.identity.refresh import Refreshed, Refresher
 from kernel.identity.remote import RemoteVerifier
 from kernel.identity.second import Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.tokens import Verifier
-from kernel.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
 from kernel.store.errors import StoreError
 from kernel.store.keys import auth_token
 from kernel.store.redis import Store

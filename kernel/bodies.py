@@ -10,7 +10,7 @@ import msgspec
 from msgspec import inspect
 
 from kernel.exchange import Exchange
-from kernel.problems import BAD_REQUEST, BODY_INVALID, BODY_TIMEOUT, GatewayError
+from kernel.http.problems import BAD_REQUEST, BODY_INVALID, BODY_TIMEOUT, GatewayError
 
 _Document = TypeVar("_Document")
 _PLACE = re.compile(r"(?s)(.*) - at `\$\.?(.*)`")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from kernel import __version__
-from kernel.addresses import Peers
 from kernel.alerts.service import Alerts
 from kernel.catalog import INTERNAL_SERVICES
 from kernel.config import Settings
@@ -20,6 +19,7 @@ from kernel.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.healthsources import make_incidents, make_prober
+from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys

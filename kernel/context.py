@@ -10,9 +10,9 @@ Access is
 
 from __future__ import annotations
 
-from kernel.headers import encode_block
+from kernel.http.headers import encode_block
+from kernel.http.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, Problem
 from kernel.identity.claims import Identity
-from kernel.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, Problem
 from kernel.store.keys import subscription_changed_at, tenant_demo, tenant_read_only, token_revoked
 
 # The `trust` of identities made from a demo session instead of a token.

@@ -19,9 +19,7 @@ from msgspec.structs import replace
 
 from kernel.context import DEMO_SESSION
 from kernel.exchange import Exchange
-from kernel.identity.claims import Claims, Id, Identity, Subscription, TenantId, Text, access_identity
-from kernel.identity.singleflight import SingleFlight
-from kernel.problems import (
+from kernel.http.problems import (
     DEMO_FORBIDDEN,
     DEMO_SESSION_EXPIRED,
     DEMO_SESSION_INVALID,
@@ -29,6 +27,8 @@ from kernel.problems import (
     GatewayError,
     Problem,
 )
+from kernel.identity.claims import Claims, Id, Identity, Subscription, TenantId, Text, access_identity
+from kernel.identity.singleflight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import tenant_demo
 from kernel.store.redis import Store

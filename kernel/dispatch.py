@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from kernel.catalog import SSE
-from kernel.problems import GatewayError
+from kernel.http.problems import GatewayError
 from kernel.store.errors import StoreError
 from kernel.store.keys import ALERT_CHANNEL_PREFIX, alert_dispatched
 from kernel.store.redis import Script, Store

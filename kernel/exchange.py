@@ -14,8 +14,8 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from kernel.headers import HeaderKinds
-from kernel.problems import (
+from kernel.http.headers import HeaderKinds
+from kernel.http.problems import (
     BAD_REQUEST,
     BODY_TOO_LARGE,
     CLIENT_GONE,

@@ -12,9 +12,15 @@ from collections.abc import Callable
 from time import time
 
 from kernel.context import TenantContext
+from kernel.http.problems import (
+    PLATFORM_READ_ONLY,
+    TENANT_READ_ONLY,
+    TOKEN_EXPIRED,
+    TOKEN_REVOKED,
+    TOKEN_STALE,
+)
 from kernel.identity.claims import Identity
 from kernel.moments import Moments
-from kernel.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, TOKEN_EXPIRED, TOKEN_REVOKED, TOKEN_STALE
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 from kernel.store.tracked import TrackedMap

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from kernel.exchange import Exchange, HeaderList, Message, Receive, Scope, Send
-from kernel.headers import HeaderKinds
+from kernel.http.headers import HeaderKinds
 
 ACCEPTED = 101
 # Codes that an endpoint may send (RFC 6455 section 7.4, the IANA registry); others only tell what happened locally.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from kernel.addresses import in_url
+from kernel.http.addresses import in_url
 
 _REMEDIES = {
     errno.EADDRINUSE: "Stop the program that listens there (`ss -ltnp` names it), or set another PORT.",

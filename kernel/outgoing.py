@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kernel.cookies import REFRESH_TOKEN, without
 from kernel.exchange import Exchange
-from kernel.headers import connection_options
+from kernel.http.cookies import REFRESH_TOKEN, without
+from kernel.http.headers import connection_options
 from kernel.telemetry.trace import Tracer, sound_state
 
 _PLAIN = b"\r\nx-forwarded-proto: http\r\nx-forwarded-host: "

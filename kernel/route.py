@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import Problem
+from kernel.http.problems import Problem
 from kernel.telemetry.metrics import RouteMeter
 
 Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.paths import flaw, has_encoded_slash, second_look
-from kernel.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
+from kernel.http.paths import flaw, has_encoded_slash, second_look
+from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
 from kernel.telemetry.metrics import UNMATCHED
 from kernel.trie import Trie

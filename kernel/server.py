@@ -21,10 +21,10 @@ from typing import Any
 import msgspec
 
 from kernel import __version__
-from kernel.addresses import in_url
 from kernel.app import COMPILED
 from kernel.config import Settings
 from kernel.console import say
+from kernel.http.addresses import in_url
 from kernel.identity.keys import KeyConfigError
 from kernel.identity.pem import generate_pair, inlined
 from kernel.listening import CannotListen, claim

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from kernel.addresses import Peers
 from kernel.alerts.service import Alerts
 from kernel.authority import Authority
 from kernel.config import Settings
@@ -15,7 +14,8 @@ from kernel.dispatch import Dispatcher
 from kernel.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
-from kernel.headers import HeaderKinds
+from kernel.http.addresses import Peers
+from kernel.http.headers import HeaderKinds
 from kernel.identity.mint import Minter
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments

@@ -15,9 +15,9 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from kernel.http.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.identity.claims import TenantId
 from kernel.identity.singleflight import SingleFlight
-from kernel.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Script, Store

@@ -34,11 +34,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kernel.context import DEMO_SESSION
+from kernel.http.problems import STORE_UNAVAILABLE, TICKET_INVALID, GatewayError
 from kernel.identity.claims import Claims, Identity
 from kernel.identity.seal import seal, unseal
 from kernel.identity.second import revive
 from kernel.identity.tokens import Verifier
-from kernel.problems import STORE_UNAVAILABLE, TICKET_INVALID, GatewayError
 from kernel.store.errors import StoreError
 from kernel.store.keys import ticket_grant, ticket_name
 from kernel.store.redis import Store

@@ -14,7 +14,7 @@ from kernel.cli.routes import methods
 from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
-from kernel.paths import flaw, second_look
+from kernel.http.paths import flaw, second_look
 from kernel.stages.words import in_words
 from kernel.trie import Trie
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from kernel.cli.routes import cells
 from kernel.config import Settings
 from kernel.config.reference import reference as settings
-from kernel.problems import CATALOGUE
+from kernel.http.problems import CATALOGUE
 from kernel.telemetry.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parents[2]

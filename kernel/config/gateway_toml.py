@@ -38,7 +38,7 @@ from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
-from kernel.paths import flaw
+from kernel.http.paths import flaw
 
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")

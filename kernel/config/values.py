@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
-from kernel.addresses import Network
+from kernel.http.addresses import Network
 
 T = TypeVar("T")
 _TRUE = frozenset({"true", "1", "yes", "on"})

@@ -25,8 +25,7 @@ from kernel import __version__
 from kernel.config import Settings
 from kernel.geocoding.places import Garbage, Places, read
 from kernel.geocoding.questions import Question
-from kernel.identity.singleflight import SingleFlight
-from kernel.problems import (
+from kernel.http.problems import (
     GEOCODE_BUSY,
     GEOCODE_FAILED,
     STORE_UNAVAILABLE,
@@ -34,6 +33,7 @@ from kernel.problems import (
     UPSTREAM_TIMEOUT,
     GatewayError,
 )
+from kernel.identity.singleflight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import GEOCODE_TURN, geocode_answer
 from kernel.store.redis import Store

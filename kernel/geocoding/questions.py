@@ -9,7 +9,7 @@ from urllib.parse import quote, urlencode
 
 from msgspec import Meta, Struct
 
-from kernel.problems import BODY_INVALID, GatewayError
+from kernel.http.problems import BODY_INVALID, GatewayError
 
 # Places of a coordinate's decimals: about a metre.
 _DECIMALS = 5

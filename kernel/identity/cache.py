@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
+from kernel.http.problems import ProblemKind
 from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
-from kernel.problems import ProblemKind
 
 _REFUSAL_SECONDS = 1.0
 _REFUSALS = 256

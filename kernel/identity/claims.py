@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from kernel.http.problems import TOKEN_CLAIMS, TOKEN_CRITICAL_HEADER, TOKEN_MALFORMED, TOKEN_TYPE, ProblemKind
 from kernel.identity.errors import TokenError
-from kernel.problems import TOKEN_CLAIMS, TOKEN_CRITICAL_HEADER, TOKEN_MALFORMED, TOKEN_TYPE, ProblemKind
 
 _Struct = TypeVar("_Struct")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kernel.problems import GatewayError, ProblemKind
+from kernel.http.problems import GatewayError, ProblemKind
 
 if TYPE_CHECKING:
     from kernel.identity.claims import Identity

@@ -6,12 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from kernel.http.problems import TOKEN_EXPIRED
 from kernel.identity.claims import Claims, decode_claims, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jws import Compact, parse, parse_head
 from kernel.identity.policy import CHECKS, Signer, expired
 from kernel.identity.tokens import Verifier
-from kernel.problems import TOKEN_EXPIRED
 
 _WIDTH = 100
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from binascii import a2b_base64
 from typing import NamedTuple
 
+from kernel.http.problems import TOKEN_MALFORMED, TOKEN_TOO_LARGE
 from kernel.identity.errors import TokenError
-from kernel.problems import TOKEN_MALFORMED, TOKEN_TOO_LARGE
 
 MAX_TOKEN_BYTES = 8192
 

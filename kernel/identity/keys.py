@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import Algorithm, get_default_algorithms
 from jwt.exceptions import InvalidKeyError
 
+from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 from kernel.identity.errors import TokenError
-from kernel.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 

@@ -7,10 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kernel.identity.claims import Claims, Identity, access_identity, service_identity
-from kernel.identity.errors import TokenError
-from kernel.identity.keys import Key
-from kernel.problems import (
+from kernel.http.problems import (
     SERVICE_UNKNOWN,
     TOKEN_ALGORITHM,
     TOKEN_AUDIENCE,
@@ -20,6 +17,9 @@ from kernel.problems import (
     TOKEN_NOT_YET_VALID,
     TOKEN_TYPE,
 )
+from kernel.identity.claims import Claims, Identity, access_identity, service_identity
+from kernel.identity.errors import TokenError
+from kernel.identity.keys import Key
 
 
 class Policy(Struct, frozen=True, kw_only=True):

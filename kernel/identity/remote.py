@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
+from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_ALGORITHM, TOKEN_SIGNATURE, GatewayError
 from kernel.identity.claims import Header, Identity, decode_claims, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jws import Compact, parse, parse_head
@@ -18,7 +19,6 @@ from kernel.identity.keys import ASYMMETRIC, SYMMETRIC
 from kernel.identity.second import REMOTE
 from kernel.identity.singleflight import SingleFlight
 from kernel.identity.tokens import Verifier
-from kernel.problems import AUTH_UNAVAILABLE, TOKEN_ALGORITHM, TOKEN_SIGNATURE, GatewayError
 
 
 class Answer(NamedTuple):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from kernel.http.problems import TOKEN_SIGNATURE
 from kernel.identity.cache import IdentityCache, Refusals
 from kernel.identity.claims import Claims, Identity, decode_claims, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jws import Compact, parse, parse_head
 from kernel.identity.keys import Key, KeySet
 from kernel.identity.policy import Policy, identify
-from kernel.problems import TOKEN_SIGNATURE
 
 __all__ = ["TokenError", "Verifier"]
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from kernel import __version__
 from kernel.catalog import METHODS, RouteRow, Service
+from kernel.http.problems import GatewayError
 from kernel.identity.singleflight import SingleFlight
 from kernel.openapi.merge import BEARER, merge
 from kernel.openapi.parts import Json, Unusable
 from kernel.openapi.source import Routed, Source
-from kernel.problems import GatewayError
 from kernel.trie import Trie
 from kernel.upstream.client import Answer
 

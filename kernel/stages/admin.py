@@ -6,8 +6,8 @@ from collections.abc import Awaitable
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
+from kernel.http.problems import ROUTE_UNKNOWN, Problem
 from kernel.identity.errors import TokenError
-from kernel.problems import ROUTE_UNKNOWN, Problem
 from kernel.route import Stage
 from kernel.stages.limit import bearer
 from kernel.state import State

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import Problem
+from kernel.http.problems import Problem
 from kernel.route import Stage
 from kernel.state import State
 

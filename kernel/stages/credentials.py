@@ -7,9 +7,9 @@ the limiter is paid before the store is asked. Every other route ignores both.
 from __future__ import annotations
 
 from kernel.catalog import RouteRow
-from kernel.credentials import split_protocols, split_query
 from kernel.exchange import Exchange
-from kernel.problems import BAD_REQUEST, Problem
+from kernel.http.credentials import split_protocols, split_query
+from kernel.http.problems import BAD_REQUEST, Problem
 from kernel.route import Stage
 from kernel.state import State
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import CRITICAL_DENIED, GatewayError, Problem
+from kernel.http.problems import CRITICAL_DENIED, GatewayError, Problem
 from kernel.route import Stage
 from kernel.state import State
 from kernel.telemetry.audit import CRITICAL

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from kernel.catalog import RouteRow
 from kernel.context import DEMO_SESSION
 from kernel.exchange import Exchange
-from kernel.problems import Problem
+from kernel.http.problems import Problem
 from kernel.route import Stage
 from kernel.state import State
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from kernel.addresses import forwarded_client, forwarded_elements
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import (
+from kernel.http.addresses import forwarded_client, forwarded_elements
+from kernel.http.problems import (
     BAD_HOST,
     BAD_REQUEST,
     BODY_TOO_LARGE,

@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import TOKEN_REVOKED, TOKEN_STALE, Problem
+from kernel.http.problems import TOKEN_REVOKED, TOKEN_STALE, Problem
 from kernel.route import Stage
 from kernel.stages.authenticate import challenge
 from kernel.state import State

@@ -11,7 +11,7 @@ import re
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.handshake import is_handshake
-from kernel.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
+from kernel.http.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
 from kernel.route import Stage
 from kernel.state import State
 

@@ -16,7 +16,7 @@ from math import ceil
 
 from kernel.catalog import Limit, RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
+from kernel.http.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
 from kernel.route import PROBES, Stage
 from kernel.state import State
 from kernel.store.errors import StoreDown

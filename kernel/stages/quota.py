@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import Problem
+from kernel.http.problems import Problem
 from kernel.route import Stage
 from kernel.stages.limit import Ledger
 from kernel.state import State

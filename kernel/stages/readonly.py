@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from kernel.catalog import WRITES, RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
+from kernel.http.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
 from kernel.route import Stage
 from kernel.stages.subscription import READ_ONLY
 from kernel.state import State

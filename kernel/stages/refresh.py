@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from kernel.catalog import LOGOUT, RouteRow
-from kernel.cookies import REFRESH_TOKEN, cookie
 from kernel.exchange import Exchange
+from kernel.http.cookies import REFRESH_TOKEN, cookie
 from kernel.identity.claims import Identity
 from kernel.identity.refresh import Refreshed
 from kernel.state import State

@@ -15,7 +15,7 @@ from time import time
 
 from kernel.catalog import TIERS, RouteRow
 from kernel.exchange import Exchange
-from kernel.problems import SUBSCRIPTION_EXPIRED, SUBSCRIPTION_REQUIRED, TIER_REQUIRED, Problem
+from kernel.http.problems import SUBSCRIPTION_EXPIRED, SUBSCRIPTION_REQUIRED, TIER_REQUIRED, Problem
 from kernel.route import Stage
 from kernel.state import State
 

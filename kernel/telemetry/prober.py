@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from kernel.problems import GatewayError
+from kernel.http.problems import GatewayError
 
 INTERVAL_SECONDS = 30.0
 # A service that failed is asked again sooner, so that its recovery shows soon.

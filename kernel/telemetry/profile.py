@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
-from kernel.problems import Problem
+from kernel.http.problems import Problem
 
 _Step = Callable[[Any], Any]
 

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from kernel.addresses import in_url
+from kernel.http.addresses import in_url
 
 
 class Address(Struct, frozen=True):

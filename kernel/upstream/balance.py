@@ -10,7 +10,7 @@ import random
 import ssl
 from typing import Any
 
-from kernel.problems import UPSTREAM_OPEN, GatewayError, Problem
+from kernel.http.problems import UPSTREAM_OPEN, GatewayError, Problem
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from kernel.upstream.names import ResponseNames

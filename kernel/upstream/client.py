@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from kernel.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
+from kernel.http.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.breaker import Breaker
 from kernel.upstream.http1 import NEVER, Connection

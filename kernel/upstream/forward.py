@@ -16,7 +16,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from kernel.exchange import CLOSE, UPSTREAM, Exchange
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,

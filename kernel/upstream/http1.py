@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from kernel.departure import Departure
-from kernel.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
+from kernel.http.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.quick import QuickReader
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.headers import HOP_BY_HOP
+from kernel.http.headers import HOP_BY_HOP
 
 # What a header of a response is to us, when it is not simply passed on under its lower-case name.
 DROP, LENGTH, ENCODING, CONNECTION = 0, 1, 2, 3

@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from kernel.departure import Departure
 from kernel.exchange import Exchange
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     ClientGone,

@@ -13,7 +13,7 @@ from functools import partial
 
 from kernel.departure import Departure
 from kernel.exchange import Exchange
-from kernel.problems import UPSTREAM_BUSY, ClientGone, GatewayError
+from kernel.http.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.http1 import Connection
 
 _RETRY = ((b"retry-after", b"1"),)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import httptools
 
-from kernel.headers import connection_options
-from kernel.problems import UPSTREAM_PROTOCOL, GatewayError
+from kernel.http.headers import connection_options
+from kernel.http.problems import UPSTREAM_PROTOCOL, GatewayError
 from kernel.upstream.names import CONNECTION, ENCODING, LENGTH
 from kernel.upstream.quick import QuickReader
 

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import httpx
 
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,

@@ -12,7 +12,7 @@ from asyncio import timeout as limit
 from collections.abc import Awaitable
 
 from kernel.exchange import Exchange, Message
-from kernel.problems import BAD_REQUEST, BODY_TIMEOUT, UPSTREAM_TIMEOUT, GatewayError
+from kernel.http.problems import BAD_REQUEST, BODY_TIMEOUT, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import Connection
 from kernel.upstream.response import COMPLETE, HEAD

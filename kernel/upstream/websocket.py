@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMes
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
 
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     UPSTREAM_PROTOCOL,

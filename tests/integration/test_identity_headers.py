@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.headers import TRUSTED
+from kernel.http.headers import TRUSTED
 from tests.support.stack import Stack
 from tests.support.tokens import OTHER_TENANT, TENANT, access_token, service_token
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from kernel.problems import CATALOGUE
+from kernel.http.problems import CATALOGUE
 from tests.support.poll import poll
 from tests.support.raw import Reply
 from tests.support.stack import Stack

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.problems import (
+from kernel.http.problems import (
     BAD_REQUEST,
     BODY_TIMEOUT,
     BODY_TOO_LARGE,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,

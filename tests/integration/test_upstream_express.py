@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kernel.problems import UPSTREAM_RESET, GatewayError
+from kernel.http.problems import UPSTREAM_RESET, GatewayError
 from kernel.upstream.balance import Upstream
 from kernel.upstream.express import Express
 from tests.support.scripted_upstream import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_PROTOCOL,
     UPSTREAM_RESET,
     UPSTREAM_TIMEOUT,

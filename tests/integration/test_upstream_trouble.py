@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from kernel.problems import (
+from kernel.http.problems import (
     UPSTREAM_CONNECT,
     UPSTREAM_OPEN,
     UPSTREAM_RESET,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kernel.problems import CLIENT_GONE, UPSTREAM_BUSY, GatewayError
+from kernel.http.problems import CLIENT_GONE, UPSTREAM_BUSY, GatewayError
 from kernel.upstream.balance import Upstream
 from tests.support.scripted_upstream import (
     OK,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from kernel.exchange import Exchange
-from kernel.headers import HeaderKinds
+from kernel.http.headers import HeaderKinds
 
 
 def exchange(**scope: Any) -> Exchange:

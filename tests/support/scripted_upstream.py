@@ -17,8 +17,8 @@ import pytest
 import uvloop
 
 from kernel.exchange import Exchange
-from kernel.headers import HeaderKinds
-from kernel.problems import DRAINING, GatewayError
+from kernel.http.headers import HeaderKinds
+from kernel.http.problems import DRAINING, GatewayError
 from kernel.telemetry.metrics import UpstreamMeter
 from kernel.upstream.balance import Upstream
 from kernel.upstream.express import Express

@@ -6,7 +6,7 @@ import ipaddress
 
 import pytest
 
-from kernel.addresses import Peers, forwarded_client, forwarded_elements
+from kernel.http.addresses import Peers, forwarded_client, forwarded_elements
 from kernel.stages.limit import address_key
 
 TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")])

@@ -12,13 +12,20 @@ SOURCES = sorted([*ROOT.glob("kernel/**/*.py"), *ROOT.glob("handlers/**/*.py")])
 
 # Lowest first. A module may import from its own organ and from layers below; organs of one layer do not know each other.
 LAYERS: list[set[str]] = [
-    {"kernel", "kernel.problems", "kernel.catalog", "kernel.headers", "kernel.addresses", "kernel.paths"},
+    {
+        "kernel",
+        "kernel.http.problems",
+        "kernel.catalog",
+        "kernel.http.headers",
+        "kernel.http.addresses",
+        "kernel.http.paths",
+    },
     {
         "kernel.config",
         "kernel.console",
-        "kernel.cookies",
+        "kernel.http.cookies",
         "kernel.listening",
-        "kernel.credentials",
+        "kernel.http.credentials",
         "kernel.moments",
         "kernel.pacing",
         "kernel.signals",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.credentials import BEARER, split_protocols, split_query
+from kernel.http.credentials import BEARER, split_protocols, split_query
 
 PARTS = st.lists(st.binary(max_size=12).map(lambda raw: raw.replace(b"&", b"")))
 NAMES = st.text(alphabet="abcdef.-_0123456789", min_size=1, max_size=10)

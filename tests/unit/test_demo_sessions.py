@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from kernel.demo import DemoSessions, Found
+from kernel.http.problems import Problem
 from kernel.identity.claims import Claims, Identity, access_identity
-from kernel.problems import Problem
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.upstream.client import Answer

@@ -12,7 +12,7 @@ import yaml
 from kernel.catalog import ROUTES, SERVICES
 from kernel.cli.reference import ROOT
 from kernel.config.variables import VARIABLES
-from kernel.problems import CATALOGUE
+from kernel.http.problems import CATALOGUE
 from kernel.telemetry.families import FAMILIES
 from kernel.trie import Trie
 

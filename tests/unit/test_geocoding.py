@@ -18,7 +18,7 @@ from kernel.bodies import explain
 from kernel.geocoding import questions
 from kernel.geocoding.places import ATTRIBUTION, Garbage, Places, read
 from kernel.geocoding.questions import Question, Reverse, Search
-from kernel.problems import GatewayError
+from kernel.http.problems import GatewayError
 
 
 def search(**asked: Any) -> Question:

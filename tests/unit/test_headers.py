@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.headers import (
+from kernel.http.headers import (
     CAPTURE,
     DROP,
     FORWARD,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernel.problems import UPSTREAM_CONNECT, GatewayError
+from kernel.http.problems import UPSTREAM_CONNECT, GatewayError
 from kernel.telemetry.health import Health
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ProbeFailed, ServiceHealth

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from kernel.http.problems import TOKEN_SIGNATURE
 from kernel.identity.cache import IdentityCache, Refusals
 from kernel.identity.claims import Identity, access_identity, decode_claims
 from kernel.identity.errors import TokenError
-from kernel.problems import TOKEN_SIGNATURE
 from tests.support.tokens import access_payload, name_without_jti
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from kernel.http.problems import TOKEN_CLAIMS
 from kernel.identity.claims import Identity, access_identity, decode_claims
 from kernel.identity.errors import TokenError
-from kernel.problems import TOKEN_CLAIMS
 from tests.support.tokens import TENANT, access_payload
 
 

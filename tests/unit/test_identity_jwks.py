@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_ISSUER, TOKEN_KEY_UNKNOWN
 from kernel.identity.jwks import JwksError, JwksSource, parse_jwks
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.policy import Policy
 from kernel.identity.tokens import TokenError, Verifier
-from kernel.problems import TOKEN_ALGORITHM, TOKEN_ISSUER, TOKEN_KEY_UNKNOWN
 from tests.support.tokens import ISSUER, SECRET, access_token, private_key
 
 FAMILIES: dict[str, Any] = {

@@ -9,13 +9,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa
 
+from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 from kernel.identity.errors import TokenError
 from kernel.identity.jwks import parse_jwks
 from kernel.identity.jws import decode_segment, parse
 from kernel.identity.keys import ASYMMETRIC, Key, KeyConfigError, KeySet, algorithm, public_key, secret_key
 from kernel.identity.mint import Signer
 from kernel.identity.pem import generate_pair, load_public_keys
-from kernel.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 from tests.support.tokens import SECRET, private_pem, public_pem
 
 # --- vectors -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_EXPIRED, GatewayError
 from kernel.identity.claims import Identity
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.pem import load_public_keys
@@ -16,7 +17,6 @@ from kernel.identity.policy import Policy
 from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer
 from kernel.identity.tokens import TokenError, Verifier
-from kernel.problems import AUTH_UNAVAILABLE, TOKEN_EXPIRED, GatewayError
 from tests.support.tokens import ISSUER, SECRET, access_token, public_pem, service_token
 
 

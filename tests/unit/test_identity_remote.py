@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.identity.keys import KeySet, secret_key
-from kernel.identity.policy import Policy
-from kernel.identity.remote import Answer, RemoteVerifier
-from kernel.identity.tokens import TokenError, Verifier
-from kernel.problems import (
+from kernel.http.problems import (
     AUTH_UNAVAILABLE,
     TOKEN_ALGORITHM,
     TOKEN_CLAIMS,
@@ -23,6 +19,10 @@ from kernel.problems import (
     TOKEN_TYPE,
     GatewayError,
 )
+from kernel.identity.keys import KeySet, secret_key
+from kernel.identity.policy import Policy
+from kernel.identity.remote import Answer, RemoteVerifier
+from kernel.identity.tokens import TokenError, Verifier
 from tests.support.tokens import ISSUER, SECRET, access_payload, access_token, forge, service_token
 
 GOOD = Answer(200, b'{"valid":true,"user_id":"user-1","email":"user@example.com"}')

@@ -14,11 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePri
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.identity.keys import KeySet, secret_key
-from kernel.identity.pem import load_public_keys
-from kernel.identity.policy import Policy
-from kernel.identity.tokens import TokenError, Verifier
-from kernel.problems import (
+from kernel.http.problems import (
     SERVICE_UNKNOWN,
     TOKEN_ALGORITHM,
     TOKEN_AUDIENCE,
@@ -34,6 +30,10 @@ from kernel.problems import (
     TOKEN_TYPE,
     ProblemKind,
 )
+from kernel.identity.keys import KeySet, secret_key
+from kernel.identity.pem import load_public_keys
+from kernel.identity.policy import Policy
+from kernel.identity.tokens import TokenError, Verifier
 from tests.support.tokens import (
     ISSUER,
     OTHER_TENANT,

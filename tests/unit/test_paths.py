@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.paths import MAX_CODED, flaw, has_encoded_slash, plainest
+from kernel.http.paths import MAX_CODED, flaw, has_encoded_slash, plainest
 
 
 @pytest.mark.parametrize(

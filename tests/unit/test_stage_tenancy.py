@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from kernel.catalog import RouteRow
+from kernel.http.problems import Problem
 from kernel.identity.claims import Access, Claims, Identity, access_identity
-from kernel.problems import Problem
 from kernel.stages import tenancy
 from kernel.telemetry.metrics import Metrics
 from tests.support.exchanges import exchange

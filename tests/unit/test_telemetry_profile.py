@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kernel.problems import TOKEN_MISSING, Problem
+from kernel.http.problems import TOKEN_MISSING, Problem
 from kernel.store.embedded import EmbeddedStore
 from kernel.telemetry.profile import Profile
 from tests.support.inprocess import Local, local_gateway

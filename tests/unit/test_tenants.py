@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.problems import UPSTREAM_TIMEOUT, GatewayError
+from kernel.http.problems import UPSTREAM_TIMEOUT, GatewayError
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors

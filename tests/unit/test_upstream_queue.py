@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.exchange import Message
-from kernel.problems import UPSTREAM_BUSY, ClientGone, GatewayError
+from kernel.http.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.queue import Given, Queue
 
 

@@ -1,0 +1,1 @@
+"""HTTP as it is written: header names, cookies, paths, addresses, problem documents. Nothing here knows a request."""
