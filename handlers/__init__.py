@@ -18,9 +18,9 @@ from handlers import (
     tickets,
     websocket,
 )
-from kernel.catalog import RouteRow
 from kernel.openapi.own import Operations
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 Factory = Callable[[State, RouteRow], Handler]

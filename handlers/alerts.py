@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl
 
 from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
-from kernel.catalog import RouteRow
 from kernel.context import TenantContext
 from kernel.departure import Departure
 from kernel.exchange import CLIENT, Exchange
@@ -35,6 +34,7 @@ from kernel.http.problems import (
 from kernel.lasting import forget_request
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.alertlog import OLDEST, Position
 from kernel.store.errors import StoreDown

@@ -19,7 +19,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kernel.bodies import explain, read_json
-from kernel.catalog import RouteRow
 from kernel.dispatch import FAILED, Result
 from kernel.exchange import Exchange
 from kernel.http.problems import (
@@ -31,6 +30,7 @@ from kernel.http.problems import (
 )
 from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.telemetry.audit import DISPATCH
 

@@ -18,11 +18,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kernel.bodies import read_json
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreError
 from kernel.store.keys import PLATFORM_READ_ONLY, tenant_read_only

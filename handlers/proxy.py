@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
 from kernel.effects import EFFECTS, following
 from kernel.exchange import Exchange
 from kernel.outgoing import header_lines
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.upstream.express import Express
 from kernel.upstream.forward import forward

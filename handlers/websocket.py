@@ -11,13 +11,13 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from kernel.catalog import RouteRow
 from kernel.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
 from kernel.handshake import Handshake, octets, sendable
 from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
 from kernel.outgoing import header_lines
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 if TYPE_CHECKING:

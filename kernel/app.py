@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from typing import Any
 
-from kernel.catalog import RouteRow
 from kernel.cors import Cors
 from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
 from kernel.handshake import Handshake
@@ -25,7 +24,8 @@ from kernel.http.problems import (
     Problem,
 )
 from kernel.route import Handler, Lane, Route, Stage
-from kernel.router import Router
+from kernel.routing.catalog import RouteRow
+from kernel.routing.router import Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN

@@ -10,7 +10,6 @@ from typing import Any
 
 from kernel import __version__
 from kernel.alerts.service import Alerts
-from kernel.catalog import INTERNAL_SERVICES
 from kernel.config import Settings
 from kernel.cors import Cors
 from kernel.demo import DemoSessions
@@ -28,6 +27,7 @@ from kernel.identity.tokens import Verifier
 from kernel.keysources import MakeUpstream, make_authority
 from kernel.moments import Moments
 from kernel.revocations import Revocations
+from kernel.routing.catalog import INTERNAL_SERVICES
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 
-from kernel.catalog import METHODS
 from kernel.exchange import Exchange, HeaderList
+from kernel.routing.catalog import METHODS
 
 EXPOSED = (
     b"x-request-id, retry-after, ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, "

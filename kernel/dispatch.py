@@ -21,8 +21,8 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from kernel.catalog import SSE
 from kernel.http.problems import GatewayError
+from kernel.routing.catalog import SSE
 from kernel.store.errors import StoreError
 from kernel.store.keys import ALERT_CHANNEL_PREFIX, alert_dispatched
 from kernel.store.redis import Script, Store

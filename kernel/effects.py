@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.catalog import LOGOUT, SUBSCRIPTION_CHANGED
 from kernel.exchange import Exchange, Message
 from kernel.route import Handler
+from kernel.routing.catalog import LOGOUT, SUBSCRIPTION_CHANGED
 from kernel.state import State
 
 Effect = Callable[[Exchange], Awaitable[None]]

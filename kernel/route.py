@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import Problem
+from kernel.routing.catalog import RouteRow
 from kernel.telemetry.metrics import RouteMeter
 
 Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]

@@ -23,11 +23,11 @@ import granian.server.mp
 from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
-from kernel.catalog import RouteRow
 from kernel.config import Settings
 from kernel.exchange import Receive, Scope, Send
 from kernel.pacing import Pacer
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.scheduler import Intake, scheduler
 from kernel.signals import hold, release_soon, tell_server
 from kernel.silence import Silence

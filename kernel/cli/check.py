@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-from kernel.catalog import SERVICES
 from kernel.cli.output import Style, plural, print_errors, summary, table
 from kernel.cli.settings import obtain
 from kernel.config import Settings
+from kernel.routing.catalog import SERVICES
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from kernel.catalog import METHODS, RouteRow
 from kernel.cli.output import Style, table
 from kernel.cli.routes import methods
 from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
+from kernel.routing.catalog import METHODS, RouteRow
+from kernel.routing.trie import Trie
 from kernel.stages.words import in_words
-from kernel.trie import Trie
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kernel.catalog import METHODS, RouteRow
 from kernel.cli.output import Style, plural, table
 from kernel.cli.settings import obtain
 from kernel.config.values import size_text
+from kernel.routing.catalog import METHODS, RouteRow
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -69,7 +69,7 @@ def usable_store(settings: Settings, given: frozenset[str]) -> Iterator[ConfigEr
 
 def usable_routes(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     """No two routes claim the same method and pattern."""
-    from kernel.trie import RouteConflictError, Trie  # noqa: PLC0415
+    from kernel.routing.trie import RouteConflictError, Trie  # noqa: PLC0415
 
     trie: Trie[None] = Trie()
     where = settings.gateway_config.name if settings.gateway_config else "routes"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kernel.catalog import INTERNAL_SERVICES, TIERS
 from kernel.cli.output import Formatter, Style, table
 from kernel.cli.settings import obtain
+from kernel.routing.catalog import INTERNAL_SERVICES, TIERS
 
 if TYPE_CHECKING:
     from kernel.config import Settings

@@ -31,7 +31,6 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
 from kernel.config.errors import ConfigError
 from kernel.config.rewrite import change, contradiction, narrow
 from kernel.config.settings import Settings
@@ -39,6 +38,7 @@ from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
 from kernel.http.paths import flaw
+from kernel.routing.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
 
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")

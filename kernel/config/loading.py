@@ -10,7 +10,6 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kernel.catalog import Service
 from kernel.config import dotenv, gateway_toml
 from kernel.config.errors import ConfigError, ConfigErrors
 from kernel.config.rules import RULES, Rule, warnings
@@ -18,6 +17,7 @@ from kernel.config.settings import Settings, default_services
 from kernel.config.strays import strays
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
+from kernel.routing.catalog import Service
 
 
 class Loaded(Struct, frozen=True):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from kernel.catalog import CHANNELS, SERVICES
 from kernel.config.settings import DEFAULT_CHANNELS
 from kernel.config.tables import ROUTE, SERVICE, Field
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
+from kernel.routing.catalog import CHANNELS, SERVICES
 
 BEGIN = "<!-- settings:begin -->"
 END = "<!-- settings:end -->"

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.catalog import METHODS, RouteRow, with_head
+from kernel.routing.catalog import METHODS, RouteRow, with_head
 
 
 def change(

@@ -10,7 +10,6 @@ from typing import Annotated
 
 from msgspec import field
 
-from kernel.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
 from kernel.config.declare import seconds as _seconds
 from kernel.config.declare import variable as _var
 from kernel.config.process import ProcessSettings
@@ -24,6 +23,7 @@ from kernel.config.urls import (
 )
 from kernel.config.values import FLAG, LABEL, NETWORK, TEXT, choice, integer, listed, number, size
 from kernel.http.addresses import Network
+from kernel.routing.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from kernel.catalog import Service
 from kernel.config.errors import ConfigError
 from kernel.config.variables import VARIABLES
+from kernel.routing.catalog import Service
 
 # Near enough to be a slip of the fingers: RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS, while
 # SALES_SERVICE_PORT, which Kubernetes sets, is 0.8 near to SALES_SERVICE_URL.

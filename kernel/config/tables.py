@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.catalog import Limit
 from kernel.config.errors import ConfigError
 from kernel.config.strays import did_you_mean
+from kernel.routing.catalog import Limit
 
 # Field names are short: one wrong letter weighs more than in a variable's name.
 _NEAR = 0.6

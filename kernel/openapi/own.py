@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.catalog import ALERT_STREAM, RouteRow
 from kernel.openapi.parts import Json
+from kernel.routing.catalog import ALERT_STREAM, RouteRow
 
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 _COMPONENTS = "#/components/schemas/"

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kernel.catalog import RouteRow
 from kernel.openapi.components import Components, key_scheme
 from kernel.openapi.parts import (
     METHODS,
@@ -28,6 +27,7 @@ from kernel.openapi.parts import (
     pointer,
     shown,
 )
+from kernel.routing.catalog import RouteRow
 
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
 _TEMPLATE = re.compile(r"/(?:[^{}?#\s]|\{[^{}/]+\})*")

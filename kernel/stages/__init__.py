@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.catalog import RouteRow
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.stages import (
     admin,
     authenticate,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import ROUTE_UNKNOWN, Problem
 from kernel.identity.errors import TokenError
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import bearer
 from kernel.state import State
 from kernel.store.errors import StoreDown

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 

@@ -6,11 +6,11 @@ the limiter is paid before the store is asked. Every other route ignores both.
 
 from __future__ import annotations
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.credentials import split_protocols, split_query
 from kernel.http.problems import BAD_REQUEST, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 _ONE = BAD_REQUEST(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.addresses import forwarded_client, forwarded_elements
 from kernel.http.problems import (
@@ -21,6 +20,7 @@ from kernel.http.problems import (
     Problem,
 )
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import TOKEN_REVOKED, TOKEN_STALE, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.stages.authenticate import challenge
 from kernel.state import State
 from kernel.store.errors import StoreDown

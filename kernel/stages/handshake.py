@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.handshake import is_handshake
 from kernel.http.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
 _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import Ledger
 from kernel.state import State
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.catalog import WRITES, RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import WRITES, RouteRow
 from kernel.stages.subscription import READ_ONLY
 from kernel.state import State
 from kernel.store.errors import StoreDown

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.catalog import LOGOUT, RouteRow
 from kernel.exchange import Exchange
 from kernel.http.cookies import REFRESH_TOKEN, cookie
 from kernel.identity.claims import Identity
 from kernel.identity.refresh import Refreshed
+from kernel.routing.catalog import LOGOUT, RouteRow
 from kernel.state import State
 
 Refresh = Callable[[Exchange, Identity, str], Awaitable[Identity]]

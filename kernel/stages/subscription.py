@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from time import time
 
-from kernel.catalog import TIERS, RouteRow
 from kernel.exchange import Exchange
 from kernel.http.problems import SUBSCRIPTION_EXPIRED, SUBSCRIPTION_REQUIRED, TIER_REQUIRED, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import TIERS, RouteRow
 from kernel.state import State
 
 USABLE = frozenset({"active", "trialing", "pending_cancellation"})

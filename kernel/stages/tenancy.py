@@ -13,11 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 
-from kernel.catalog import RouteRow
 from kernel.context import TenantContext, below, decide, overseen
 from kernel.exchange import Exchange
 from kernel.http.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, TENANT_INVALID, GatewayError, Problem
 from kernel.route import Stage
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreDown
 

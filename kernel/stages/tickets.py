@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 
-from kernel.catalog import ALERT_STREAM, RouteRow
 from kernel.exchange import Exchange
 from kernel.http.cookies import cookie
 from kernel.http.problems import TENANT_FORBIDDEN, GatewayError
 from kernel.identity.claims import Identity
+from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.stages.limit import address_key
 from kernel.state import State
 from kernel.tickets import RESUME_SECONDS, Holder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.catalog import WRITES, Limit, RouteRow
 from kernel.config import Settings
 from kernel.route import PROBES
+from kernel.routing.catalog import WRITES, Limit, RouteRow
 
 Words = Callable[[Settings, RouteRow], str]
 

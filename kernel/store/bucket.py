@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from math import ceil
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.keys import rate_limit
 
 # (admitted, remaining requests, seconds until the bucket is full, seconds until the next token if refused else 0.0)

@@ -24,7 +24,7 @@ from importlib.resources import files
 from time import monotonic
 from typing import Any
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.bucket import Bucket, Verdict
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.fleet import Fleet

@@ -23,7 +23,7 @@ import httpx
 import pytest
 import redis
 
-from kernel.catalog import SERVICES
+from kernel.routing.catalog import SERVICES
 from tests.support.gateway import free_port
 
 SECONDS = 20.0

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreDown
 from kernel.store.keys import rate_limit

@@ -13,8 +13,8 @@ import msgspec
 import pytest
 import redis
 
-from kernel.catalog import ALERT_STREAM, RouteRow
 from kernel.exchange import Exchange
+from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.keys import token_revoked
 from tests.support.inprocess import Local, Reply, local_gateway

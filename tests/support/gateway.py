@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.catalog import SERVICES
+from kernel.routing.catalog import SERVICES
 
 READY_SECONDS = 15.0
 

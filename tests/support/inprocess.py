@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
-from kernel.catalog import RouteRow
 from kernel.config.loading import load
 from kernel.exchange import Message
 from kernel.route import Handler
+from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from tests.support.gateway import service_env
 from tests.support.tokens import SECRET, public_pem

@@ -12,7 +12,7 @@ import time
 
 import msgspec
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.limiter import Limiter, Verdict
 from kernel.store.redis import Store
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.errors import StoreDown
 from kernel.store.limiter import LEASE, Limiter, Verdict
 from kernel.store.link import Argument

@@ -15,7 +15,7 @@ LAYERS: list[set[str]] = [
     {
         "kernel",
         "kernel.http.problems",
-        "kernel.catalog",
+        "kernel.routing.catalog",
         "kernel.http.headers",
         "kernel.http.addresses",
         "kernel.http.paths",
@@ -35,7 +35,7 @@ LAYERS: list[set[str]] = [
         "kernel.singleflight",
         "kernel.temporary",
     },
-    {"kernel.exchange", "kernel.trie"},
+    {"kernel.exchange", "kernel.routing.trie"},
     {"kernel.departure"},
     {"kernel.cors", "kernel.identity", "kernel.store", "kernel.upstream", "kernel.telemetry"},
     {
@@ -47,7 +47,7 @@ LAYERS: list[set[str]] = [
         "kernel.lasting",
     },
     {
-        "kernel.router",
+        "kernel.routing.router",
         "kernel.tenants",
         "kernel.demo",
         "kernel.dispatch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.catalog import (
+from kernel.routing.catalog import (
     INTERNAL_SERVICES,
     METHODS,
     ROUTES,
@@ -14,7 +14,7 @@ from kernel.catalog import (
     Service,
     service_rows,
 )
-from kernel.trie import Trie
+from kernel.routing.trie import Trie
 
 # The table of the platform's documentation, and what the specification adds to it.
 PUBLISHED = {

@@ -15,11 +15,11 @@ import msgspec
 import pytest
 
 from kernel import __version__
-from kernel.catalog import ROUTES, Limit, RouteRow
 from kernel.cli import COMMANDS, main
 from kernel.cli.output import Style, print_errors, table
 from kernel.cli.routes import callers, extras, methods
 from kernel.config import ConfigError
+from kernel.routing.catalog import ROUTES, Limit, RouteRow
 from kernel.store.embedded import EmbeddedStoreError
 from tests.support import tokens
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from kernel.catalog import SERVICES
 from kernel.config import Settings, load, tables
 from kernel.config.reference import BEGIN, END, reference
 from kernel.config.values import PATH
 from kernel.config.variables import VARIABLES, Variable
+from kernel.routing.catalog import SERVICES
 from tests.support.certificates import pair
 
 README = Path(__file__).parents[2] / "README.md"

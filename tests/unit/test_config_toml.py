@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from kernel.catalog import LOGOUT, METHODS, ROUTES, SUBSCRIPTION_CHANGED, TIERS, Limit, RouteRow
 from kernel.config import ConfigErrors, Settings, load, tables
+from kernel.routing.catalog import LOGOUT, METHODS, ROUTES, SUBSCRIPTION_CHANGED, TIERS, Limit, RouteRow
 from tests.support.config import File
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.catalog import Limit, RouteRow
+from kernel.routing.catalog import Limit, RouteRow
 from tests.support.config import File
 
 SCOPE = "/api/v1/tenants/{tenant_id}"

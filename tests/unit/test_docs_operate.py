@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from kernel.catalog import ROUTES, SERVICES
 from kernel.cli.reference import ROOT
 from kernel.config.variables import VARIABLES
 from kernel.http.problems import CATALOGUE
+from kernel.routing.catalog import ROUTES, SERVICES
+from kernel.routing.trie import Trie
 from kernel.telemetry.families import FAMILIES
-from kernel.trie import Trie
 
 TEXT = (ROOT / "docs" / "operate.md").read_text()
 NAMES = {variable.name for variable in VARIABLES} | {service.env for service in SERVICES}

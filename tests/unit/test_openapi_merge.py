@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from handlers import OPERATIONS
-from kernel.catalog import ROUTES, RouteRow
 from kernel.openapi.documents import merged
 from kernel.openapi.own import own_document
+from kernel.routing.catalog import ROUTES, RouteRow
 
 OWN = own_document(ROUTES, OPERATIONS)
 NO_OWN = b'{"openapi":"3.1.0","info":{},"paths":{}}'

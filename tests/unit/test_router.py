@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from kernel.catalog import RouteRow
 from kernel.route import Handler, Route
-from kernel.router import Router
+from kernel.routing.catalog import RouteRow
+from kernel.routing.router import Router
 from kernel.telemetry.metrics import Metrics
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from kernel.catalog import RouteRow
 from kernel.http.problems import Problem
 from kernel.identity.claims import Access, Claims, Identity, access_identity
+from kernel.routing.catalog import RouteRow
 from kernel.stages import tenancy
 from kernel.telemetry.metrics import Metrics
 from tests.support.exchanges import exchange

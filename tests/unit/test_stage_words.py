@@ -6,9 +6,9 @@ from unittest.mock import MagicMock
 import msgspec
 import pytest
 
-from kernel.catalog import Limit, RouteRow
 from kernel.config import Settings
 from kernel.cors import Cors
+from kernel.routing.catalog import Limit, RouteRow
 from kernel.stages import compile_stages
 from kernel.stages.words import in_words
 from kernel.store.limiter import Limiter

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.catalog import Limit
+from kernel.routing.catalog import Limit
 from kernel.store.bucket import Bucket
 
 

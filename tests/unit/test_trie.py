@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.trie import RouteConflictError, Trie
+from kernel.routing.trie import RouteConflictError, Trie
 
 GET = frozenset({"GET"})
 

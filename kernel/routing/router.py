@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.catalog import RouteRow
 from kernel.exchange import Exchange
 from kernel.http.paths import flaw, has_encoded_slash, second_look
 from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
 from kernel.route import Handler, Route
+from kernel.routing.catalog import RouteRow
+from kernel.routing.trie import Trie
 from kernel.telemetry.metrics import UNMATCHED
-from kernel.trie import Trie
 
 Compile = Callable[[RouteRow, str, Handler | None], Route]
 # At most a MiB.
