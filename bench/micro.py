@@ -31,7 +31,7 @@ from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
 from kernel.config import load
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.identity.claims import decode_claims
 from kernel.identity.jws import parse
 from kernel.state import State

@@ -18,8 +18,8 @@ from handlers import (
     tickets,
     websocket,
 )
+from kernel.exchange.route import Handler
 from kernel.openapi.own import Operations
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

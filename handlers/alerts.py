@@ -21,8 +21,10 @@ from urllib.parse import parse_qsl
 from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.context import TenantContext
-from kernel.departure import Departure
-from kernel.exchange import CLIENT, Exchange
+from kernel.exchange.disconnect import Disconnect
+from kernel.exchange.exchange import CLIENT, Exchange
+from kernel.exchange.lasting import forget_request
+from kernel.exchange.route import Handler
 from kernel.guard import Watch
 from kernel.http.problems import (
     OVERLOADED,
@@ -31,9 +33,7 @@ from kernel.http.problems import (
     TENANT_INVALID,
     GatewayError,
 )
-from kernel.lasting import forget_request
 from kernel.openapi.own import Answer, Operation, Operations, Query
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.alertlog import OLDEST, Position
@@ -85,11 +85,11 @@ def stream(state: State, row: RouteRow) -> Handler:
         # An open stream is no request in flight: it must not count towards the limit that sheds load.
         state.metrics.in_flight -= 1
         watch: Watch | None = None
-        departure: Departure | None = None
+        departure: Disconnect | None = None
         try:
             locks = await _unlocked(state, x.grant)
             watch = state.guard.watch(x.identity, x.grant, client.expire, locks=locks)
-            departure = Departure(x.receive, client.leave)
+            departure = Disconnect(x.receive, client.leave)
             await x.start(200, [*_HEADERS])
             x.phase = "stream"
             await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)

@@ -18,9 +18,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.bodies import explain, read_json
 from kernel.dispatch import FAILED, Result
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.json_body import explain, read_json
+from kernel.exchange.route import Handler
 from kernel.http.problems import (
     BODY_INVALID,
     BODY_TOO_LARGE,
@@ -29,7 +30,6 @@ from kernel.http.problems import (
     GatewayError,
 )
 from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.telemetry.audit import DISPATCH

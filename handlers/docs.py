@@ -13,10 +13,10 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.http.problems import ROUTE_UNKNOWN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations, Query
-from kernel.route import Handler
 
 _TYPES = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from kernel.bodies import read_json
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.json_body import read_json
+from kernel.exchange.route import Handler
 from kernel.geocoding import questions
 from kernel.geocoding.places import Places
 from kernel.geocoding.questions import Reverse, Search
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.route import Handler
 from kernel.state import State
 
 _JSON = (b"content-type", b"application/json")

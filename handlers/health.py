@@ -7,9 +7,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.route import Handler
 from kernel.telemetry.health import Document
 
 _JSON = (b"content-type", b"application/json")

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.bodies import read_json
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.json_body import read_json
+from kernel.exchange.route import Handler
 from kernel.http.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreError

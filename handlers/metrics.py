@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.route import Handler
 from kernel.telemetry.scrape import Scraper
 
 _NO_STORE = (b"cache-control", b"no-store")

@@ -6,9 +6,9 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.openapi.own import Answer, Operation, Operations, own_document
-from kernel.route import Handler
 from kernel.state import State
 from kernel.upstream.client import Answer as ServiceAnswer
 from kernel.upstream.client import ServiceClient

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.http.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.route import Handler
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

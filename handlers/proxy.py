@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from kernel.effects import EFFECTS, following
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler
 from kernel.outgoing import header_lines
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.upstream.express import Express

@@ -11,12 +11,12 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from kernel.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
-from kernel.handshake import Handshake, octets, sendable
+from kernel.exchange.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
+from kernel.exchange.route import Handler
+from kernel.exchange.websocket import WebSocketExchange, octets, sendable
 from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
 from kernel.outgoing import header_lines
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
@@ -41,7 +41,7 @@ def make(state: State, row: RouteRow) -> Handler:
     answer = row.timeout or settings.request_timeout_seconds
     sockets = state.sockets
 
-    async def join(x: Handshake) -> None:
+    async def join(x: WebSocketExchange) -> None:
         # Imported with the first socket: it takes 60 ms that no start should pay.
         from kernel.upstream.websocket import Refusal, Times, connect  # noqa: PLC0415
 
@@ -74,7 +74,7 @@ def make(state: State, row: RouteRow) -> Handler:
             await relay.close()
 
     async def handle(x: Exchange) -> None:
-        assert isinstance(x, Handshake)  # the handshake stage has refused all others
+        assert isinstance(x, WebSocketExchange)  # the handshake stage has refused all others
         if sockets.open >= settings.websocket_max_connections:
             sockets.refused += 1
             raise GatewayError(OVERLOADED("Too many sockets are open.", _RETRY_LATER))
@@ -93,7 +93,7 @@ def make(state: State, row: RouteRow) -> Handler:
     return handle
 
 
-def _offer(x: Handshake) -> list[str]:
+def _offer(x: WebSocketExchange) -> list[str]:
     """The subprotocols the client offered, credentials included."""
     for name, value in x.scope["headers"]:
         if name == b"sec-websocket-protocol":
@@ -104,7 +104,7 @@ def _offer(x: Handshake) -> list[str]:
 class _Relay:
     """Messages between `x` and `socket`, until something ends them: `end` is called with what to tell both sides."""
 
-    def __init__(self, state: State, x: Handshake, socket: UpstreamSocket) -> None:
+    def __init__(self, state: State, x: WebSocketExchange, socket: UpstreamSocket) -> None:
         self._state = state
         self._x = x
         self._socket = socket

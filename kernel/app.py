@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from typing import Any
 
-from kernel.cors import Cors
-from kernel.exchange import CLIENT, Exchange, Receive, Scope, Send
-from kernel.handshake import Handshake
+from kernel.exchange.cors import Cors
+from kernel.exchange.exchange import CLIENT, Exchange, Receive, Scope, Send
+from kernel.exchange.route import Handler, Lane, Route, Stage
+from kernel.exchange.websocket import WebSocketExchange
 from kernel.http.problems import (
     CLIENT_GONE,
     DRAINING,
@@ -23,7 +24,6 @@ from kernel.http.problems import (
     GatewayError,
     Problem,
 )
-from kernel.route import Handler, Lane, Route, Stage
 from kernel.routing.catalog import RouteRow
 from kernel.routing.router import Router
 from kernel.stages import ALWAYS, compile_stages
@@ -72,13 +72,13 @@ class Gateway:
         """
         state = self._state
         metrics = state.metrics
-        make = Exchange if scope["type"] == "http" else Handshake
+        make = Exchange if scope["type"] == "http" else WebSocketExchange
         x = make(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight
         else:
             route, x.params = self.router.match(x.method, x.raw_path)
-            if make is Handshake and not route.row.websocket:
+            if make is WebSocketExchange and not route.row.websocket:
                 route = self._no_socket
         if not route.exempt:
             metrics.in_flight += 1

@@ -11,10 +11,10 @@ from typing import Any
 from kernel import __version__
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
-from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
-from kernel.exchange import HeaderList
+from kernel.exchange.cors import Cors
+from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.healthsources import make_incidents, make_prober

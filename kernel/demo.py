@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kernel.context import DEMO_SESSION
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import (
     DEMO_FORBIDDEN,
     DEMO_SESSION_EXPIRED,

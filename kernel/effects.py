@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.exchange import Exchange, Message
-from kernel.route import Handler
+from kernel.exchange.exchange import Exchange, Message
+from kernel.exchange.route import Handler
 from kernel.routing.catalog import LOGOUT, SUBSCRIPTION_CHANGED
 from kernel.state import State
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import REFRESH_TOKEN, without
 from kernel.http.headers import connection_options
 from kernel.telemetry.trace import Tracer, sound_state

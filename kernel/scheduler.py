@@ -13,8 +13,8 @@ from typing import Any, Protocol, cast
 
 from granian._granian import CallbackScheduler
 
-from kernel.exchange import Exchange, Receive, Scope, Send
-from kernel.route import Lane, Stage
+from kernel.exchange.exchange import Exchange, Receive, Scope, Send
+from kernel.exchange.route import Lane, Stage
 
 # What one turn of the loop takes: a few milliseconds at most.
 _BATCH = 256

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from kernel.alerts.service import Alerts
 from kernel.authority import Authority
 from kernel.config import Settings
-from kernel.cors import Cors
 from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
-from kernel.exchange import HeaderList
+from kernel.exchange.cors import Cors
+from kernel.exchange.exchange import HeaderList
+from kernel.exchange.sockets import Sockets
+from kernel.exchange.streams import Streams
 from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.http.addresses import Peers
@@ -20,11 +22,9 @@ from kernel.identity.mint import Minter
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments
 from kernel.revocations import Revocations
-from kernel.sockets import Sockets
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
-from kernel.streams import Streams
 from kernel.telemetry.accesslog import AccessLog
 from kernel.telemetry.audit import Audit
 from kernel.telemetry.health import Health

@@ -24,9 +24,9 @@ from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
 from kernel.config import Settings
-from kernel.exchange import Receive, Scope, Send
+from kernel.exchange.exchange import Receive, Scope, Send
+from kernel.exchange.route import Handler
 from kernel.pacing import Pacer
-from kernel.route import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.scheduler import Intake, scheduler
 from kernel.signals import hold, release_soon, tell_server

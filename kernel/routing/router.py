@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Handler, Route
 from kernel.http.paths import flaw, has_encoded_slash, second_look
 from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
-from kernel.route import Handler, Route
 from kernel.routing.catalog import RouteRow
 from kernel.routing.trie import Trie
 from kernel.telemetry.metrics import UNMATCHED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kernel.route import Stage
+from kernel.exchange.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.stages import (
     admin,

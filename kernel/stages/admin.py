@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import ROUTE_UNKNOWN, Problem
 from kernel.identity.errors import TokenError
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import bearer
 from kernel.state import State

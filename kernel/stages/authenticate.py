@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from kernel.demo import named
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
 from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.stages import refresh, tickets
 from kernel.state import State

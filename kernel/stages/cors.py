@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

@@ -6,10 +6,10 @@ the limiter is paid before the store is asked. Every other route ignores both.
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.credentials import split_protocols, split_query
 from kernel.http.problems import BAD_REQUEST, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

@@ -6,9 +6,9 @@ undone. The last of the stages: nothing is asked for a request that another one 
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import CRITICAL_DENIED, GatewayError, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.telemetry.audit import CRITICAL

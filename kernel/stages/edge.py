@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.addresses import forwarded_client, forwarded_elements
 from kernel.http.problems import (
     BAD_HOST,
@@ -19,7 +20,6 @@ from kernel.http.problems import (
     HTTPS_REQUIRED,
     Problem,
 )
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import TOKEN_REVOKED, TOKEN_STALE, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.stages.authenticate import challenge
 from kernel.state import State

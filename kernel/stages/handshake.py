@@ -1,4 +1,4 @@
-"""Handshake: on WebSocket routes only a WebSocket's opening request may come in, and a page's only from a known origin.
+"""WebSocketExchange: on WebSocket routes only a WebSocket's opening request may come in, and a page's only from a known origin.
 
 SECURITY: browsers send WebSocket handshakes from any page, with cookies and without a preflight (cross-site WebSocket
 hijacking, RFC 6455 section 10.2). A client without `Origin` is no browser.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from kernel.exchange import Exchange
-from kernel.handshake import is_handshake
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
+from kernel.exchange.websocket import is_handshake
 from kernel.http.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

@@ -14,9 +14,9 @@ import ipaddress
 from collections.abc import Awaitable
 from math import ceil
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import PROBES, Stage
 from kernel.http.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
-from kernel.route import PROBES, Stage
 from kernel.routing.catalog import Limit, RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreDown

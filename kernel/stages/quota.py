@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import Problem
-from kernel.route import Stage
 from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import Ledger
 from kernel.state import State

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import WRITES, RouteRow
 from kernel.stages.subscription import READ_ONLY
 from kernel.state import State

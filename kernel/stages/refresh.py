@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import REFRESH_TOKEN, cookie
 from kernel.identity.claims import Identity
 from kernel.identity.refresh import Refreshed

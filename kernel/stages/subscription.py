@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from time import time
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.route import Stage
 from kernel.http.problems import SUBSCRIPTION_EXPIRED, SUBSCRIPTION_REQUIRED, TIER_REQUIRED, Problem
-from kernel.route import Stage
 from kernel.routing.catalog import TIERS, RouteRow
 from kernel.state import State
 

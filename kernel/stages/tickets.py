@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import cookie
 from kernel.http.problems import TENANT_FORBIDDEN, GatewayError
 from kernel.identity.claims import Identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kernel.config import Settings
-from kernel.route import PROBES
+from kernel.exchange.route import PROBES
 from kernel.routing.catalog import WRITES, Limit, RouteRow
 
 Words = Callable[[Settings, RouteRow], str]

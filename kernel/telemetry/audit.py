@@ -12,7 +12,7 @@ from collections import defaultdict
 from time import time
 from typing import Any
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.telemetry.lines import Encoder, JsonLines, stamp
 from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.writer import Writer

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.upstream.balance import Upstream
 from kernel.upstream.forward import METHODS, NO_LENGTH, forward
 from kernel.upstream.http1 import Connection

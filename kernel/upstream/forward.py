@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from kernel.exchange import CLOSE, UPSTREAM, Exchange
+from kernel.exchange.exchange import CLOSE, UPSTREAM, Exchange
 from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,

@@ -18,7 +18,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernel.departure import Departure
+from kernel.exchange.disconnect import Disconnect
 from kernel.http.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.quick import QuickReader
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
@@ -115,7 +115,7 @@ class Connection(Response):
         self.listener: Callable[[Connection], None] | None = None
         self.deadline = NEVER
         self.watched: Any = None  # the Exchange whose client may leave
-        self.watching: Departure | None = None
+        self.watching: Disconnect | None = None
 
     # --- the exchange ---
 

@@ -22,8 +22,8 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from kernel.departure import Departure
-from kernel.exchange import Exchange
+from kernel.exchange.disconnect import Disconnect
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import (
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
@@ -201,7 +201,7 @@ class Pool:
                 and connection.watched is not None
                 and connection.watched.body_done
             ):
-                connection.watching = Departure(connection.watched.receive, partial(_left, connection))
+                connection.watching = Disconnect(connection.watched.receive, partial(_left, connection))
         self._queue.sweep(now)
         self.uploads.queue.sweep(now)
         oldest = now - self._limits.keepalive

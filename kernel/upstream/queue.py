@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from kernel.departure import Departure
-from kernel.exchange import Exchange
+from kernel.exchange.disconnect import Disconnect
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.http1 import Connection
 
@@ -33,7 +33,7 @@ class _Place:
         self.since = since
         self.deadline = deadline
         self.x = x  # whose client is watched; None: nobody's
-        self.watching: Departure | None = None
+        self.watching: Disconnect | None = None
 
 
 class Queue:
@@ -109,7 +109,7 @@ class Queue:
                 if place.since > now - _WATCH_AFTER:
                     break
                 if place.watching is None and place.x is not None:
-                    place.watching = Departure(place.x.receive, partial(_left, place))
+                    place.watching = Disconnect(place.x.receive, partial(_left, place))
 
     def close(self) -> None:
         """Send everybody away."""

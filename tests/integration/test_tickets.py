@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import redis
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.keys import token_revoked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.headers import HeaderKinds
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.headers import HeaderKinds
 from kernel.http.problems import DRAINING, GatewayError
 from kernel.telemetry.metrics import UpstreamMeter

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from kernel.bodies import explain
+from kernel.exchange.json_body import explain
 
 
 class _Inner(Struct):

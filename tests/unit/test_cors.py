@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.cors import Cors
+from kernel.exchange.cors import Cors
 
 EXACT = Cors(("https://app.example.com", "http://localhost:3000"), credentials=True)
 PATTERN = Cors(("https://*.example.com",), credentials=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kernel.departure import Departure
-from kernel.exchange import Message
+from kernel.exchange.disconnect import Disconnect
+from kernel.exchange.exchange import Message
 
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 LEFT: Message = {"type": "http.disconnect"}
@@ -35,8 +35,8 @@ class Server:
     async def waited(self) -> Message:
         return await self.receive()
 
-    def departure(self, gone: Callable[[], None]) -> Departure:
-        return Departure(self.receive if self.futures else self.waited, gone)
+    def departure(self, gone: Callable[[], None]) -> Disconnect:
+        return Disconnect(self.receive if self.futures else self.waited, gone)
 
 
 @pytest.mark.parametrize("futures", [True, False])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo.platform.atlas import PLACES
-from kernel.bodies import explain
+from kernel.exchange.json_body import explain
 from kernel.geocoding import questions
 from kernel.geocoding.places import ATTRIBUTION, Garbage, Places, read
 from kernel.geocoding.questions import Question, Reverse, Search

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from kernel.exchange import Exchange
-from kernel.lasting import forget_request
+from kernel.exchange.exchange import Exchange
+from kernel.exchange.lasting import forget_request
 from tests.support.scripted_upstream import Client
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from kernel.route import Handler, Route
+from kernel.exchange.route import Handler, Route
 from kernel.routing.catalog import RouteRow
 from kernel.routing.router import Router
 from kernel.telemetry.metrics import Metrics

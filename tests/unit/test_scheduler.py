@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernel.route import Lane
+from kernel.exchange.route import Lane
 from kernel.scheduler import Intake
 from tests.support.exchanges import exchange
 

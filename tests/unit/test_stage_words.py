@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from kernel.config import Settings
-from kernel.cors import Cors
+from kernel.exchange.cors import Cors
 from kernel.routing.catalog import Limit, RouteRow
 from kernel.stages import compile_stages
 from kernel.stages.words import in_words

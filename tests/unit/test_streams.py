@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from kernel.streams import Streams
+from kernel.exchange.streams import Streams
 
 
 def test_a_drain_ends_every_open_stream_once() -> None:

@@ -5,7 +5,7 @@ Figures: granian 2.8.7, Python 3.11, a request head of 1.2 KiB (`python -m bench
 
 from __future__ import annotations
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 
 
 def forget_request(x: Exchange) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import Problem
 from kernel.routing.catalog import RouteRow
 from kernel.telemetry.metrics import RouteMeter

@@ -25,7 +25,7 @@ from kernel.http.problems import (
 )
 
 if TYPE_CHECKING:
-    from kernel.route import Lane, Route
+    from kernel.exchange.route import Lane, Route
 
 Scope = dict[str, Any]
 Message = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Handshake: the exchange of a WebSocket's opening request, so that it runs through the same stages as any other.
+"""WebSocketExchange: the exchange of a WebSocket's opening request, so that it runs through the same stages as any other.
 
 It is a GET whose refusals go out as ASGI denial responses. Once accepted, messages take the place of bodies.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel.exchange import Exchange, HeaderList, Message, Receive, Scope, Send
+from kernel.exchange.exchange import Exchange, HeaderList, Message, Receive, Scope, Send
 from kernel.http.headers import HeaderKinds
 
 ACCEPTED = 101
@@ -16,7 +16,7 @@ _SENDABLE = frozenset({1000, 1001, 1002, 1003, *range(1007, 1015)})
 _MAX_REASON = 123
 
 
-class Handshake(Exchange):
+class WebSocketExchange(Exchange):
     """`accept` or a refusal, then `send_message` and `close`."""
 
     __slots__ = ("_send_raw", "close_code")
@@ -78,4 +78,4 @@ def sendable(code: int | None, reason: str | None) -> tuple[int, str]:
 
 def is_handshake(x: Any) -> bool:
     """Whether `x` asks for a WebSocket."""
-    return isinstance(x, Handshake)
+    return isinstance(x, WebSocketExchange)

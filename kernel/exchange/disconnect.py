@@ -1,14 +1,14 @@
-"""Departure: that a client has left, while something else is waited for. granian never cancels an application by itself."""
+"""Disconnect: that a client has left, while something else is waited for. granian never cancels an application by itself."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from kernel.exchange import Message, Receive
+from kernel.exchange.exchange import Message, Receive
 
 
-class Departure:
+class Disconnect:
     """Calls `gone` once, when `receive` says that the client has left; `cancel` it when the response ends by itself.
 
     Only for a request whose body has been read to its end.

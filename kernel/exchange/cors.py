@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from kernel.exchange import Exchange, HeaderList
+from kernel.exchange.exchange import Exchange, HeaderList
 from kernel.routing.catalog import METHODS
 
 EXPOSED = (

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
-from kernel.exchange import Exchange
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import BAD_REQUEST, BODY_INVALID, BODY_TIMEOUT, GatewayError
 
 _Document = TypeVar("_Document")
