@@ -25,7 +25,7 @@ _PAGE = 64
 _PAGE_BYTES = 1024 * 1024
 _RETRY = 0.25
 # Streams woken in one turn of the loop.
-_TURN = 32
+_PACING = 32
 # Readers of the store at once: each holds a page.
 _READERS = 16
 # Heartbeats are spread over so many ticks.
@@ -211,7 +211,7 @@ class Fanout:
 
     def _wake(self) -> None:
         dirty = self._dirty
-        for _ in range(min(_TURN, len(dirty))):
+        for _ in range(min(_PACING, len(dirty))):
             client = dirty.popleft()
             client.dirty = False
             client.wake()

@@ -36,8 +36,8 @@ from kernel.http.problems import (
 from kernel.identity.singleflight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import GEOCODE_TURN, geocode_answer
+from kernel.store.pacing import Pacing
 from kernel.store.redis import Store
-from kernel.store.turn import Turn
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import Answer, ServiceClient
 
@@ -77,7 +77,7 @@ class Geocoder:
         self._connect = connect
         self._store = store
         pause = settings.nominatim_interval_seconds
-        self._turn = Turn(store, GEOCODE_TURN, pause=pause, longest=_CALL_SECONDS)
+        self._turn = Pacing(store, GEOCODE_TURN, pause=pause, longest=_CALL_SECONDS)
         self._flights: SingleFlight[str, bytes] = SingleFlight()
         # The worker's own queue: only its first asks the store for the turn.
         self._next = asyncio.Lock()

@@ -27,10 +27,10 @@ from typing import Any
 from kernel.routing.catalog import Limit
 from kernel.store.bucket import Bucket, Verdict
 from kernel.store.errors import StoreDown, StoreRefused
-from kernel.store.fleet import Fleet
 from kernel.store.link import stop
 from kernel.store.redis import Script, Store
-from kernel.store.telling import tell_all
+from kernel.store.reporter import report_all
+from kernel.store.workers import WorkerRegistry
 
 __all__ = ["Limiter", "Verdict"]
 
@@ -66,7 +66,7 @@ class Limiter:
         lease: Script = LEASE,
     ) -> None:
         self._store = store
-        self._fleet = Fleet(store, fleet, clock)
+        self._fleet = WorkerRegistry(store, fleet, clock)
         self._fail_open = fail_open
         self._max_buckets = max_buckets
         self._clock = clock
@@ -98,7 +98,7 @@ class Limiter:
         if self._timer is not None:
             self._timer.cancel()
         await stop([task for task in (self._reseeding, self._beating) if task is not None])
-        await tell_all(list(self._held), self._give_back, self._clock)
+        await report_all(list(self._held), self._give_back, self._clock)
         await self._fleet.leave()
 
     def take(self, key: str, limit: Limit) -> Verdict | Awaitable[Verdict]:
@@ -312,7 +312,7 @@ class Limiter:
             self._alone_until = now + _SETTLE
         if self._reseeding is not None:
             self._reseeding.cancel()
-        telling = tell_all(list(self._buckets.values()), self._retell, self._clock)
+        telling = report_all(list(self._buckets.values()), self._retell, self._clock)
         self._reseeding = self._loop.create_task(telling)
 
     def _retell(self, bucket: Bucket, now: float) -> None:

@@ -20,7 +20,7 @@ WINDOW = 60.0
 SIZE = 4
 
 
-class Fleet:
+class WorkerRegistry:
     """Worker processes that all do the same at the same time, and the store between them."""
 
     def __init__(self, store: EmbeddedStore) -> None:
@@ -60,9 +60,9 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet() -> Iterator[Fleet]:
+def fleet() -> Iterator[WorkerRegistry]:
     with EmbeddedStore() as store:
-        fleet = Fleet(store)
+        fleet = WorkerRegistry(store)
         try:
             poll(lambda: fleet.total("workers") == SIZE * SIZE)
             yield fleet
@@ -81,7 +81,7 @@ class Ideal:
         return REQUESTS + (time.monotonic() - self._since) * REQUESTS / WINDOW
 
 
-def test_processes_under_load_use_the_limit_up_and_never_exceed_it(fleet: Fleet) -> None:
+def test_processes_under_load_use_the_limit_up_and_never_exceed_it(fleet: WorkerRegistry) -> None:
     ideal = Ideal()
     trips = fleet.total("trips")
     admitted = fleet.admitted("hammer 0.4 first")
@@ -94,7 +94,7 @@ def test_processes_under_load_use_the_limit_up_and_never_exceed_it(fleet: Fleet)
     assert fleet.total("trips") - trips < 400
 
 
-def test_an_outage_admits_no_more_than_the_limit_and_a_tenth(fleet: Fleet) -> None:
+def test_an_outage_admits_no_more_than_the_limit_and_a_tenth(fleet: WorkerRegistry) -> None:
     ideal = Ideal()
     half = fleet.admitted("take 25 half-used")
     assert half == 100
@@ -119,7 +119,7 @@ def test_an_outage_admits_no_more_than_the_limit_and_a_tenth(fleet: Fleet) -> No
     assert fleet.total("alone") == alone
 
 
-def test_a_store_restarted_under_load_never_gives_twice(fleet: Fleet) -> None:
+def test_a_store_restarted_under_load_never_gives_twice(fleet: WorkerRegistry) -> None:
     ideal = Ideal()
     # The restarts are this thread's: a server dies with the thread that started it.
     with ThreadPoolExecutor(1) as aside:

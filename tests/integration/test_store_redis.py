@@ -14,10 +14,10 @@ import redis
 
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
-from kernel.store.fleet import Fleet
 from kernel.store.limiter import Limiter
 from kernel.store.link import Link
 from kernel.store.redis import Script, Store
+from kernel.store.workers import WorkerRegistry
 from tests.support.store import RawServer, until
 
 
@@ -262,11 +262,11 @@ async def test_closing_a_limiter_ends_its_heartbeat(
     await limiter.start()
     began = asyncio.Event()
 
-    async def beat(_: Fleet) -> None:
+    async def beat(_: WorkerRegistry) -> None:
         began.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(Fleet, "beat", beat)
+    monkeypatch.setattr(WorkerRegistry, "beat", beat)
     await began.wait()
     await limiter.close()
     await store.close()

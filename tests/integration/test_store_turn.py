@@ -12,8 +12,8 @@ import redis
 
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreError
+from kernel.store.pacing import Pacing, Place
 from kernel.store.redis import Store
-from kernel.store.turn import Place, Turn
 
 KEY = "test:turn"
 
@@ -26,13 +26,13 @@ async def store(store_server: EmbeddedStore) -> AsyncIterator[Store]:
     await store.close()
 
 
-async def obtain(turn: Turn, who: str) -> None:
+async def obtain(turn: Pacing, who: str) -> None:
     while not (place := await turn.take(who)).mine:
         await asyncio.sleep(min(place.seconds, 0.01) if place.held else place.seconds)
 
 
 async def test_nobody_begins_before_the_pause_after_the_last_one_is_over(store: Store) -> None:
-    turns = [Turn(store, KEY, pause=0.05, longest=5) for _ in range(2)]
+    turns = [Pacing(store, KEY, pause=0.05, longest=5) for _ in range(2)]
     busy: list[tuple[float, float]] = []
 
     async def work(number: int) -> None:
@@ -49,7 +49,7 @@ async def test_nobody_begins_before_the_pause_after_the_last_one_is_over(store: 
 
 
 async def test_a_turn_that_is_never_given_back_ends_by_itself(store: Store) -> None:
-    turn = Turn(store, KEY, pause=0.02, longest=0.1)
+    turn = Pacing(store, KEY, pause=0.02, longest=0.1)
     await obtain(turn, "killed")
     taken = monotonic()
     assert (await turn.take("next")).held
@@ -58,7 +58,7 @@ async def test_a_turn_that_is_never_given_back_ends_by_itself(store: Store) -> N
 
 
 async def test_who_asks_twice_has_one_turn_and_only_its_holder_gives_it_back(store: Store) -> None:
-    turn = Turn(store, KEY, pause=0.02, longest=5)
+    turn = Pacing(store, KEY, pause=0.02, longest=5)
     await obtain(turn, "a")
     assert (await turn.take("a")).mine
     await turn.give("b")
@@ -66,17 +66,17 @@ async def test_who_asks_twice_has_one_turn_and_only_its_holder_gives_it_back(sto
 
 
 async def test_a_longer_pause_holds_for_everybody(store: Store) -> None:
-    turn = Turn(store, KEY, pause=0.02, longest=5)
+    turn = Pacing(store, KEY, pause=0.02, longest=5)
     await obtain(turn, "a")
     await turn.give("a", 60.0)
-    place = await Turn(store, KEY, pause=0.02, longest=5).take("b")
+    place = await Pacing(store, KEY, pause=0.02, longest=5).take("b")
     assert not place.mine
     assert not place.held
     assert 59 < place.seconds <= 60
 
 
 async def test_an_emptied_store_makes_everybody_pause_first(store: Store, redis_cli: redis.Redis) -> None:
-    turn = Turn(store, KEY, pause=0.5, longest=5)
+    turn = Pacing(store, KEY, pause=0.5, longest=5)
     assert await turn.take("a") == Place(False, False, 0.5)
     await obtain(turn, "a")
     redis_cli.flushall()
@@ -86,7 +86,7 @@ async def test_an_emptied_store_makes_everybody_pause_first(store: Store, redis_
 async def test_a_clock_that_was_set_back_does_not_stop_the_turns(
     store: Store, redis_cli: redis.Redis
 ) -> None:
-    turn = Turn(store, KEY, pause=0.02, longest=1)
+    turn = Pacing(store, KEY, pause=0.02, longest=1)
     await turn.open()
     redis_cli.hset(KEY, "free", str(int(9e15)))
     assert (await turn.take("a")).seconds <= 600
@@ -95,7 +95,7 @@ async def test_a_clock_that_was_set_back_does_not_stop_the_turns(
 async def test_without_the_store_there_are_no_turns(mortal_store: EmbeddedStore) -> None:
     store = Store(mortal_store.url)
     await store.start()
-    turn = Turn(store, KEY, pause=0.02, longest=1)
+    turn = Pacing(store, KEY, pause=0.02, longest=1)
     mortal_store.kill()
     with pytest.raises(StoreError):
         await turn.take("a")

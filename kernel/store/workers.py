@@ -1,4 +1,4 @@
-"""Fleet: how many workers live, by their heartbeats in the store."""
+"""WorkerRegistry: how many workers live, by their heartbeats in the store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEARTBEAT = Script(files("kernel.store").joinpath("workers.lua").read_text())
 _LIFE = 3.0
 
 
-class Fleet:
+class WorkerRegistry:
     """This worker among the others. `size` is the number of live workers last seen, at first the one assumed."""
 
     __slots__ = ("_clock", "_seen", "_store", "me", "size")

@@ -10,7 +10,7 @@ from kernel.store.bucket import Bucket
 _BATCH = 64
 
 
-async def tell_all(
+async def report_all(
     buckets: list[Bucket], tell: Callable[[Bucket, float], None], clock: Callable[[], float]
 ) -> None:
     """`tell` the store of each bucket, a few at a time: the loop has requests to serve. Ends with the last reply."""
