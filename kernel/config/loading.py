@@ -14,7 +14,7 @@ from kernel.config import dotenv, gateway_toml
 from kernel.config.errors import ConfigError, ConfigErrors
 from kernel.config.rules import RULES, Rule, warnings
 from kernel.config.settings import Settings, default_services
-from kernel.config.strays import strays
+from kernel.config.unknown import strays
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
 from kernel.routing.catalog import Service

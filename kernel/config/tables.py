@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kernel.config.errors import ConfigError
-from kernel.config.strays import did_you_mean
+from kernel.config.unknown import did_you_mean
 from kernel.routing.catalog import Limit
 
 # Field names are short: one wrong letter weighs more than in a variable's name.
