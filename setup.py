@@ -17,7 +17,7 @@ MODULES = [
     "kernel/exchange/websocket.py",
     "kernel/http/headers.py",
     "kernel/identity/cache.py",
-    "kernel/outgoing.py",
+    "kernel/upstream/request_headers.py",
     "kernel/http/paths.py",
     "kernel/exchange/route.py",
     "kernel/routing/router.py",
@@ -39,11 +39,11 @@ MODULES = [
     "kernel/routing/trie.py",
     "kernel/upstream/balance.py",
     "kernel/upstream/breaker.py",
-    "kernel/upstream/express.py",
+    "kernel/upstream/callback_lane.py",
     "kernel/upstream/http1.py",
-    "kernel/upstream/names.py",
+    "kernel/upstream/response_headers.py",
     "kernel/upstream/pool.py",
-    "kernel/upstream/quick.py",
+    "kernel/upstream/fast_response.py",
     "kernel/upstream/response.py",
 ]
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable
 from kernel.effects import EFFECTS, following
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Handler
-from kernel.outgoing import header_lines
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
-from kernel.upstream.express import Express
+from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
+from kernel.upstream.request_headers import header_lines
 
 
 def make(state: State, row: RouteRow) -> Handler:
@@ -23,7 +23,7 @@ def make(state: State, row: RouteRow) -> Handler:
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
-    launch = Express(upstream, timeout).launch
+    launch = CallbackLane(upstream, timeout).launch
 
     def proxy(x: Exchange) -> Awaitable[None] | None:
         # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.

@@ -16,9 +16,9 @@ from kernel.exchange.route import Handler
 from kernel.exchange.websocket import WebSocketExchange, octets, sendable
 from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
-from kernel.outgoing import header_lines
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
+from kernel.upstream.request_headers import header_lines
 
 if TYPE_CHECKING:
     from kernel.upstream.websocket import UpstreamSocket

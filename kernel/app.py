@@ -30,7 +30,7 @@ from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 from kernel.telemetry.metrics import UNMATCHED
-from kernel.upstream.express import raised
+from kernel.upstream.callback_lane import raised
 
 # Whether mypyc has made a library of this and of all that a request passes through (see setup.py).
 COMPILED = not __file__.endswith(".py")

@@ -13,9 +13,9 @@ from typing import Any
 from kernel.http.problems import UPSTREAM_OPEN, GatewayError, Problem
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
-from kernel.upstream.names import ResponseNames
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.response_headers import ResponseHeaders
 
 # A fifth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
 _BUDGET_SHARE = 0.2
@@ -55,7 +55,7 @@ class Upstream:
         self.body_timeout = body_timeout
         self._budget = _BUDGET_MOST
         self._counted = 0
-        reader = QuickReader(ResponseNames())
+        reader = FastResponseReader(ResponseHeaders())
         self.replicas: list[Replica] = []
         for url in urls:
             address = parse(url)

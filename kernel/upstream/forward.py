@@ -189,7 +189,7 @@ async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> Non
 
 async def _pass_on(x: Exchange, data: bytes, more: bool, sweeper: Sweeper, patience: float) -> None:
     try:
-        with sweeper.patience.limit(sweeper.now, patience):
+        with sweeper.timeouts.limit(sweeper.now, patience):
             await x.write(data, more)
     except TimeoutError:
         raise ClientGone("the client stopped reading") from None

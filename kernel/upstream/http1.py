@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from kernel.exchange.disconnect import Disconnect
 from kernel.http.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
 
 NEVER = float("inf")
@@ -96,7 +96,7 @@ class Connection(Response):
         "watching",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reader: QuickReader, outbox: Outbox) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, reader: FastResponseReader, outbox: Outbox) -> None:
         super().__init__(reader)
         self._outbox = outbox
         # For the connection's life.

@@ -31,10 +31,10 @@ from kernel.http.problems import (
     GatewayError,
 )
 from kernel.upstream.address import Address
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import Connection, Outbox
-from kernel.upstream.patience import Patience
 from kernel.upstream.queue import Queue, Slots
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.timeouts import Timeouts
 
 _TICK = 0.05
 
@@ -56,7 +56,7 @@ class Sweeper:
         self._loop = loop
         self.pools: list[Pool] = []
         self.outbox = Outbox(loop)
-        self.patience = Patience()
+        self.timeouts = Timeouts()
         self.now = loop.time()
         self._timer: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
 
@@ -68,7 +68,7 @@ class Sweeper:
 
     def _tick(self) -> None:
         self.now = now = self._loop.time()
-        self.patience.sweep(now)
+        self.timeouts.sweep(now)
         for pool in list(self.pools):
             pool.sweep(now)
         self._timer = self._loop.call_later(_TICK, self._tick)
@@ -99,7 +99,7 @@ class Pool:
         address: Address,
         limits: PoolLimits,
         sweeper: Sweeper,
-        reader: QuickReader,
+        reader: FastResponseReader,
         tls: ssl.SSLContext | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()

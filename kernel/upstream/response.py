@@ -11,8 +11,8 @@ import httptools
 
 from kernel.http.headers import connection_options
 from kernel.http.problems import UPSTREAM_PROTOCOL, GatewayError
-from kernel.upstream.names import CONNECTION, ENCODING, LENGTH
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.fast_response import FastResponseReader
+from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH
 
 MAX_HEADERS = 256
 
@@ -46,7 +46,7 @@ class Response:
         "status",
     )
 
-    def __init__(self, reader: QuickReader) -> None:
+    def __init__(self, reader: FastResponseReader) -> None:
         self._quick = reader
         self._names = reader.names
         self._begun = False  # the parser has been given something of this response

@@ -25,11 +25,11 @@ from kernel.http.problems import (
     ProblemKind,
 )
 from kernel.upstream.address import Address
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import NEVER, Connection
-from kernel.upstream.names import TransportNames
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
-from kernel.upstream.quick import QuickReader
 from kernel.upstream.response import COMPLETE
+from kernel.upstream.response_headers import TransportHeaders
 
 _ERRORS: dict[ProblemKind, type[httpx.TransportError]] = {
     UPSTREAM_CONNECT: httpx.ConnectError,
@@ -68,7 +68,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         )
         self._verify = verify
         self._uds = uds
-        self._reader = QuickReader(TransportNames())
+        self._reader = FastResponseReader(TransportHeaders())
         self._pools: dict[_Origin, Pool] = {}
         self._sweeper: Sweeper | None = None
 

@@ -34,7 +34,7 @@ async def beginning(x: Exchange, upstream: Upstream) -> bytes:
     sweeper = upstream.sweeper
     length = x.content_length
     try:
-        with sweeper.patience.limit(sweeper.now, upstream.body_timeout):
+        with sweeper.timeouts.limit(sweeper.now, upstream.body_timeout):
             body = await x.read()
             if not x.body_done and length <= _SMALL:
                 body = await _gather(x, body)

@@ -9,7 +9,7 @@ import pytest
 
 from kernel.http.problems import UPSTREAM_RESET, GatewayError
 from kernel.upstream.balance import Upstream
-from kernel.upstream.express import Express
+from kernel.upstream.callback_lane import CallbackLane
 from tests.support.scripted_upstream import (
     OK,
     Client,
@@ -35,7 +35,7 @@ async def warm(upstream: Upstream, connections: int) -> None:
 def launch(upstream: Upstream, client: Client) -> Lane | None:
     """Its lane, if it was taken."""
     lane = client.x.lane = Lane()
-    return lane if Express(upstream, 2.0).launch(client.x, LINES) else None
+    return lane if CallbackLane(upstream, 2.0).launch(client.x, LINES) else None
 
 
 async def test_it_answers_without_a_task() -> None:

@@ -21,7 +21,7 @@ from kernel.http.headers import HeaderKinds
 from kernel.http.problems import DRAINING, GatewayError
 from kernel.telemetry.metrics import UpstreamMeter
 from kernel.upstream.balance import Upstream
-from kernel.upstream.express import Express
+from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
 from kernel.upstream.pool import PoolLimits, Sweeper
 
@@ -174,7 +174,7 @@ async def relay(x: Exchange, upstream: Upstream, lines: bytes, timeout: float) -
                 pool.idle.append(opened)
                 pool.reused -= 1
         lane = x.lane = Lane()
-        if Express(upstream, timeout).launch(x, lines):
+        if CallbackLane(upstream, timeout).launch(x, lines):
             try:
                 rest = await asyncio.shield(lane.end)
             except asyncio.CancelledError:

@@ -41,7 +41,7 @@ LAYERS: list[set[str]] = [
     {
         "kernel.exchange.route",
         "kernel.exchange.websocket",
-        "kernel.outgoing",
+        "kernel.upstream.request_headers",
         "kernel.context",
         "kernel.exchange.json_body",
         "kernel.exchange.lasting",

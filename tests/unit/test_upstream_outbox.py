@@ -3,9 +3,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import Connection, Outbox
-from kernel.upstream.names import ResponseNames
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.response_headers import ResponseHeaders
 
 
 class Wire:
@@ -22,7 +22,7 @@ class Wire:
 
 
 def connected(outbox: Outbox) -> tuple[Connection, Wire]:
-    connection = Connection(asyncio.get_running_loop(), QuickReader(ResponseNames()), outbox)
+    connection = Connection(asyncio.get_running_loop(), FastResponseReader(ResponseHeaders()), outbox)
     wire = Wire()
     connection.connection_made(cast("Any", wire))
     return connection, wire

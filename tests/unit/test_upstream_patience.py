@@ -6,15 +6,15 @@ import asyncio
 
 import pytest
 
-from kernel.upstream.patience import Patience
+from kernel.upstream.timeouts import Timeouts
 
 
-async def limited(patience: Patience, seconds: float, inner: asyncio.Future[str]) -> str:
+async def limited(patience: Timeouts, seconds: float, inner: asyncio.Future[str]) -> str:
     with patience.limit(10.0, seconds):
         return await inner
 
 
-async def begin(patience: Patience, seconds: float) -> tuple[asyncio.Task[str], asyncio.Future[str]]:
+async def begin(patience: Timeouts, seconds: float) -> tuple[asyncio.Task[str], asyncio.Future[str]]:
     inner: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     task = asyncio.get_running_loop().create_task(limited(patience, seconds, inner))
     await asyncio.sleep(0)
@@ -22,7 +22,7 @@ async def begin(patience: Patience, seconds: float) -> tuple[asyncio.Task[str], 
 
 
 async def test_what_lasts_too_long_is_a_timeout_and_what_does_not_is_left_alone() -> None:
-    patience = Patience()
+    patience = Timeouts()
     (short, _), (long, inner) = await begin(patience, 1.0), await begin(patience, 2.0)
     patience.sweep(10.99)
     await asyncio.sleep(0)
@@ -37,7 +37,7 @@ async def test_what_lasts_too_long_is_a_timeout_and_what_does_not_is_left_alone(
 
 
 async def test_a_cancellation_from_elsewhere_stays_one() -> None:
-    patience = Patience()
+    patience = Timeouts()
     task, _ = await begin(patience, 1.0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -50,7 +50,7 @@ async def test_a_cancellation_from_elsewhere_stays_one() -> None:
 
 
 async def test_limits_may_lie_within_each_other() -> None:
-    patience = Patience()
+    patience = Timeouts()
     told: list[str] = []
 
     async def inner() -> None:

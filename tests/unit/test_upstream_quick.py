@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.upstream.names import ResponseNames
-from kernel.upstream.quick import QuickReader
+from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.response import COMPLETE, Response
+from kernel.upstream.response_headers import ResponseHeaders
 
 PLAIN = b"HTTP/1.1 200 OK\r\nDate: now\r\nX-A:  b \r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok"
 
 
-def quick() -> QuickReader:
-    return QuickReader(ResponseNames())
+def quick() -> FastResponseReader:
+    return FastResponseReader(ResponseHeaders())
 
 
 def parsed(data: bytes) -> Response:
@@ -25,7 +25,7 @@ def parsed(data: bytes) -> Response:
     return response
 
 
-def agrees(reader: QuickReader, data: bytes) -> bool:
+def agrees(reader: FastResponseReader, data: bytes) -> bool:
     """Whether the reader takes `data`; then the full parser must say the same."""
     first = reader.read(data)
     kept = first and (first[0], first[1].copy(), first[2])

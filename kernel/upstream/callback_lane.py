@@ -19,7 +19,7 @@ from kernel.upstream.http1 import Connection
 from kernel.upstream.response import COMPLETE
 
 
-class Express:
+class CallbackLane:
     """One a route. `timeout` is for the response's head, in seconds."""
 
     __slots__ = ("_answered", "_timeout", "_upstream")

@@ -9,7 +9,7 @@ import asyncio
 from types import TracebackType
 
 
-class Patience:
+class Timeouts:
     """One a worker. `limit(now, seconds)` is for a `with` around an `await`, which then raises TimeoutError in time."""
 
     __slots__ = ("_waits",)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from kernel.upstream.names import CONNECTION, ENCODING, LENGTH, ResponseNames
+from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH, ResponseHeaders
 
 # RFC 9112 section 4; RFC 9110 section 5.5: a value is of visible characters, spaces, tabs and obs-text.
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (2[0-9]{2}|[45][0-9]{2}|30[0-35-9]) [\t\x20-\x7e\x80-\xff]*")
@@ -30,12 +30,12 @@ DROPPED, UNUSUAL = -1, -2
 Pair = tuple[bytes, bytes]
 
 
-class QuickReader:
+class FastResponseReader:
     """One an upstream."""
 
     __slots__ = ("_head", "_known", "_lines", "_statuses", "names")
 
-    def __init__(self, names: ResponseNames) -> None:
+    def __init__(self, names: ResponseHeaders) -> None:
         self.names = names
         self._statuses: dict[bytes, int] = {}
         # The last plain head, with the empty line, and what it says: status, headers, content length.

@@ -23,7 +23,7 @@ _OURS = frozenset(
 _MEMO_LIMIT = 1024
 
 
-class ResponseNames(dict[bytes, bytes | int]):
+class ResponseHeaders(dict[bytes, bytes | int]):
     """Response header name as sent -> its lower-case form to pass on, or one of the codes above. A bounded memo."""
 
     def __missing__(self, name: bytes) -> bytes | int:
@@ -36,7 +36,7 @@ class ResponseNames(dict[bytes, bytes | int]):
         return kind
 
 
-class TransportNames(ResponseNames):
+class TransportHeaders(ResponseHeaders):
     """The same for a client that is no gateway: only the fields of this hop are dropped."""
 
     def __missing__(self, name: bytes) -> bytes | int:
