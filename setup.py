@@ -11,7 +11,7 @@ from setuptools import setup
 MODULES = [
     "handlers/proxy.py",
     "kernel/app.py",
-    "kernel/context.py",
+    "kernel/identity/tenant_context.py",
     "kernel/exchange/cors.py",
     "kernel/exchange/exchange.py",
     "kernel/exchange/websocket.py",

@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl
 
 from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
-from kernel.context import TenantContext
 from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import CLIENT, Exchange
 from kernel.exchange.lasting import forget_request
@@ -33,6 +32,7 @@ from kernel.http.problems import (
     TENANT_INVALID,
     GatewayError,
 )
+from kernel.identity.tenant_context import TenantContext
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.routing.catalog import RouteRow
 from kernel.state import State

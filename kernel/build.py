@@ -23,10 +23,11 @@ from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
+from kernel.identity.revocations import Revocations
+from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.keysources import MakeUpstream, make_authority
 from kernel.moments import Moments
-from kernel.revocations import Revocations
 from kernel.routing.catalog import INTERNAL_SERVICES
 from kernel.state import State
 from kernel.store.limiter import Limiter
@@ -47,7 +48,6 @@ from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.telemetry.writer import FdSink, Writer
 from kernel.tenants import Tenants
-from kernel.tickets import Tickets
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper

@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kernel.context import DEMO_SESSION
 from kernel.exchange.exchange import Exchange
 from kernel.http.problems import (
     DEMO_FORBIDDEN,
@@ -28,7 +27,8 @@ from kernel.http.problems import (
     Problem,
 )
 from kernel.identity.claims import Claims, Id, Identity, Subscription, TenantId, Text, access_identity
-from kernel.identity.singleflight import SingleFlight
+from kernel.identity.tenant_context import DEMO_SESSION
+from kernel.primitives.single_flight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import tenant_demo
 from kernel.store.redis import Store

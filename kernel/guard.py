@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from time import time
 
-from kernel.context import TenantContext
 from kernel.http.problems import (
     PLATFORM_READ_ONLY,
     TENANT_READ_ONLY,
@@ -20,6 +19,7 @@ from kernel.http.problems import (
     TOKEN_STALE,
 )
 from kernel.identity.claims import Identity
+from kernel.identity.tenant_context import TenantContext
 from kernel.moments import Moments
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY

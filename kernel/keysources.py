@@ -7,17 +7,17 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from kernel.authority import Authority
 from kernel.config import Settings
 from kernel.config.settings import default_services
 from kernel.http.problems import GatewayError
+from kernel.identity.authority import Authority
 from kernel.identity.jwks import JwksSource
 from kernel.identity.keys import KeySet
+from kernel.identity.l2_cache import Stamp
 from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
-from kernel.identity.second import Stamp
+from kernel.identity.shared_refresh import SharedRefresh
 from kernel.identity.tokens import Verifier
-from kernel.refreshes import SharedRefresh
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from kernel.alerts.service import Alerts
-from kernel.authority import Authority
 from kernel.config import Settings
 from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
@@ -18,10 +17,12 @@ from kernel.geocoding.geocoder import Geocoder
 from kernel.guard import StreamGuard
 from kernel.http.addresses import Peers
 from kernel.http.headers import HeaderKinds
+from kernel.identity.authority import Authority
 from kernel.identity.mint import Minter
+from kernel.identity.revocations import Revocations
+from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.moments import Moments
-from kernel.revocations import Revocations
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
@@ -34,7 +35,6 @@ from kernel.telemetry.profile import Profile
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.tenants import Tenants
-from kernel.tickets import Tickets
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 

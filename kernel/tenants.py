@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from kernel.http.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.identity.claims import TenantId
-from kernel.identity.singleflight import SingleFlight
+from kernel.primitives.single_flight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Script, Store

@@ -33,7 +33,7 @@ from kernel.http.problems import (
     UPSTREAM_TIMEOUT,
     GatewayError,
 )
-from kernel.identity.singleflight import SingleFlight
+from kernel.primitives.single_flight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import GEOCODE_TURN, geocode_answer
 from kernel.store.pacing import Pacing

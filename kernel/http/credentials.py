@@ -1,6 +1,6 @@
 """Credentials of clients that cannot set headers: EventSource has only a URL, a browser's WebSocket also subprotocols.
 
-    ?ticket=<one-time ticket>     see kernel/tickets.py
+    ?ticket=<one-time ticket>     see kernel/identity/tickets.py
     ?token=<JWT>
     Sec-WebSocket-Protocol: bearer, <JWT>[, what the service speaks ...]
 

@@ -17,7 +17,7 @@ from jwt.exceptions import InvalidKeyError
 from msgspec import Meta, Raw, Struct
 
 from kernel.identity.keys import ASYMMETRIC, Key, KeyConfigError, KeySet, algorithm, public_key
-from kernel.identity.singleflight import SingleFlight
+from kernel.primitives.single_flight import SingleFlight
 
 MAX_JWKS_BYTES = 262_144
 MAX_JWKS_KEYS = 64

@@ -14,8 +14,8 @@ from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_EXPIRED, GatewayError
 from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
 from kernel.identity.remote import Answer, Call
-from kernel.identity.singleflight import SingleFlight
 from kernel.identity.tokens import Verifier
+from kernel.primitives.single_flight import SingleFlight
 
 # A refresh token is spent by its use, but a browser's other requests still carry it for a moment.
 _SHARED_SECONDS = 10.0

@@ -16,9 +16,9 @@ from kernel.identity.claims import Header, Identity, decode_claims, decode_heade
 from kernel.identity.errors import TokenError
 from kernel.identity.jws import Compact, parse, parse_head
 from kernel.identity.keys import ASYMMETRIC, SYMMETRIC
-from kernel.identity.second import REMOTE
-from kernel.identity.singleflight import SingleFlight
+from kernel.identity.l2_cache import REMOTE
 from kernel.identity.tokens import Verifier
+from kernel.primitives.single_flight import SingleFlight
 
 
 class Answer(NamedTuple):

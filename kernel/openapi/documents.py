@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from kernel import __version__
 from kernel.http.problems import GatewayError
-from kernel.identity.singleflight import SingleFlight
 from kernel.openapi.merge import BEARER, merge
 from kernel.openapi.parts import Json, Unusable
 from kernel.openapi.source import Routed, Source
+from kernel.primitives.single_flight import SingleFlight
 from kernel.routing.catalog import METHODS, RouteRow, Service
 from kernel.routing.trie import Trie
 from kernel.upstream.client import Answer

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.context import DEMO_SESSION
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Stage
 from kernel.http.problems import Problem
+from kernel.identity.tenant_context import DEMO_SESSION
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 

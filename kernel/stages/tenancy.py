@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable
 
-from kernel.context import TenantContext, below, decide, overseen
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Stage
 from kernel.http.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, TENANT_INVALID, GatewayError, Problem
+from kernel.identity.tenant_context import TenantContext, below, decide, overseen
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreDown

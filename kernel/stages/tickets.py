@@ -10,10 +10,10 @@ from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import cookie
 from kernel.http.problems import TENANT_FORBIDDEN, GatewayError
 from kernel.identity.claims import Identity
+from kernel.identity.tickets import RESUME_SECONDS, Holder
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.stages.limit import address_key
 from kernel.state import State
-from kernel.tickets import RESUME_SECONDS, Holder
 
 # Set by a stream's first answer; with the ticket it lets the same browser reconnect.
 _COOKIE = b"alerts_resume"

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.context import TenantContext, decide
 from kernel.guard import StreamGuard, Watch
 from kernel.identity.claims import Claims, Identity, access_identity
+from kernel.identity.tenant_context import TenantContext, decide
 from kernel.moments import Moments
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.redis import Store

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel.context import DEMO_SESSION, TenantContext, below, decide, overseen
 from kernel.http.problems import Problem
 from kernel.identity.claims import Access, Claims, Identity, access_identity, service_identity
+from kernel.identity.tenant_context import DEMO_SESSION, TenantContext, below, decide, overseen
 
 
 def user(trust: str = "key", **changes: Any) -> Identity:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kernel.context import TenantContext, decide
 from kernel.guard import StreamGuard
 from kernel.identity.claims import Claims, access_identity
+from kernel.identity.tenant_context import TenantContext, decide
 from kernel.moments import Moments
 from tests.support.store import until
 

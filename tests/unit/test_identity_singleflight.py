@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from kernel.identity.singleflight import SingleFlight
+from kernel.primitives.single_flight import SingleFlight
 
 
 class Work:

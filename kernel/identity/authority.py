@@ -22,9 +22,9 @@ from kernel.identity.claims import Identity, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jwks import JwksSource
 from kernel.identity.jws import parse, parse_head
+from kernel.identity.l2_cache import Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.refresh import Refreshed, Refresher
 from kernel.identity.remote import RemoteVerifier
-from kernel.identity.second import Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import auth_token

@@ -33,11 +33,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kernel.context import DEMO_SESSION
 from kernel.http.problems import STORE_UNAVAILABLE, TICKET_INVALID, GatewayError
+from kernel.identity.aead import seal, unseal
 from kernel.identity.claims import Claims, Identity
-from kernel.identity.seal import seal, unseal
-from kernel.identity.second import revive
+from kernel.identity.l2_cache import revive
+from kernel.identity.tenant_context import DEMO_SESSION
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import ticket_grant, ticket_name

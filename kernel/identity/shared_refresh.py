@@ -15,8 +15,8 @@ from contextlib import suppress
 
 import msgspec
 
+from kernel.identity.aead import seal, unseal
 from kernel.identity.remote import Answer
-from kernel.identity.seal import seal, unseal
 from kernel.store.errors import StoreError
 from kernel.store.keys import token_refresh
 from kernel.store.redis import Script, Store

@@ -1,0 +1,1 @@
+"""What several rooms need and none owns: work shared by those who ask for it at once."""
