@@ -24,7 +24,6 @@ from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import CLIENT, Exchange
 from kernel.exchange.lasting import forget_request
 from kernel.exchange.route import Handler
-from kernel.guard import Watch
 from kernel.http.problems import (
     OVERLOADED,
     PARAMETER_INVALID,
@@ -39,6 +38,7 @@ from kernel.state import State
 from kernel.store.alertlog import OLDEST, Position
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY
+from kernel.tenancy.guard import Watch
 
 _HEADERS = (
     (b"content-type", b"text/event-stream"),

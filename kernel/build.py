@@ -11,12 +11,10 @@ from typing import Any
 from kernel import __version__
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
-from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
-from kernel.guard import StreamGuard
 from kernel.healthsources import make_incidents, make_prober
 from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
@@ -27,7 +25,6 @@ from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.keysources import MakeUpstream, make_authority
-from kernel.moments import Moments
 from kernel.routing.catalog import INTERNAL_SERVICES
 from kernel.state import State
 from kernel.store.limiter import Limiter
@@ -47,7 +44,10 @@ from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
 from kernel.telemetry.writer import FdSink, Writer
-from kernel.tenants import Tenants
+from kernel.tenancy.demo_sessions import DemoSessions
+from kernel.tenancy.guard import StreamGuard
+from kernel.tenancy.tenants import Tenants
+from kernel.tenancy.timestamps import Timestamps
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper
@@ -148,10 +148,10 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     await limiter.start()
     tracked = TrackedMap(store)
     await tracked.start()
-    moments = Moments(
+    timestamps = Timestamps(
         lambda key, value: telemetry.log.warning("unreadable time of a change", where=key, value=value)
     )
-    metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": moments.unreadable})
+    metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable})
     make_upstream = _upstream_maker(settings, metrics)
     upstreams = _upstreams(settings, metrics, make_upstream)
     verifier = Verifier(key_set(settings), policy(settings))
@@ -172,7 +172,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     metrics.register_source("tickets", tickets.families)
     dispatcher = Dispatcher(store, client)
     metrics.register_source("dispatcher", dispatcher.families)
-    guard = StreamGuard(tracked, moments)
+    guard = StreamGuard(tracked, timestamps)
     alerts = Alerts(store, settings, telemetry.log)
     await alerts.start()
     metrics.register_source("alerts", alerts.families)
@@ -217,7 +217,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         ),
         request_ids=RequestIds(),
         tracer=Tracer(),
-        moments=moments,
+        timestamps=timestamps,
         baseline=baseline_headers(settings),
     )
     metrics.register_source("websocket", state.sockets.families)

@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
-from kernel.demo import DemoSessions
 from kernel.dispatch import Dispatcher
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.exchange.sockets import Sockets
 from kernel.exchange.streams import Streams
 from kernel.geocoding.geocoder import Geocoder
-from kernel.guard import StreamGuard
 from kernel.http.addresses import Peers
 from kernel.http.headers import HeaderKinds
 from kernel.identity.authority import Authority
@@ -22,7 +20,6 @@ from kernel.identity.mint import Minter
 from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
-from kernel.moments import Moments
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
@@ -34,7 +31,10 @@ from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.profile import Profile
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
-from kernel.tenants import Tenants
+from kernel.tenancy.demo_sessions import DemoSessions
+from kernel.tenancy.guard import StreamGuard
+from kernel.tenancy.tenants import Tenants
+from kernel.tenancy.timestamps import Timestamps
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 
@@ -72,7 +72,7 @@ class State:
     tracer: Tracer
     log: Log
     header_kinds: HeaderKinds = field(default_factory=HeaderKinds)
-    moments: Moments = field(default_factory=Moments)
+    timestamps: Timestamps = field(default_factory=Timestamps)
     # Headers every response carries, whatever made it.
     baseline: HeaderList = field(default_factory=list)
     # Ended in reverse order when the worker stops.

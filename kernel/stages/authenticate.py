@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.demo import named
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Stage
 from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
@@ -16,6 +15,7 @@ from kernel.identity.errors import TokenError
 from kernel.routing.catalog import RouteRow
 from kernel.stages import refresh, tickets
 from kernel.state import State
+from kernel.tenancy.demo_sessions import named
 
 _REALM = b'Bearer realm="bakery-gateway"'
 _RETRY_SOON = ((b"retry-after", b"1"),)

@@ -1,6 +1,6 @@
 """Freshness: a token issued before its tenant's subscription changed is refused, so that nobody keeps an old tier.
 
-Moments are compared as they are, to the microsecond where they have it. A token whose `iat` is in whole seconds was issued
+Timestamps are compared as they are, to the microsecond where they have it. A token whose `iat` is in whole seconds was issued
 at or after that second, so it may be refused in the second of the change although it is younger; one that is older never
 passes. The gateway's own marks have fractions; what others write in whole seconds counts from that second's start.
 """
@@ -24,7 +24,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
         return None
     tracked = state.tracked
     metrics = state.metrics
-    moments = state.moments
+    timestamps = state.timestamps
     stale = TOKEN_STALE(headers=challenge("invalid_token", TOKEN_STALE.title))
     revoked = TOKEN_REVOKED(headers=challenge("invalid_token", TOKEN_REVOKED.title))
 
@@ -39,7 +39,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
                 return revoked
             for key in context.changed_keys:
                 changed = await settle(tracked.get(key))
-                if changed is not None and x.identity.iat < moments.read(key, changed):
+                if changed is not None and x.identity.iat < timestamps.read(key, changed):
                     return stale
         except StoreDown:
             metrics.unchecked += 1
@@ -59,7 +59,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
             if changed is not None:
                 if not isinstance(changed, str):
                     return wait(x)
-                if x.identity.iat < moments.read(key, changed):
+                if x.identity.iat < timestamps.read(key, changed):
                     return stale
         context.fresh = generation
         return None

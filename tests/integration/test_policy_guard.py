@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.guard import StreamGuard, Watch
 from kernel.identity.claims import Claims, Identity, access_identity
 from kernel.identity.tenant_context import TenantContext, decide
-from kernel.moments import Moments
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
+from kernel.tenancy.guard import StreamGuard, Watch
+from kernel.tenancy.timestamps import Timestamps
 from tests.support.store import until
 
 TENANT = "t-1"
@@ -69,7 +69,7 @@ async def tracked(mortal_store: EmbeddedStore) -> AsyncIterator[TrackedMap]:
 
 @pytest.fixture
 async def streams(tracked: TrackedMap) -> AsyncIterator[Streams]:
-    guard = StreamGuard(tracked, Moments())
+    guard = StreamGuard(tracked, Timestamps())
     yield Streams(guard)
     await guard.close()
 

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.demo import DemoSessions, Found
 from kernel.http.problems import Problem
 from kernel.identity.claims import Claims, Identity, access_identity
 from kernel.store.embedded import EmbeddedStore
 from kernel.store.redis import Store
+from kernel.tenancy.demo_sessions import DemoSessions, Found
 from kernel.upstream.client import Answer
 
 
@@ -144,7 +144,7 @@ async def test_a_confined_token_is_made_once_for_what_is_known_of_its_session(wo
 
 
 async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.demo._MAX_SESSIONS", 8)
+    monkeypatch.setattr("kernel.tenancy.demo_sessions._MAX_SESSIONS", 8)
     for number in range(20):
         await world.find(f"s{number}")
     assert len(world.sessions._known) == 8

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kernel.guard import StreamGuard
 from kernel.identity.claims import Claims, access_identity
 from kernel.identity.tenant_context import TenantContext, decide
-from kernel.moments import Moments
+from kernel.tenancy.guard import StreamGuard
+from kernel.tenancy.timestamps import Timestamps
 from tests.support.store import until
 
 
@@ -33,10 +33,10 @@ class Tracked:
 
 
 async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.guard._TICK", 0.01)
+    monkeypatch.setattr("kernel.tenancy.guard._TICK", 0.01)
     tracked = Tracked()
     tracked.reply = asyncio.get_running_loop().create_future()
-    guard = StreamGuard(tracked, Moments())  # type: ignore[arg-type]
+    guard = StreamGuard(tracked, Timestamps())  # type: ignore[arg-type]
     claims = Claims(exp=time.time() + 600, iat=1, iss="i", jti="j")
     identity = access_identity(claims, "u", "key")
     context = decide(identity, None)

@@ -6,7 +6,7 @@ from time import time
 
 import pytest
 
-from kernel.moments import Moments
+from kernel.tenancy.timestamps import Timestamps
 
 
 @pytest.mark.parametrize(
@@ -22,25 +22,25 @@ from kernel.moments import Moments
     ],
 )
 def test_seconds_and_iso_8601_are_read(value: str, moment: float) -> None:
-    moments = Moments()
-    assert moments.read("k", value) == moment
-    assert moments.unreadable == 0
+    timestamps = Timestamps()
+    assert timestamps.read("k", value) == moment
+    assert timestamps.unreadable == 0
 
 
 @pytest.mark.parametrize("value", ["", "yesterday", "nan", "inf", "-inf", "{}", "1735689600000", "-1e20"])
 def test_an_unreadable_value_is_the_moment_it_was_first_seen(value: str) -> None:
     complaints: list[tuple[str, str]] = []
-    moments = Moments(lambda key, value: complaints.append((key, value)))
+    timestamps = Timestamps(lambda key, value: complaints.append((key, value)))
     before = time()
-    first = moments.read("k", value)
+    first = timestamps.read("k", value)
     assert before <= first <= time()
-    assert moments.read("k", value) == first
-    assert moments.unreadable == 1
+    assert timestamps.read("k", value) == first
+    assert timestamps.unreadable == 1
     assert complaints == [("k", value)]
 
 
 def test_memory_stays_bounded() -> None:
-    moments = Moments()
+    timestamps = Timestamps()
     for number in range(10_000):
-        moments.read("k", str(number))
+        timestamps.read("k", str(number))
     assert len(moments._memo) <= 4096

@@ -14,7 +14,7 @@ from kernel.store.embedded import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Store
-from kernel.tenants import Tenants
+from kernel.tenancy.tenants import Tenants
 from kernel.upstream.client import Answer
 from tests.support.store import until
 
@@ -162,7 +162,7 @@ async def test_an_unknown_tenant_is_remembered_for_ten_seconds(world: World) -> 
 
 
 async def test_memory_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernel.tenants._MAX_PLACES", 8)
+    monkeypatch.setattr("kernel.tenancy.tenants._MAX_PLACES", 8)
     for number in range(20):
         await world.parent(f"outlet-{number}")
     assert len(world.tenants._places) == 8

@@ -20,10 +20,10 @@ from kernel.http.problems import (
 )
 from kernel.identity.claims import Identity
 from kernel.identity.tenant_context import TenantContext
-from kernel.moments import Moments
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 from kernel.store.tracked import TrackedMap
+from kernel.tenancy.timestamps import Timestamps
 
 _TICK = 0.5
 # Keys read from the store at once.
@@ -71,9 +71,11 @@ class Watch:
 class StreamGuard:
     """One a worker. `clock` gives Unix seconds; nothing runs while nothing is watched."""
 
-    def __init__(self, tracked: TrackedMap, moments: Moments, *, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self, tracked: TrackedMap, timestamps: Timestamps, *, clock: Callable[[], float] = time
+    ) -> None:
         self._tracked = tracked
-        self._moments = moments
+        self._timestamps = moments
         self._clock = clock
         self._watches: set[Watch] = set()
         self._by_key: defaultdict[str, set[Watch]] = defaultdict(set)
@@ -176,7 +178,7 @@ class StreamGuard:
                 self._end(watch, TOKEN_REVOKED.code)
             elif key == context.read_only_key:
                 self._end(watch, TENANT_READ_ONLY.code)
-            elif watch.iat < self._moments.read(key, value):
+            elif watch.iat < self._timestamps.read(key, value):
                 self._end(watch, TOKEN_STALE.code)
 
     def _end(self, watch: Watch, code: str) -> None:

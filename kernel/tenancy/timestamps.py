@@ -1,4 +1,4 @@
-"""Moments: the times that other services write into the store, read leniently and remembered."""
+"""Timestamps: the times that other services write into the store, read leniently and remembered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LATEST = 253_402_300_799.0
 _MAX_SHOWN = 64
 
 
-class Moments:
+class Timestamps:
     """Reads the values of `subscription_changed_at`: Unix seconds or ISO 8601.
 
     An unreadable value counts as a change at the moment this worker first saw it, and as one metric; `complain(key, value)`
