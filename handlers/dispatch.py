@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.dispatch import FAILED, Result
+from kernel.alerts.dispatch import FAILED, Result
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.json_body import explain, read_json
 from kernel.exchange.route import Handler

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kernel import __version__
+from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
-from kernel.dispatch import Dispatcher
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
-from kernel.dispatch import Dispatcher
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.exchange.sockets import Sockets

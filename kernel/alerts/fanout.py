@@ -14,8 +14,8 @@ from collections import deque
 from time import monotonic
 
 from kernel.alerts.client import ALL, Client, Wants
+from kernel.alerts.counters import Counters
 from kernel.alerts.event import Event, decoded
-from kernel.alerts.numbers import Numbers
 from kernel.store.alertlog import AlertLog, Position
 from kernel.store.errors import StoreError
 from kernel.store.link import stop
@@ -126,7 +126,7 @@ class Fanout:
     def __init__(
         self,
         log: AlertLog,
-        numbers: Numbers,
+        numbers: Counters,
         *,
         max_events: int,
         max_bytes: int,

@@ -13,8 +13,8 @@ import asyncio
 import random
 from time import monotonic
 
+from kernel.alerts.counters import Counters
 from kernel.alerts.intake import Alert
-from kernel.alerts.numbers import Numbers
 from kernel.store.alertlog import AlertLog
 from kernel.store.errors import StoreDown, StoreError
 from kernel.store.link import stop
@@ -35,7 +35,7 @@ _MAX_REFUSALS = 20
 class Recorder:
     """One a worker; `me` is its name in announcements."""
 
-    def __init__(self, log: AlertLog, me: str, numbers: Numbers) -> None:
+    def __init__(self, log: AlertLog, me: str, numbers: Counters) -> None:
         self._log = log
         self._me = me.encode()
         self._numbers = numbers

@@ -8,10 +8,10 @@ from time import monotonic
 from typing import Any
 
 from kernel.alerts.client import Client, Wants
+from kernel.alerts.counters import Counters
 from kernel.alerts.event import payload_key
 from kernel.alerts.fanout import Fanout
 from kernel.alerts.intake import Malformed, parse
-from kernel.alerts.numbers import Numbers
 from kernel.alerts.recorder import Recorder
 from kernel.config import Settings
 from kernel.store.alertlog import AlertLog, Position, position
@@ -30,7 +30,7 @@ class Alerts:
 
     def __init__(self, store: Store, settings: Settings, log: Log) -> None:
         me = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.numbers = Numbers()
+        self.numbers = Counters()
         self._max_streams = settings.alerts_max_streams
         self._max_bytes = settings.alerts_max_bytes
         self._log = log

@@ -50,7 +50,7 @@ LAYERS: list[set[str]] = [
         "kernel.routing.router",
         "kernel.tenancy.tenants",
         "kernel.tenancy.demo_sessions",
-        "kernel.dispatch",
+        "kernel.alerts.dispatch",
         "kernel.identity.tickets",
         "kernel.tenancy.guard",
         "kernel.alerts",

@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 
-class Numbers:
+class Counters:
     """One a worker."""
 
     __slots__ = (
