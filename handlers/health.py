@@ -1,4 +1,4 @@
-"""`/health`, `/health/live`, `/health/ready`, `/api/v1/health`: see `kernel.telemetry.health` for what they mean."""
+"""`/health`, `/health/live`, `/health/ready`, `/api/v1/health`: see `kernel.health.report` for what they mean."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Handler
+from kernel.health.report import Document
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.telemetry.health import Document
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")

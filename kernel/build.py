@@ -15,6 +15,7 @@ from kernel.config import Settings
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
+from kernel.health.report import Health
 from kernel.healthsources import make_incidents, make_prober
 from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
@@ -34,7 +35,6 @@ from kernel.telemetry.accesslog import AccessLog
 from kernel.telemetry.audit import Audit
 from kernel.telemetry.auditfile import AuditFile
 from kernel.telemetry.bus import Bus
-from kernel.telemetry.health import Health
 from kernel.telemetry.lag import LoopLag
 from kernel.telemetry.lines import JsonLines, PrettyLines
 from kernel.telemetry.log import Log

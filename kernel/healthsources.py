@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kernel.config import Settings
+from kernel.health.incidents import Incidents
+from kernel.health.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
 from kernel.store.redis import Store
-from kernel.telemetry.incidents import Incidents
 from kernel.telemetry.log import Log
-from kernel.telemetry.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
 from kernel.upstream.balance import Upstream
 from kernel.upstream.breaker import CLOSED
 from kernel.upstream.client import ServiceClient

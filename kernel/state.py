@@ -13,6 +13,7 @@ from kernel.exchange.exchange import HeaderList
 from kernel.exchange.sockets import Sockets
 from kernel.exchange.streams import Streams
 from kernel.geocoding.geocoder import Geocoder
+from kernel.health.report import Health
 from kernel.http.addresses import Peers
 from kernel.http.headers import HeaderKinds
 from kernel.identity.authority import Authority
@@ -25,7 +26,6 @@ from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
 from kernel.telemetry.accesslog import AccessLog
 from kernel.telemetry.audit import Audit
-from kernel.telemetry.health import Health
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.profile import Profile

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from kernel.health.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ProbeFailed, ServiceHealth
+from kernel.health.report import Health
 from kernel.http.problems import UPSTREAM_CONNECT, GatewayError
-from kernel.telemetry.health import Health
 from kernel.telemetry.metrics import Metrics
-from kernel.telemetry.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ProbeFailed, ServiceHealth
 
 SERVICES = ("auth", "sales")
 

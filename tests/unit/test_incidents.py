@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel.telemetry.incidents import Incidents
+from kernel.health.incidents import Incidents
 
 
 class Notes:

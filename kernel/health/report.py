@@ -21,8 +21,8 @@ from typing import Any
 import orjson
 from msgspec.structs import replace
 
+from kernel.health.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ServiceHealth
 from kernel.telemetry.lines import stamp
-from kernel.telemetry.prober import HEALTHY, UNHEALTHY, UNKNOWN, HealthProber, ServiceHealth
 
 Document = tuple[int, bytes]
 _LEFT_ALONE = "failed repeatedly"
