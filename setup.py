@@ -21,7 +21,7 @@ MODULES = [
     "kernel/http/paths.py",
     "kernel/exchange/route.py",
     "kernel/routing/router.py",
-    "kernel/scheduler.py",
+    "kernel/server/intake.py",
     "kernel/stages/authenticate.py",
     "kernel/stages/cors.py",
     "kernel/stages/demo.py",

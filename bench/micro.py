@@ -34,8 +34,8 @@ from kernel.config import load
 from kernel.exchange.exchange import Exchange
 from kernel.identity.claims import decode_claims
 from kernel.identity.jws import parse
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.state import State
-from kernel.store.embedded import EmbeddedStore
 
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nServer: nginx\r\nDate: Mon, 23 Nov 2026 03:00:00 GMT\r\nContent-Type: application/json\r\n"

@@ -33,7 +33,7 @@ def free_port() -> int:
 class Process:
     """One program in a session of its own, pinned to `core`, output in `log`; as a context manager it always ends.
 
-    `batch` has it scheduled from the start as a gateway that is busy schedules itself (see kernel/pacing.py).
+    `batch` has it scheduled from the start as a gateway that is busy schedules itself (see kernel/server/cpu_policy.py).
     """
 
     def __init__(

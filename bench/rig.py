@@ -16,7 +16,7 @@ from types import TracebackType
 from bench.keys import Keys
 from bench.machine import Cores, cores, session_seconds
 from bench.process import Process, free_port
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PATH = "/api/v1/inventory/items"

@@ -34,7 +34,7 @@ from bench.keys import ISSUER, TENANT, Keys
 from bench.peers.base import fill
 from bench.process import free_port
 from demo import processes
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SENT = re.compile(rb'"sent":([0-9.]+)')

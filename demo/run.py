@@ -32,9 +32,9 @@ from demo.files import write_private
 from demo.follow import Follower, Style
 from demo.platform.info import Info
 from kernel.http.addresses import in_url
-from kernel.listening import probe
-from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
-from kernel.temporary import NoDirectory, make_directory
+from kernel.server.embedded_store import EmbeddedStore, EmbeddedStoreError
+from kernel.server.listening import probe
+from kernel.server.run_directory import NoDirectory, make_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from kernel import __version__
 from kernel.cli.output import Formatter
-from kernel.console import complete_streams, renew_streams
+from kernel.server.terminal import complete_streams, renew_streams
 
 _EPILOG = """\
 configuration:

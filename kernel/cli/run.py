@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> int:
     settings = _read()
     if settings is None:
         return 1
-    from kernel import server  # noqa: PLC0415
+    from kernel.server import parent  # noqa: PLC0415
 
-    return server.run(settings, _read)
+    return parent.run(settings, _read)
 
 
 def _read() -> Settings | None:

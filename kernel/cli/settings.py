@@ -51,7 +51,7 @@ def usable_keys(settings: Settings, given: frozenset[str]) -> Iterator[ConfigErr
 def usable_store(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     """REDIS_URL is an address the store understands; without one, there is a server to embed."""
     if settings.redis_url is None:
-        from kernel.store.embedded import EmbeddedStoreError, find_binary  # noqa: PLC0415
+        from kernel.server.embedded_store import EmbeddedStoreError, find_binary  # noqa: PLC0415
 
         if settings.environment == "dev":
             try:

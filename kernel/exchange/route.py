@@ -16,7 +16,7 @@ Handler = Callable[[Exchange], Awaitable[None] | None]
 
 
 class Lane(Protocol):
-    """Who runs an exchange that no task waits for; see kernel/scheduler.py."""
+    """Who runs an exchange that no task waits for; see kernel/server/intake.py."""
 
     def over(self, x: Exchange) -> None:
         """Its answer is out."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.recorder import Recorder, recording_upstream
 from tests.support.stack import Stack, stack_env

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.eventstream import EventSource
 from tests.support.gateway import GatewayFactory
 from tests.support.publisher import Publisher

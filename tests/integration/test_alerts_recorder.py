@@ -13,8 +13,8 @@ import redis
 
 from kernel.alerts.client import Wants
 from kernel.alerts.service import Alerts
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.alertlog import OLDEST, AlertLog, Position
-from kernel.store.embedded import EmbeddedStore
 from kernel.store.redis import Store
 from tests.support.alerts import Listener, alert_worker
 from tests.support.store import until

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.eventstream import EventSource
 from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway
 from tests.support.poll import poll

@@ -10,8 +10,8 @@ import pytest
 import redis
 
 from kernel.alerts.service import Alerts
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.alertlog import Page, Position
-from kernel.store.embedded import EmbeddedStore
 from tests.support.alerts import Listener, alert_worker
 from tests.support.store import until
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.keys import auth_token
 from tests.support.auth_service import code, counter
 from tests.support.gateway import GatewayFactory

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.auth_service import KEY_SET, AuthService, auth_service, code, counter
 from tests.support.gateway import GatewayFactory, free_port
 from tests.support.poll import poll

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.auth_service import VERIFY, Asked, AuthService, auth_service, code
 from tests.support.gateway import GatewayFactory
 from tests.support.poll import poll

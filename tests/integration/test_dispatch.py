@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from kernel.config import ConfigErrors, load
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.keys import tenant_alerts
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.recorder import Recorder, Seen, recording_upstream

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from handlers.docs import takes_gzip
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.inprocess import Local, local_gateway
 from tests.support.tokens import access_token, service_token
 

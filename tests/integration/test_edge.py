@@ -9,7 +9,7 @@ import threading
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.poll import poll
 from tests.support.raw import ask, parse_replies, request, send_raw

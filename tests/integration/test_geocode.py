@@ -15,7 +15,7 @@ from demo.platform.atlas import PLACES
 from demo.platform.messages import Response, reply
 from demo.platform.nominatim import Nominatim
 from kernel import __version__
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, service_env
 from tests.support.raw import Reply, ask, request
 from tests.support.tokens import SECRET, access_token, public_pem

@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.poll import poll
 from tests.support.stack import lone_env

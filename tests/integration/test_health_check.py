@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.certificates import pair
 from tests.support.gateway import free_port
 from tests.support.poll import poll

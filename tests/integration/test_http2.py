@@ -13,7 +13,7 @@ import redis
 from h2.connection import H2Connection
 from h2.events import DataReceived
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.poll import poll
 from tests.support.stack import lone_env

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, free_port
 from tests.support.stack import lone_env
 from tests.support.tokens import access_token

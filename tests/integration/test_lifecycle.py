@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, free_port, start_gateway, workers
 from tests.support.poll import poll
 from tests.support.raw import ask, request

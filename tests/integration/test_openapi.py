@@ -12,7 +12,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from demo.platform.messages import Request, Response
 from demo.platform.platform import Platform, running_platform
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.inprocess import Local, local_gateway
 from tests.support.store import until
 from tests.support.tokens import access_token, service_token

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.policy import Client, Fence
 from tests.support.recorder import Recorder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess
 from tests.support.office import Office
 from tests.support.policy import Client

@@ -13,7 +13,7 @@ import redis
 
 from kernel.identity.claims import Claims, Identity, access_identity
 from kernel.identity.tenant_context import TenantContext, decide
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
 from kernel.tenancy.guard import StreamGuard, Watch

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.policy import Answer, Client
 from tests.support.recorder import Recorder

@@ -11,7 +11,7 @@ import pytest
 
 from demo.platform.info import Info
 from demo.platform.process import platform_process
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.policy import Answer, Client
 from tests.support.poll import poll

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kernel.routing.catalog import Limit
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown
 from kernel.store.keys import rate_limit
 from kernel.store.limiter import Limiter

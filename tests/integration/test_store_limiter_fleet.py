@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.poll import poll
 
 REQUESTS = 240

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.pubsub import Subscription
 from kernel.store.redis import Store
 from tests.support.store import until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.limiter import Limiter
 from kernel.store.link import Link

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY, subscription_changed_at, tenant_read_only, token_revoked
 from kernel.store.link import Argument

@@ -10,7 +10,7 @@ from time import monotonic
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.pacing import Pacing, Place
 from kernel.store.redis import Store

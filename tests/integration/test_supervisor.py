@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from kernel.identity.pem import generate_pair
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayProcess, free_port, start_gateway, workers
 from tests.support.poll import poll
 from tests.support.raw import ask, request
@@ -26,13 +26,13 @@ from tests.support.tokens import access_token, public_pem
 
 # A worker that does not come to serve, while there is such a file: a library that cannot be loaded, no memory left.
 BROKEN = """
-import os, kernel.worker
-start = kernel.worker.Worker._start
+import os, kernel.server.worker
+start = kernel.server.worker.Worker._start
 async def fail(worker):
     if os.path.exists(os.environ["BREAK"]):
         raise RuntimeError("made to fail")
     await start(worker)
-kernel.worker.Worker._start = fail
+kernel.server.worker.Worker._start = fail
 """
 
 

@@ -15,7 +15,7 @@ import redis
 
 from kernel.exchange.exchange import Exchange
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.keys import token_revoked
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.office import Office

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.auth_service import counter
 from tests.support.eventstream import EventSource
 from tests.support.gateway import GatewayFactory

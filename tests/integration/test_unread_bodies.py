@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.raw import Reply, parse_replies
 from tests.support.recorder import Recorder

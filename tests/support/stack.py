@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayProcess, service_env
 from tests.support.raw import Reply, ask, request
 from tests.support.recorder import Recorder, Seen

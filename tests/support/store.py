@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.store.embedded import EmbeddedStore, find_binary
+from kernel.server.embedded_store import EmbeddedStore, find_binary
 
 # The fixtures: what conftest.py imports.
 __all__ = ["cluster", "mortal_store", "redis_cli", "session_store", "store_server", "watched"]

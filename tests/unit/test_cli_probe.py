@@ -14,7 +14,7 @@ import pytest
 
 from kernel.cli.probe import probe
 from kernel.config import Settings, load
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import free_port, service_env
 from tests.support.store import session_store, store_server
 

@@ -11,7 +11,7 @@ import pytest
 
 from kernel.http.problems import Problem
 from kernel.identity.claims import Claims, Identity, access_identity
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.tenancy.demo_sessions import DemoSessions, Found
 from kernel.upstream.client import Answer

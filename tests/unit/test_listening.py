@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from kernel.listening import CannotListen, claim
+from kernel.server.listening import CannotListen, claim
 
 
 def test_a_free_port_is_left_free() -> None:

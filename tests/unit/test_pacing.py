@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.pacing import Pacer
+from kernel.server.cpu_policy import CpuPolicy
 
 
 class Load:
@@ -30,7 +30,7 @@ class Load:
 async def test_the_policy_follows_the_load_without_flapping() -> None:
     load = Load()
     loop = asyncio.get_running_loop()
-    pacer = Pacer(loop, load.apply, load.cpu)
+    pacer = CpuPolicy(loop, load.apply, load.cpu)
     now = loop.time()
     for share in (0.1, 0.6, 0.9, 0.6, 0.5, 0.95, 0.3, 0.5, 0.69, 0.1):
         now += 1
@@ -42,7 +42,7 @@ async def test_the_policy_follows_the_load_without_flapping() -> None:
 async def test_where_it_is_forbidden_it_is_left_alone() -> None:
     load = Load(allowed=False)
     loop = asyncio.get_running_loop()
-    pacer = Pacer(loop, load.apply, load.cpu)
+    pacer = CpuPolicy(loop, load.apply, load.cpu)
     pacer.start()
     load.used = 10.0
     pacer.judge(loop.time() + 1)
@@ -54,7 +54,7 @@ async def test_where_it_is_forbidden_it_is_left_alone() -> None:
 async def test_every_thread_gets_the_policy_and_loses_it() -> None:
     loop = asyncio.get_running_loop()
     load = Load()
-    pacer = Pacer(loop, cpu=load.cpu)
+    pacer = CpuPolicy(loop, cpu=load.cpu)
     stop = threading.Event()
     other = threading.Thread(target=stop.wait)
     other.start()

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from kernel.config import Settings
 from kernel.config.variables import VARIABLES
-from kernel.reload import AT_START, Reload, settled
-from kernel.worker import Loader
+from kernel.server.reload import AT_START, Reload, settled
+from kernel.server.worker import Loader
 
 
 def loader() -> Loader:

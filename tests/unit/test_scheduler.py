@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kernel.exchange.route import Lane
-from kernel.scheduler import Intake
+from kernel.server.intake import Intake
 from tests.support.exchanges import exchange
 
 

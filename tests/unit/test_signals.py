@@ -9,7 +9,7 @@ import sys
 WORKER = """
 import asyncio, os, signal, sys
 import uvloop
-from kernel.signals import hold_in_workers, release_soon, tell_server
+from kernel.server.signals import hold_in_workers, release_soon, tell_server
 
 signal.signal(signal.SIGTERM, lambda *_: print("swallowed", flush=True))
 hold_in_workers()
@@ -42,7 +42,7 @@ print("told")
 
 EARLY = """
 import contextlib, os, signal
-from kernel.signals import stop_cleanly
+from kernel.server.signals import stop_cleanly
 
 stop_cleanly()
 with contextlib.ExitStack() as resources:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 
 import pytest
 
-from kernel.silence import IDLE, SILENT, Silence
+from kernel.server.idle_connections import IDLE, SILENT, IdleConnections
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="TCP_INFO is Linux's")
 
@@ -47,9 +47,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-async def watched(server: Server) -> AsyncIterator[tuple[Server, Silence, list[Mapping[str, int]]]]:
+async def watched(server: Server) -> AsyncIterator[tuple[Server, IdleConnections, list[Mapping[str, int]]]]:
     reports: list[Mapping[str, int]] = []
-    silence = Silence(asyncio.get_running_loop(), server.port, FIRST, NEVER, reports.append)
+    silence = IdleConnections(asyncio.get_running_loop(), server.port, FIRST, NEVER, reports.append)
     silence.start()
     yield server, silence, reports
     silence.stop()
@@ -73,7 +73,7 @@ def is_open(client: socket.socket) -> bool:
 
 @pytest.mark.parametrize("said", [b"", b"PRI * HTTP/2"])
 async def test_one_that_never_says_what_it_speaks_is_ended(
-    watched: tuple[Server, Silence, list[Mapping[str, int]]], said: bytes
+    watched: tuple[Server, IdleConnections, list[Mapping[str, int]]], said: bytes
 ) -> None:
     server, silence, reports = watched
     silent, speaking = server.client(said), server.client(REQUEST)
@@ -86,7 +86,7 @@ async def test_one_that_never_says_what_it_speaks_is_ended(
 
 
 async def test_many_are_ended_in_shares(
-    watched: tuple[Server, Silence, list[Mapping[str, int]]],
+    watched: tuple[Server, IdleConnections, list[Mapping[str, int]]],
 ) -> None:
     server, silence, reports = watched
     clients = [server.client() for _ in range(300)]
@@ -98,7 +98,7 @@ async def test_many_are_ended_in_shares(
 
 
 async def test_one_that_rests_too_long_is_ended_and_one_that_hears_something_is_not(server: Server) -> None:
-    silence = Silence(asyncio.get_running_loop(), server.port, NEVER, 1.5, lambda ended: None)
+    silence = IdleConnections(asyncio.get_running_loop(), server.port, NEVER, 1.5, lambda ended: None)
     resting, hearing = server.client(REQUEST), server.client(REQUEST)
     silence.start()
 
@@ -117,7 +117,7 @@ async def test_one_that_rests_too_long_is_ended_and_one_that_hears_something_is_
 
 async def test_what_is_no_clients_connection_is_left_alone(server: Server) -> None:
     """The other port's stand for connections to services and to the store; pipes, files and listeners are no connections."""
-    silence = Silence(asyncio.get_running_loop(), server.port, 0.1, 0.1, lambda ended: None)
+    silence = IdleConnections(asyncio.get_running_loop(), server.port, 0.1, 0.1, lambda ended: None)
     other = Server()
     elsewhere = other.client()
     near, far = socket.socketpair()

@@ -17,7 +17,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
+from kernel.server.embedded_store import EmbeddedStore, EmbeddedStoreError
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
@@ -108,7 +108,7 @@ def test_a_taken_port_is_an_error_that_says_so() -> None:
 def test_no_server_survives_its_parent(how: signal.Signals) -> None:
     program = (
         "import signal\n"
-        "from kernel.store.embedded import EmbeddedStore\n"
+        "from kernel.server.embedded_store import EmbeddedStore\n"
         "s = EmbeddedStore().start()\n"
         "print(s.pid, s.socket_path.parent, flush=True)\n"
         "signal.pause()\n"

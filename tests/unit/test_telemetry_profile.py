@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernel.http.problems import TOKEN_MISSING, Problem
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.telemetry.profile import Profile
 from tests.support.inprocess import Local, local_gateway
 from tests.support.tokens import access_token

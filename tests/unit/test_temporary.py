@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.temporary import NoDirectory, make_directory
+from kernel.server.run_directory import NoDirectory, make_directory
 
 
 def test_it_is_private_and_where_temporary_files_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

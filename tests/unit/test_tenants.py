@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kernel.http.problems import UPSTREAM_TIMEOUT, GatewayError
-from kernel.store.embedded import EmbeddedStore
+from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Store

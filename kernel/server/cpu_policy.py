@@ -21,7 +21,7 @@ _TICK = 0.25
 _BUSY, _CALM = 0.7, 0.4
 
 
-class Pacer:
+class CpuPolicy:
     """One a worker. `apply(busy)` sets the policy; `cpu()` gives CPU seconds of the process."""
 
     __slots__ = ("_apply", "_busy", "_cpu", "_loop", "_timer", "_used", "_when")

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from kernel.temporary import NoDirectory, make_directory
+from kernel.server.run_directory import NoDirectory, make_directory
 
 _READY_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1

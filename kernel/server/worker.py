@@ -26,11 +26,11 @@ from kernel.build import build_state
 from kernel.config import Settings
 from kernel.exchange.exchange import Receive, Scope, Send
 from kernel.exchange.route import Handler
-from kernel.pacing import Pacer
 from kernel.routing.catalog import RouteRow
-from kernel.scheduler import Intake, scheduler
-from kernel.signals import hold, release_soon, tell_server
-from kernel.silence import Silence
+from kernel.server.cpu_policy import CpuPolicy
+from kernel.server.idle_connections import IdleConnections
+from kernel.server.intake import Intake, scheduler
+from kernel.server.signals import hold, release_soon, tell_server
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
@@ -79,8 +79,8 @@ class Worker:
         self._gateway: Gateway | None = None
         self._intake: Intake | None = None
         self._state: State | None = None
-        self._pacer: Pacer | None = None
-        self._silence: Silence | None = None
+        self._pacer: CpuPolicy | None = None
+        self._silence: IdleConnections | None = None
         self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
 
@@ -124,7 +124,7 @@ class Worker:
         gc.freeze()
         # PERF: a request makes some forty containers and no cycle; at the default of 700 the collector ran every 17 requests.
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
-        self._pacer = Pacer(loop)
+        self._pacer = CpuPolicy(loop)
         self._pacer.start()
         self._silence = _silence(state)
         self._silence.start()
@@ -204,14 +204,14 @@ def _handler(state: State, row: RouteRow) -> Handler:
     return FACTORIES["websocket" if row.websocket else row.handler](state, row)
 
 
-def _silence(state: State) -> Silence:
+def _silence(state: State) -> IdleConnections:
     settings = state.settings
     answer = max(settings.request_timeout_seconds, *(row.timeout or 0 for row in settings.routes))
     # A request may be tried twice.
     request = settings.queue_timeout_seconds + 2 * (settings.connect_timeout_seconds + answer)
     body = max(settings.body_timeout_seconds, settings.idle_timeout_seconds)
     stream = max(settings.alerts_heartbeat_seconds, settings.websocket_idle_timeout_seconds)
-    silence = Silence(
+    silence = IdleConnections(
         asyncio.get_running_loop(),
         settings.port,
         settings.header_timeout_seconds,

@@ -25,9 +25,9 @@ from typing import Any
 from granian._granian import ListenerSpec
 from granian.server.mp import MPServer, WorkerProcess
 
-from kernel.console import renew_streams, say
-from kernel.reload import Reload
-from kernel.worker import Loader, Worker, serving_mark
+from kernel.server.reload import Reload
+from kernel.server.terminal import renew_streams, say
+from kernel.server.worker import Loader, Worker, serving_mark
 
 # A new worker is given so long to serve; it takes a second of a busy machine.
 _START_SECONDS = 30.0
@@ -71,7 +71,7 @@ class Supervisor(MPServer):
     """
 
     def __init__(self, loader: Loader, reload: Reload, **options: Any) -> None:
-        super().__init__("kernel.worker", **options)
+        super().__init__("kernel.server.worker", **options)
         self.main_loop_interrupt = _Bell()
         self._loader = loader
         self._read_again = reload

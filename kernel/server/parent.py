@@ -23,17 +23,17 @@ import msgspec
 from kernel import __version__
 from kernel.app import COMPILED
 from kernel.config import Settings
-from kernel.console import say
 from kernel.http.addresses import in_url
 from kernel.identity.keys import KeyConfigError
 from kernel.identity.pem import generate_pair, inlined
-from kernel.listening import CannotListen, claim
-from kernel.reload import Reload
-from kernel.signals import hold_in_workers, ignore_stops, stop_cleanly
-from kernel.store.embedded import EmbeddedStore, EmbeddedStoreError
+from kernel.server.embedded_store import EmbeddedStore, EmbeddedStoreError
+from kernel.server.listening import CannotListen, claim
+from kernel.server.reload import Reload
+from kernel.server.run_directory import NoDirectory, make_directory
+from kernel.server.signals import hold_in_workers, ignore_stops, stop_cleanly
+from kernel.server.terminal import say
+from kernel.server.worker import Loader
 from kernel.telemetry.log import server_logging
-from kernel.temporary import NoDirectory, make_directory
-from kernel.worker import Loader
 
 # A worker ends what is in flight when the grace is over; this only catches one that hangs.
 _KILL_MARGIN_SECONDS = 2
@@ -119,7 +119,7 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
     from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
     from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
 
-    from kernel.supervisor import Supervisor  # noqa: PLC0415
+    from kernel.server.supervisor import Supervisor  # noqa: PLC0415
 
     stop_cleanly()
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:

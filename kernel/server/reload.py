@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from kernel.config import Settings
 from kernel.config.variables import VARIABLES
-from kernel.worker import Loader
+from kernel.server.worker import Loader
 
 # The listening socket, the server's own limits, the store it may have started, its log.
 AT_START = (
