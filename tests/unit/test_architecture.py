@@ -60,7 +60,7 @@ LAYERS: list[set[str]] = [
         "kernel.identity.shared_refresh",
         "kernel.identity.authority",
     },
-    {"kernel.keysources", "kernel.healthsources"},
+    {"kernel.build.identity", "kernel.build.health"},
     {"kernel.state"},
     {"kernel.stages", "kernel.effects"},
     {"kernel.app", "kernel.build"},

@@ -16,7 +16,7 @@ from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
-from kernel.healthsources import make_incidents, make_prober
+from kernel.build.health import make_incidents, make_prober
 from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
@@ -25,7 +25,7 @@ from kernel.identity.policy import Policy
 from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
-from kernel.keysources import MakeUpstream, make_authority
+from kernel.build.identity import MakeUpstream, make_authority
 from kernel.routing.catalog import INTERNAL_SERVICES
 from kernel.state import State
 from kernel.store.limiter import Limiter
