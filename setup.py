@@ -22,7 +22,7 @@ MODULES = [
     "kernel/exchange/route.py",
     "kernel/routing/router.py",
     "kernel/server/intake.py",
-    "kernel/stages/authenticate.py",
+    "kernel/stages/authenticate/__init__.py",
     "kernel/stages/cors.py",
     "kernel/stages/demo.py",
     "kernel/stages/edge.py",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.effects import EFFECTS, following
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.route import Handler
 from kernel.routing.catalog import RouteRow
+from kernel.stages.effects import EFFECTS, following
 from kernel.state import State
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward

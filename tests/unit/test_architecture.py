@@ -62,7 +62,7 @@ LAYERS: list[set[str]] = [
     },
     {"kernel.build.identity", "kernel.build.health"},
     {"kernel.state"},
-    {"kernel.stages", "kernel.effects"},
+    {"kernel.stages", "kernel.stages.effects"},
     {"kernel.app", "kernel.build"},
     {"handlers", "kernel.server.intake"},
     {"kernel.server.worker"},

@@ -13,7 +13,7 @@ from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Prob
 from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
 from kernel.routing.catalog import RouteRow
-from kernel.stages import refresh, tickets
+from kernel.stages.authenticate import refresh, tickets
 from kernel.state import State
 from kernel.tenancy.demo_sessions import named
 
