@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = sorted([*ROOT.glob("kernel/**/*.py"), *ROOT.glob("handlers/**/*.py")])
 
 # Lowest first. A module may import from its own organ and from layers below; organs of one layer do not know each other.

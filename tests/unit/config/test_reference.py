@@ -15,7 +15,7 @@ from kernel.config.variables import VARIABLES, Variable
 from kernel.routing.catalog import SERVICES
 from tests.support.certificates import pair
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 COMPUTED = {
     "provisional_keys",
     "services",
