@@ -151,7 +151,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     timestamps = Timestamps(
         lambda key, value: telemetry.log.warning("unreadable time of a change", where=key, value=value)
     )
-    metrics.register_source("moments", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable})
+    metrics.register_source("timestamps", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable})
     make_upstream = _upstream_maker(settings, metrics)
     upstreams = _upstreams(settings, metrics, make_upstream)
     verifier = Verifier(key_set(settings), policy(settings))

@@ -1,4 +1,4 @@
-"""IdleConnections: ends client connections on which nothing is said, so that whoever opens many and says nothing takes no place.
+"""Idle connections: ends client connections on which nothing is said, so that whoever opens many takes no place.
 
 granian looks at the first bytes of a connection to tell HTTP/2 from HTTP/1.1, and waits for them without end; the same goes
 for an HTTP/2 connection between two requests. The kernel knows how long each has been silent (TCP_INFO, Linux).

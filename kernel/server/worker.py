@@ -79,8 +79,8 @@ class Worker:
         self._gateway: Gateway | None = None
         self._intake: Intake | None = None
         self._state: State | None = None
-        self._pacer: CpuPolicy | None = None
-        self._silence: IdleConnections | None = None
+        self._cpu_policy: CpuPolicy | None = None
+        self._idle_connections: IdleConnections | None = None
         self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
 
@@ -124,10 +124,10 @@ class Worker:
         gc.freeze()
         # PERF: a request makes some forty containers and no cycle; at the default of 700 the collector ran every 17 requests.
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
-        self._pacer = CpuPolicy(loop)
-        self._pacer.start()
-        self._silence = _silence(state)
-        self._silence.start()
+        self._cpu_policy = CpuPolicy(loop)
+        self._cpu_policy.start()
+        self._idle_connections = _idle_connections(state)
+        self._idle_connections.start()
 
     def _hand_over(self) -> None:
         """Another worker has taken over: whoever is still connected goes to it after the next response."""
@@ -176,10 +176,10 @@ class Worker:
     async def _stop(self) -> None:
         self._stopping = True
         assert self._state is not None
-        assert self._pacer is not None
-        assert self._silence is not None
-        self._pacer.stop()
-        self._silence.stop()
+        assert self._cpu_policy is not None
+        assert self._idle_connections is not None
+        self._cpu_policy.stop()
+        self._idle_connections.stop()
         if self._state.profile is not None:
             self._state.profile.stop()
         await self._state.close()
@@ -204,14 +204,14 @@ def _handler(state: State, row: RouteRow) -> Handler:
     return FACTORIES["websocket" if row.websocket else row.handler](state, row)
 
 
-def _silence(state: State) -> IdleConnections:
+def _idle_connections(state: State) -> IdleConnections:
     settings = state.settings
     answer = max(settings.request_timeout_seconds, *(row.timeout or 0 for row in settings.routes))
     # A request may be tried twice.
     request = settings.queue_timeout_seconds + 2 * (settings.connect_timeout_seconds + answer)
     body = max(settings.body_timeout_seconds, settings.idle_timeout_seconds)
     stream = max(settings.alerts_heartbeat_seconds, settings.websocket_idle_timeout_seconds)
-    silence = IdleConnections(
+    idle = IdleConnections(
         asyncio.get_running_loop(),
         settings.port,
         settings.header_timeout_seconds,
@@ -219,6 +219,6 @@ def _silence(state: State) -> IdleConnections:
         lambda ended: state.log.info("silent connections closed", **ended),
     )
     state.metrics.register_source(
-        "silence", lambda: {"gateway_client_connections_closed_total": silence.closed}
+        "idle-connections", lambda: {"gateway_client_connections_closed_total": idle.closed}
     )
-    return silence
+    return idle

@@ -1,6 +1,6 @@
 """Freshness: a token issued before its tenant's subscription changed is refused, so that nobody keeps an old tier.
 
-Timestamps are compared as they are, to the microsecond where they have it. A token whose `iat` is in whole seconds was issued
+Moments are compared as they are, to the microsecond where they have it. A token whose `iat` is in whole seconds was issued
 at or after that second, so it may be refused in the second of the change although it is younger; one that is older never
 passes. The gateway's own marks have fractions; what others write in whole seconds counts from that second's start.
 """

@@ -1,4 +1,4 @@
-"""WebSocketExchange: on WebSocket routes only a WebSocket's opening request may come in, and a page's only from a known origin.
+"""Handshake: on WebSocket routes only a WebSocket's opening request may come in, and a page's only from a known origin.
 
 SECURITY: browsers send WebSocket handshakes from any page, with cookies and without a preflight (cross-site WebSocket
 hijacking, RFC 6455 section 10.2). A client without `Origin` is no browser.

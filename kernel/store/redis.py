@@ -121,7 +121,7 @@ class Store:
         return self.address.connection(endpoint, self.timeout, protocol=protocol)
 
     def snapshot(self) -> dict[str, float]:
-        """Counters for metrics: connected (0/1), commands, seconds (summed latency), errors, reconnects."""
+        """Numbers for metrics: connected (0/1), commands, seconds (summed latency), errors, reconnects."""
         return {
             "connected": float(self.connected),
             "commands": self._commands,

@@ -75,7 +75,7 @@ class StreamGuard:
         self, tracked: TrackedMap, timestamps: Timestamps, *, clock: Callable[[], float] = time
     ) -> None:
         self._tracked = tracked
-        self._timestamps = moments
+        self._timestamps = timestamps
         self._clock = clock
         self._watches: set[Watch] = set()
         self._by_key: defaultdict[str, set[Watch]] = defaultdict(set)

@@ -115,7 +115,7 @@ class Upstream:
         return CLOSED if CLOSED in states else HALF_OPEN if HALF_OPEN in states else OPEN
 
     def snapshot(self) -> dict[str, Any]:
-        """Counters for metrics and health, summed over the replicas."""
+        """Numbers for metrics and health, summed over the replicas."""
         pools = [replica.pool for replica in self.replicas]
         return {
             "active": sum(len(pool.busy) for pool in pools),

@@ -17,7 +17,7 @@ from demo.platform.platform import Platform, running_platform
 from demo.platform.process import platform_process
 from demo.platform.seeds import COLLECTIONS
 from demo.platform.service import METHODS
-from kernel import catalog
+from kernel.routing import catalog
 
 
 @pytest.fixture(scope="module")

@@ -43,4 +43,4 @@ def test_memory_stays_bounded() -> None:
     timestamps = Timestamps()
     for number in range(10_000):
         timestamps.read("k", str(number))
-    assert len(moments._memo) <= 4096
+    assert len(timestamps._memo) <= 4096
