@@ -166,7 +166,7 @@ async def steps(bench: Bench) -> list[Step]:
     state, gateway = bench.state, bench.gateway
     x = await bench.admitted()
     scope = bench.scope()
-    key = x.identity.bucket
+    key = x.caller.bucket
     bucket = state.limiter._buckets[key]
     limit = bucket.limit
     # A lease for the whole run: a step that is timed without the loop cannot wait for another.
@@ -196,7 +196,7 @@ async def steps(bench: Bench) -> list[Step]:
             x.extra = []
             stage(x)
 
-        found.append((f"stage {stage.__module__.rpartition('.')[2]}", run))
+        found.append((f"stage {x.route.name_of(stage)}", run))
     records = state.access_log._records
     gateway.finish(x)
     record = records[-1]

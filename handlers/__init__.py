@@ -18,7 +18,7 @@ from handlers import (
     tickets,
     websocket,
 )
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Handler
 from kernel.openapi.own import Operations
 from kernel.routing.catalog import RouteRow
 from kernel.state import State

@@ -21,9 +21,9 @@ from urllib.parse import parse_qsl
 from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.exchange.disconnect import Disconnect
-from kernel.exchange.exchange import CLIENT, Exchange
+from kernel.exchange.exchange import CLIENT, Exchange, Handler
 from kernel.exchange.lasting import forget_request
-from kernel.exchange.route import Handler
+from kernel.exchange.phase import STREAM
 from kernel.http.problems import (
     OVERLOADED,
     PARAMETER_INVALID,
@@ -31,13 +31,12 @@ from kernel.http.problems import (
     TENANT_INVALID,
     GatewayError,
 )
-from kernel.identity.tenant_context import TenantContext
+from kernel.identity.identity import TenantContext
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.store.alertlog import OLDEST, Position
 from kernel.store.errors import StoreDown
-from kernel.store.keys import PLATFORM_READ_ONLY
 from kernel.tenancy.guard import Watch
 
 _HEADERS = (
@@ -87,11 +86,11 @@ def stream(state: State, row: RouteRow) -> Handler:
         watch: Watch | None = None
         departure: Disconnect | None = None
         try:
-            locks = await _unlocked(state, x.grant)
-            watch = state.guard.watch(x.identity, x.grant, client.expire, locks=locks)
+            locks = await _unlocked(state, x.granted)
+            watch = state.guard.watch(x.caller, x.granted, client.expire, locks=locks)
             departure = Disconnect(x.receive, client.leave)
             await x.start(200, [*_HEADERS])
-            x.phase = "stream"
+            x.phase = STREAM
             await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)
             forget_request(x)
             state.streams.add(client.drain)
@@ -118,13 +117,9 @@ async def _unlocked(state: State, context: TenantContext) -> bool:
     """Whether the tenant may be written to. A lock that comes ends the stream, so that the page looks at its state anew;
     under one that is there already reading goes on, and so does the stream."""
     try:
-        for key in (PLATFORM_READ_ONLY, context.read_only_key):
-            value = state.tracked.get(key)
-            if value is not None and (isinstance(value, str) or await value is not None):
-                return False
+        return not any(value is not None for value in await state.tracked.fetch(context.lock_keys))
     except StoreDown:
         return False
-    return True
 
 
 def _wishes(x: Exchange, severities: frozenset[str]) -> tuple[str, Position | None, Wants]:

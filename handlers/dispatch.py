@@ -19,9 +19,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kernel.alerts.dispatch import FAILED, Result
-from kernel.exchange.exchange import Exchange
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.exchange.json_body import explain, read_json
-from kernel.exchange.route import Handler
 from kernel.http.problems import (
     BODY_INVALID,
     BODY_TOO_LARGE,
@@ -101,7 +100,7 @@ def make(state: State, row: RouteRow) -> Handler:
         if alert.severity.lower() not in severities:
             known = ", ".join(severities)
             raise GatewayError(BODY_INVALID(f"`severity`: {alert.severity!r} is none of {known}."))
-        if x.identity.tenant_id not in (None, alert.tenant_id):
+        if x.caller.tenant_id not in (None, alert.tenant_id):
             raise GatewayError(TENANT_FORBIDDEN("This service token is bound to another tenant."))
         if x.tenant not in (None, alert.tenant_id):
             raise GatewayError(BODY_INVALID("`tenant_id`: is not the tenant that X-Tenant-ID names."))

@@ -13,8 +13,7 @@ from importlib.resources import files
 
 from msgspec import Struct
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.http.problems import ROUTE_UNKNOWN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations, Query
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kernel.exchange.exchange import Exchange
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.exchange.json_body import read_json
-from kernel.exchange.route import Handler
 from kernel.geocoding import questions
 from kernel.geocoding.places import Places
 from kernel.geocoding.questions import Reverse, Search

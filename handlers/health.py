@@ -7,8 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.health.report import Document
 from kernel.openapi.own import Answer, Operation, Operations
 

@@ -17,9 +17,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from kernel.exchange.exchange import Exchange
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.exchange.json_body import read_json
-from kernel.exchange.route import Handler
 from kernel.http.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations
 from kernel.routing.catalog import RouteRow
@@ -108,7 +107,7 @@ def read_only(state: State, row: RouteRow) -> Handler:
         return await state.store.execute(*command)
 
     async def handle(x: Exchange) -> None:
-        if whole_platform and x.identity.tenant_id is not None:
+        if whole_platform and x.caller.tenant_id is not None:
             raise GatewayError(TENANT_FORBIDDEN("This service token is bound to a tenant."))
         key = PLATFORM_READ_ONLY if whole_platform else tenant_read_only(x.tenant or "")
         if x.method == "DELETE":

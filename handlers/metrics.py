@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.openapi.own import Answer, Operation, Operations
 from kernel.telemetry.scrape import Scraper
 

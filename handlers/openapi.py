@@ -6,8 +6,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.openapi.own import Answer, Operation, Operations, own_document
 from kernel.state import State
 from kernel.upstream.client import Answer as ServiceAnswer

@@ -7,8 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.http.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.openapi.own import Answer, Operation, Operations
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import RouteRow
 from kernel.stages.effects import EFFECTS, following
 from kernel.state import State

@@ -5,9 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from kernel.exchange.exchange import Exchange
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.exchange.json_body import read_json
-from kernel.exchange.route import Handler
 from kernel.openapi.own import Answer, Operation, Operations
 from kernel.state import State
 
@@ -45,7 +44,7 @@ def make(state: State) -> Handler:
 
     async def ticket(x: Exchange) -> None:
         await read_json(x, _decoder, patience)
-        made, seconds = await tickets.issue(x.identity, x.tenant)
+        made, seconds = await tickets.issue(x.caller, x.tenant)
         await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(_Ticket(made, seconds)))
 
     return ticket

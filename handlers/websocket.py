@@ -11,8 +11,8 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from kernel.exchange.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange, Handler
+from kernel.exchange.phase import HANDSHAKE, WEBSOCKET
 from kernel.exchange.websocket import WebSocketExchange, octets, sendable
 from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
@@ -46,7 +46,7 @@ def make(state: State, row: RouteRow) -> Handler:
         from kernel.upstream.websocket import Refusal, Times, connect  # noqa: PLC0415
 
         x.service = service
-        x.phase = "handshake"
+        x.phase = HANDSHAKE
         offered: list[str] = x.scope.get("subprotocols") or []
         bearer = b"authorization" in x.captured and BEARER in _offer(x)
         lines = header_lines(x, state.tracer, refresh_token=False)
@@ -119,7 +119,7 @@ class _Relay:
         if (await x.receive())["type"] != "websocket.connect":
             raise ClientGone("the client left during the handshake")
         await x.accept(subprotocol)
-        x.phase = "websocket"
+        x.phase = WEBSOCKET
 
     async def run(self) -> None:
         """Pass messages on until the end, then tell both sides."""
@@ -127,7 +127,7 @@ class _Relay:
         watch = None
         if x.identity is not None:
             watch = state.guard.watch(
-                x.identity, x.grant, self._lost_right, locks=not x.route.row.always_writable
+                x.identity, x.granted, self._lost_right, locks=not x.route.row.always_writable
             )
         state.streams.add(self._drained)
         pumps = [asyncio.create_task(self._upwards()), asyncio.create_task(self._downwards())]

@@ -1,7 +1,7 @@
-"""Gateway: the ASGI callable. A request's way is the body of `__call__`, top to bottom.
+"""Gateway: the ASGI callable. A request's way is the body of `enter`, and of `go_on` once it has to wait, top to bottom.
 
-This is the only catch-all `except`: whatever a stage or handler raises becomes a problem with CORS headers and a request
-id or, when the head is already out, a visibly broken response.
+Whatever a stage or handler raises ends in `go_on`: it becomes a problem with CORS headers and a request id or, when the head
+is already out, a visibly broken response.
 """
 
 from __future__ import annotations
@@ -9,11 +9,21 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
-from typing import Any
 
 from kernel.exchange.cors import Cors
-from kernel.exchange.exchange import CLIENT, Exchange, Receive, Scope, Send
-from kernel.exchange.route import Handler, Lane, Route, Stage
+from kernel.exchange.exchange import (
+    CLIENT,
+    Exchange,
+    Handler,
+    Lane,
+    Receive,
+    Route,
+    Scope,
+    Send,
+    Stage,
+    Watcher,
+)
+from kernel.exchange.phase import DONE, ROUTER, Phase
 from kernel.exchange.websocket import WebSocketExchange
 from kernel.http.problems import (
     CLIENT_GONE,
@@ -25,11 +35,10 @@ from kernel.http.problems import (
     Problem,
 )
 from kernel.routing.catalog import RouteRow
-from kernel.routing.router import Router
+from kernel.routing.router import UNMATCHED, Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
-from kernel.telemetry.metrics import UNMATCHED
 from kernel.upstream.callback_lane import raised
 
 # Whether mypyc has made a library of this and of all that a request passes through (see setup.py).
@@ -53,7 +62,7 @@ class Gateway:
         # With a profile, handlers are timed until their service has answered: they are waited for.
         self.express = state.profile is None
         self._max_in_flight = state.settings.max_requests_in_flight
-        self.router = Router(state.settings.routes, self._compile)
+        self.router: Router[Route] = Router(state.settings.routes, self._compile, self._refusing)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))
         self._no_socket = self._special(UNMATCHED, _refusal(ROUTE_UNKNOWN("No WebSocket is served here.")))
         self._overloaded = self._special("shed", _refusal(OVERLOADED("", _RETRY_SOON)))
@@ -64,7 +73,12 @@ class Gateway:
             await rest
 
     def enter(
-        self, scope: Scope, receive: Receive, send: Send, lane: Lane | None = None, watcher: Any = None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        lane: Lane | None = None,
+        watcher: Watcher | None = None,
     ) -> Awaitable[None] | None:
         """Take a request as far as it goes without waiting; what is left is to be awaited.
 
@@ -152,7 +166,7 @@ class Gateway:
 
         Returns its code when the head is already out and the response must be broken off instead.
         """
-        if x.phase == "done":
+        if x.phase == DONE:
             x.phase = _phase(stage, x.route)
         if not x.response_started:
             await x.refuse(problem)
@@ -211,20 +225,31 @@ class Gateway:
             )
         )
 
-    def _compile(self, row: RouteRow, template: str, handler: Handler | None) -> Route:
+    def _compile(self, row: RouteRow) -> Route:
+        return self._route(row, row.pattern, self._handler_for(row))
+
+    def _refusing(self, template: str, problem: Problem) -> Route:
+        """A route that answers with `problem` whoever passes its stages."""
+
+        async def refuse(x: Exchange) -> None:
+            raise GatewayError(problem)
+
+        row = RouteRow(pattern=template, public=True, always_writable=True)
+        return self._route(row, template, refuse)
+
+    def _route(self, row: RouteRow, template: str, handler: Handler) -> Route:
         stages = compile_stages(self._state, row)
         meter = self._state.metrics.route(template)
-        handler = handler or self._handler_for(row)
         profile = self._state.profile
         if profile is not None:
-            stages = tuple(profile.timed(stage.__module__.rpartition(".")[2], stage) for stage in stages)
+            stages = tuple((name, profile.timed(name, stage)) for name, stage in stages)
             handler = profile.timed(f"handler {row.handler}", handler)
         return Route(row, template, stages, handler, meter)
 
     def _special(self, template: str, handler: Handler) -> Route:
         """A route outside the table: only the stages that every answer needs."""
         row = RouteRow(pattern=template, public=True, always_writable=True)
-        stages = tuple(stage for make in ALWAYS if (stage := make(self._state, row)) is not None)
+        stages = compile_stages(self._state, row, ALWAYS)
         return Route(row, template, stages, handler, self._state.metrics.route(template))
 
 
@@ -232,12 +257,12 @@ def _is_preflight(x: Exchange) -> bool:
     return b"origin" in x.captured and b"access-control-request-method" in x.captured
 
 
-def _phase(stage: Stage | None, route: Route) -> str:
-    """The name of where a request ended, for the log."""
+def _phase(stage: Stage | None, route: Route) -> Phase:
+    """Where a request ended that did not come to a service."""
     if stage is not None:
-        return stage.__module__.rpartition(".")[2]
+        return route.name_of(stage)
     row = route.row
-    return row.handler if row.handler != "proxy" or row.service else "router"
+    return Phase(row.handler) if row.handler != "proxy" or row.service else ROUTER
 
 
 def _preflight_handler(cors: Cors) -> Handler:

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from kernel.alerts.counters import Counters
 from kernel.alerts.event import (
     HEARTBEAT,
     RETRY_DRAINED,
@@ -26,11 +27,8 @@ from kernel.alerts.event import (
     reset_frame,
     retry_frame,
 )
-from kernel.store.alertlog import Position
+from kernel.store.alertlog import AlertLog, Position
 from kernel.store.errors import StoreError
-
-if TYPE_CHECKING:
-    from kernel.alerts.fanout import Fanout, Topic
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -68,6 +66,28 @@ class Wants:
 ALL = Wants()
 
 
+class Place(Protocol):
+    """Where a stream's alerts are handed on: a tenant's topic (see fanout.py)."""
+
+    tenant: str
+
+    def admit(self, client: Client) -> bool: ...
+
+
+class Hub(Protocol):
+    """What a stream needs of the fan-out that made it."""
+
+    log: AlertLog
+    numbers: Counters
+    max_events: int
+    max_bytes: int
+    page: int
+    readers: asyncio.Semaphore
+    connection: int
+
+    def wake_soon(self, client: Client) -> None: ...
+
+
 class Client:
     """Made by `Fanout.open`; `run` it, then `Fanout.close` it.
 
@@ -91,7 +111,7 @@ class Client:
         "topic",
     )
 
-    def __init__(self, fanout: Fanout, topic: Topic, known: Position | None, wants: Wants) -> None:
+    def __init__(self, fanout: Hub, topic: Place, known: Position | None, wants: Wants) -> None:
         self.topic = topic
         self.position = known
         self.ended = ""

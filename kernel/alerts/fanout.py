@@ -25,7 +25,7 @@ _PAGE = 64
 _PAGE_BYTES = 1024 * 1024
 _RETRY = 0.25
 # Streams woken in one turn of the loop.
-_PACING = 32
+_WOKEN_AT_ONCE = 32
 # Readers of the store at once: each holds a page.
 _READERS = 16
 # Heartbeats are spread over so many ticks.
@@ -174,10 +174,10 @@ class Fanout:
 
     def close(self, client: Client) -> None:
         """The stream has ended. Call it once."""
-        topic = client.topic
+        topic = self._topics[client.topic.tenant]
         topic.live.discard(client)
         topic.members -= 1
-        if not topic.members and self._topics.get(topic.tenant) is topic:
+        if not topic.members:
             del self._topics[topic.tenant]
         self._slots[client.slot].discard(client)
         self._count -= 1
@@ -211,7 +211,7 @@ class Fanout:
 
     def _wake(self) -> None:
         dirty = self._dirty
-        for _ in range(min(_PACING, len(dirty))):
+        for _ in range(min(_WOKEN_AT_ONCE, len(dirty))):
             client = dirty.popleft()
             client.dirty = False
             client.wake()

@@ -16,7 +16,7 @@ from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
 from kernel.routing.catalog import METHODS, RouteRow
 from kernel.routing.trie import Trie
-from kernel.stages.words import in_words
+from kernel.stages import describe
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +98,7 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
         "body_at_most": size_text(row.max_body or settings.max_body_bytes),
         "websocket": "yes" if row.websocket else None,
         "after_a_2xx": row.effect,
-        "stages": dict(in_words(settings, row)),
+        "stages": dict(describe(settings, row)),
     }
 
 

@@ -1,7 +1,8 @@
-"""Exchange: the one object a request has, from its first byte to its access-log line.
+"""Exchange: the one object a request has, from its first byte to its access-log line; and `Route`, what was decided
+about it before it came.
 
 Rules:
-- It is the only caller of the ASGI `send`, so every answer, errors included, carries the gateway's own headers.
+- Answers go out by its methods alone, so that every one of them, errors included, carries the gateway's own headers.
 - Attributes are grouped by who writes them: the constructor, the stages, the forwarder, the answer.
 - Nothing here knows a policy; stages read and write attributes.
 """
@@ -12,8 +13,9 @@ from asyncio import timeout
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from kernel.exchange.phase import DONE, EDGE, Phase
 from kernel.http.headers import HeaderKinds
 from kernel.http.problems import (
     BAD_REQUEST,
@@ -23,15 +25,23 @@ from kernel.http.problems import (
     GatewayError,
     Problem,
 )
-
-if TYPE_CHECKING:
-    from kernel.exchange.route import Lane, Route
+from kernel.identity.identity import Identity, TenantContext
+from kernel.routing.catalog import RouteRow
+from kernel.telemetry.metrics import RouteMeter
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 HeaderList = list[tuple[bytes, bytes]]
+
+
+class Watcher(Protocol):
+    """The server's own object for a request that it did not make a task for; see kernel/server/intake.py."""
+
+    def done(self) -> None:
+        """The answer is out."""
+
 
 # Who ended an exchange, as the access log says it (HAProxy's termination state, in words).
 GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
@@ -104,7 +114,7 @@ class Exchange:
     asked: float
     outgoing: bytes
     # Set with a lane: what the server is told the end by.
-    watcher: Any
+    watcher: Watcher | None
 
     def __init__(
         self,
@@ -134,10 +144,10 @@ class Exchange:
         self.peer_trusted = False
         self.secure = False
         self.token: bytes | None = None
-        self.cached_identity: Any = None
-        self.identity: Any = None
+        self.cached_identity: Identity | None = None
+        self.identity: Identity | None = None
         self.tenant: str | None = None
-        self.grant: Any = None
+        self.grant: TenantContext | None = None
         self.context = b""
         # What the limiter tells the client: X-RateLimit-Limit, -Remaining, -Reset, RateLimit-Policy, RateLimit.
         self.limits: HeaderList | None = None
@@ -166,9 +176,21 @@ class Exchange:
         self.response_started = False
         self.service = ""
         self.upstream_seconds = 0.0
-        self.phase = "done"  # or where it ended before that
+        self.phase: Phase = DONE  # or where it ended before that
         self.ended_by = GATEWAY
         self.problem_code = ""
+
+    @property
+    def caller(self) -> Identity:
+        """Who calls; on routes that ask for it, after the authentication stage."""
+        assert self.identity is not None
+        return self.identity
+
+    @property
+    def granted(self) -> TenantContext:
+        """What the caller may do in the tenant; on the same routes, after the tenancy stage."""
+        assert self.grant is not None
+        return self.grant
 
     async def read(self) -> bytes:
         """The next part of the request body; b"" at its end.
@@ -258,7 +280,7 @@ class Exchange:
         send = self.send
         send({"type": "http.response.start", "status": status, "headers": headers})
         send({"type": "http.response.body", "body": body, "more_body": False})
-        self.phase = "done"
+        self.phase = DONE
 
     async def respond(self, status: int, headers: HeaderList, body: bytes) -> None:
         """A whole response of the gateway's own; HEAD gets the same head without the body."""
@@ -295,8 +317,8 @@ class Exchange:
         """Answer with a problem document (RFC 9457), or only record it when nothing can be sent any more."""
         kind = problem.kind
         self.problem_code = kind.code
-        if self.phase == "done":
-            self.phase = "edge"
+        if self.phase == DONE:
+            self.phase = EDGE
         if kind is CLIENT_GONE:
             if not self.body_done:
                 # The server ends a malformed body as if the client had left; one that is still there learns why.
@@ -313,3 +335,49 @@ class Exchange:
     def header_bytes(self) -> int:
         """Bytes of the header lines that pass, and of the target: what the header limit is compared with."""
         return sum(map(len, self.lines)) + len(self.raw_path) + len(self.query)
+
+
+Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]
+# None: nothing to wait for, the exchange's lane will hear of its end.
+Handler = Callable[[Exchange], Awaitable[None] | None]
+
+
+class Lane(Protocol):
+    """Who runs an exchange that no task waits for; see kernel/server/intake.py."""
+
+    def over(self, x: Exchange) -> None:
+        """Its answer is out."""
+
+    def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
+        """It cannot do without a task any more; `rest` is what is left of its handler."""
+
+
+class Route:
+    """A row's compiled form.
+
+    `stages` run in order until one answers with a problem; `handler` makes the response. `template` labels metrics and
+    logs. Routes that are `exempt` are never shed.
+    """
+
+    __slots__ = ("_names", "admin", "exempt", "handler", "meter", "row", "stages", "template")
+
+    def __init__(
+        self,
+        row: RouteRow,
+        template: str,
+        stages: tuple[tuple[Phase, Stage], ...],
+        handler: Handler,
+        meter: RouteMeter,
+    ) -> None:
+        self.row = row
+        self.template = template
+        self.stages = tuple(stage for _, stage in stages)
+        self._names = {stage: name for name, stage in stages}
+        self.handler = handler
+        self.meter = meter
+        self.admin = row.admin
+        self.exempt = row.exempt
+
+    def name_of(self, stage: Stage) -> Phase:
+        """The name that `stage`, one of its own, declares."""
+        return self._names[stage]

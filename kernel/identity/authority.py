@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
-from kernel.identity.claims import Identity, decode_header
+from kernel.identity.claims import decode_header
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 from kernel.identity.jwks import JwksSource
 from kernel.identity.jws import parse, parse_head
 from kernel.identity.l2_cache import Stamp, encode, fingerprint, lifetime, restore

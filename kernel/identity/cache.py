@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 
-from kernel.http.problems import ProblemKind
-from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 
 _REFUSAL_SECONDS = 1.0
 _REFUSALS = 256
@@ -73,23 +72,23 @@ class Refusals:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[float, ProblemKind, str, Identity | None]] = {}
+        self._known: dict[bytes, tuple[float, TokenError]] = {}
 
     def check(self, token: bytes, now: float) -> None:
         """Raises the `TokenError` of a refusal less than a second old. `now` is Unix seconds."""
         known = self._known.get(token)
         if known is None:
             return
-        until, kind, detail, expired = known
+        until, error = known
         # A clock set back must not prolong a refusal.
         if 0 < until - now <= _REFUSAL_SECONDS:
-            raise TokenError(kind, detail, expired_identity=expired)
+            raise error.again()
         del self._known[token]
 
     def remember(self, token: bytes, error: TokenError, now: float) -> None:
         if len(self._known) >= _REFUSALS:
             self._known.clear()
-        self._known[token] = (now + _REFUSAL_SECONDS, error.kind, error.detail, error.expired_identity)
+        self._known[token] = now + _REFUSAL_SECONDS, error.again()
 
     def clear(self) -> None:
         self._known.clear()

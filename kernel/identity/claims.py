@@ -1,4 +1,4 @@
-"""Claims of access and service tokens as narrow typed Structs, and the `Identity` made of them.
+"""Claims of access and service tokens as narrow typed Structs.
 
 SECURITY: claims become header values, limiter keys and store keys downstream, so each has its alphabet and length here:
 a CR, LF or NUL that an issuer lets through (a user's own e-mail address, say) would split a header further on.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -83,46 +83,6 @@ class Claims(Struct, frozen=True, omit_defaults=True):
             raise ValueError("`email` has characters that cannot be printed")
 
 
-class Grant(Struct, frozen=True):
-    """What an entry of `tenant_access` gives in that tenant."""
-
-    role: str
-    tier: str
-    can_view_children: bool
-
-
-class Identity(Struct, kw_only=True, eq=False):
-    """A verified caller. Times are Unix seconds; an absent text claim is "".
-
-    `bucket` is the limiter's key. `blocks` is scratch space for header blocks encoded once per tenant. `trust` names
-    the key that vouched for `claims`; both go to the second-level cache.
-    """
-
-    kind: Literal["access", "service"]
-    user_id: str
-    email: str
-    role: str
-    tier: str
-    status: str
-    valid_until: float | None
-    tenant_id: str | None
-    tenant_access: dict[str, Grant]
-    service: str | None
-    is_demo: bool
-    demo_session_id: str | None
-    demo_account_type: str | None
-    exp: float
-    iat: float
-    jti: str | None
-    bucket: str
-    claims: Claims
-    trust: str
-    blocks: dict[Any, Any]
-
-    def __repr__(self) -> str:
-        return f"Identity({self.bucket!r})"
-
-
 _header_decoder = msgspec.json.Decoder(Header)
 _claims_decoder = msgspec.json.Decoder(Claims)
 
@@ -164,70 +124,8 @@ def decode_claims(raw: bytes) -> Claims:
     return _decode(_claims_decoder, raw, TOKEN_CLAIMS, "token's payload")
 
 
-def _seconds(value: datetime | float | None) -> float | None:
+def seconds(value: datetime | float | None) -> float | None:
+    """A date of the claims in Unix seconds."""
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
     return value
-
-
-def _grants(entries: list[Access]) -> dict[str, Grant]:
-    grants: dict[str, Grant] = {}
-    for entry in entries:
-        grant = Grant(entry.role or "", entry.tier or "", entry.can_view_children is True)
-        # Two different grants for one tenant: neither the higher nor the lower is a safe guess.
-        if grants.setdefault(entry.id, grant) != grant:
-            raise TokenError(TOKEN_CLAIMS, "The token grants one tenant twice, differently.")
-    return grants
-
-
-def service_identity(claims: Claims, service: str, trust: str) -> Identity:
-    """The caller of a service token. Its user and role follow from its name, whatever the token says of them."""
-    return Identity(
-        kind="service",
-        user_id=f"{service}-service",
-        email=f"{service}-service@internal",
-        role="admin",
-        tier="",
-        status="",
-        valid_until=None,
-        tenant_id=claims.tenant_id,
-        tenant_access={},
-        service=service,
-        is_demo=False,
-        demo_session_id=None,
-        demo_account_type=None,
-        exp=claims.exp,
-        iat=claims.iat,
-        jti=claims.jti,
-        bucket=f"service:{service}",
-        claims=claims,
-        trust=trust,
-        blocks={},
-    )
-
-
-def access_identity(claims: Claims, user_id: str, trust: str) -> Identity:
-    """The caller of an access token. Raises `TokenError`: TOKEN_CLAIMS for contradicting grants."""
-    subscription = claims.subscription
-    return Identity(
-        kind="access",
-        user_id=user_id,
-        email=claims.email or "",
-        role=claims.tenant_role or claims.role or "",
-        tier=(subscription.tier or "") if subscription else "",
-        status=(subscription.status or "") if subscription else "",
-        valid_until=_seconds(subscription.valid_until) if subscription else None,
-        tenant_id=claims.tenant_id,
-        tenant_access=_grants(claims.tenant_access) if claims.tenant_access else {},
-        service=None,
-        is_demo=claims.is_demo is True or claims.demo_session_id is not None,
-        demo_session_id=claims.demo_session_id,
-        demo_account_type=claims.demo_account_type,
-        exp=claims.exp,
-        iat=claims.iat,
-        jti=claims.jti,
-        bucket=f"user:{user_id}",
-        claims=claims,
-        trust=trust,
-        blocks={},
-    )

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from kernel.http.problems import GatewayError, ProblemKind
-
-if TYPE_CHECKING:
-    from kernel.identity.claims import Identity
 
 
 class TokenError(GatewayError):
-    """A token that is not accepted. `kind` names the check that failed, `detail` says what it saw.
+    """A token that is not accepted. `kind` names the check that failed, `detail` says what it saw."""
 
-    `expired_identity` is set when expiry is the only fault: signature and every other claim are good, so that the
-    caller may refresh the session. `kid` is set when the key is unknown, so that the key set may be fetched again.
-    """
-
-    def __init__(
-        self,
-        kind: ProblemKind,
-        detail: str = "",
-        *,
-        expired_identity: Identity | None = None,
-        kid: str | None = None,
-    ) -> None:
+    def __init__(self, kind: ProblemKind, detail: str = "") -> None:
         super().__init__(kind(detail))
-        self.expired_identity = expired_identity
-        self.kid = kid
+
+    def again(self) -> TokenError:
+        """The same refusal, of another request: without this one's traceback and what that holds on to."""
+        return TokenError(self.kind, self.detail)
 
     @property
     def kind(self) -> ProblemKind:
@@ -36,3 +22,13 @@ class TokenError(GatewayError):
     @property
     def detail(self) -> str:
         return self.problem.detail
+
+
+def challenge(error: str, description: str) -> tuple[tuple[bytes, bytes], ...]:
+    """The `WWW-Authenticate` of a refused token (RFC 6750 section 3)."""
+    value = b'%b, error="%b", error_description="%b"' % (REALM, error.encode(), description.encode())
+    return ((b"www-authenticate", value),)
+
+
+# RFC 9110 section 15.5.2: a 401 says how to authenticate.
+REALM = b'Bearer realm="bakery-gateway"'

@@ -204,5 +204,5 @@ class KeySet:
         if usable:
             return usable[:_MAX_TRIED]
         if alg in self._by_algorithm or alg in self.open_algorithms:
-            raise TokenError(TOKEN_KEY_UNKNOWN, kid=kid)
+            raise TokenError(TOKEN_KEY_UNKNOWN)
         raise TokenError(TOKEN_ALGORITHM)

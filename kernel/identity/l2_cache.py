@@ -15,8 +15,9 @@ import hmac
 import msgspec
 from msgspec import Struct
 
-from kernel.identity.claims import Claims, Identity
+from kernel.identity.claims import Claims
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 from kernel.identity.tokens import Verifier
 
 ACCESS_SECONDS = 900

@@ -12,13 +12,14 @@ from kernel.http.problems import (
     TOKEN_ALGORITHM,
     TOKEN_AUDIENCE,
     TOKEN_CLAIMS,
-    TOKEN_EXPIRED,
     TOKEN_ISSUER,
     TOKEN_NOT_YET_VALID,
     TOKEN_TYPE,
 )
-from kernel.identity.claims import Claims, Identity, access_identity, service_identity
+from kernel.identity.claims import Claims
 from kernel.identity.errors import TokenError
+from kernel.identity.expiry import TokenExpired
+from kernel.identity.identity import Identity, access_identity, service_identity
 from kernel.identity.keys import Key
 
 
@@ -110,7 +111,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 def identify(policy: Policy, claims: Claims, key: Signer, trust: str, now: float) -> Identity:
     """The identity that `claims` prove at `now` (Unix seconds), `key` having signed them.
 
-    Raises `TokenError` of the first check that fails; TOKEN_EXPIRED carries the identity.
+    Raises `TokenError` of the first check that fails; last of all `TokenExpired`.
     """
     for _, check in CHECKS:
         check(policy, claims, key, now)
@@ -120,5 +121,5 @@ def identify(policy: Policy, claims: Claims, key: Signer, trust: str, now: float
     else:
         identity = access_identity(claims, str(claims.user_id or claims.sub), trust)
     if expired(claims, now):
-        raise TokenError(TOKEN_EXPIRED, expired_identity=identity)
+        raise TokenExpired(identity)
     return identity

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_EXPIRED, GatewayError
-from kernel.identity.claims import Identity
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 from kernel.identity.remote import Answer, Call
 from kernel.identity.tokens import Verifier
 from kernel.primitives.single_flight import SingleFlight
@@ -60,7 +60,7 @@ class Refresher:
         self._recent: dict[bytes, tuple[float, Refreshed]] = {}
 
     async def refresh(self, expired: Identity, refresh_token: str) -> Refreshed:
-        """New tokens for the user of `expired`, whose signature was good (`TokenError.expired_identity`).
+        """New tokens for the user of `expired`, whose signature was good (`TokenExpired.identity`).
 
         Raises `TokenError` TOKEN_EXPIRED when there is no way to refresh, `GatewayError` AUTH_UNAVAILABLE.
         """

@@ -12,8 +12,9 @@ import msgspec
 from msgspec import Struct
 
 from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_ALGORITHM, TOKEN_SIGNATURE, GatewayError
-from kernel.identity.claims import Header, Identity, decode_claims, decode_header
+from kernel.identity.claims import Header, decode_claims, decode_header
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 from kernel.identity.jws import Compact, parse, parse_head
 from kernel.identity.keys import ASYMMETRIC, SYMMETRIC
 from kernel.identity.l2_cache import REMOTE

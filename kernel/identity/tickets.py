@@ -35,9 +35,9 @@ from msgspec.structs import replace
 
 from kernel.http.problems import STORE_UNAVAILABLE, TICKET_INVALID, GatewayError
 from kernel.identity.aead import seal, unseal
-from kernel.identity.claims import Claims, Identity
+from kernel.identity.claims import Claims
+from kernel.identity.identity import DEMO_SESSION, Identity
 from kernel.identity.l2_cache import revive
-from kernel.identity.tenant_context import DEMO_SESSION
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import ticket_grant, ticket_name

@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from kernel.http.problems import TOKEN_SIGNATURE
 from kernel.identity.cache import IdentityCache, Refusals
-from kernel.identity.claims import Claims, Identity, decode_claims, decode_header
+from kernel.identity.claims import Claims, decode_claims, decode_header
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity
 from kernel.identity.jws import Compact, parse, parse_head
 from kernel.identity.keys import Key, KeySet
 from kernel.identity.policy import Policy, identify

@@ -36,6 +36,11 @@ class Limit(Struct, frozen=True):
     requests: int
     window: float
 
+    @property
+    def text(self) -> str:
+        """In words."""
+        return f"{self.requests} requests in {self.window:g} s"
+
 
 class Service(Struct, frozen=True):
     """A service behind the gateway.
@@ -96,6 +101,11 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     critical: str | None = None
     # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
     effect: str | None = None
+    # Answers whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway, and an
+    # operator needs the numbers most when there is too much of everything.
+    exempt: bool = False
+    # Answers over plain HTTP and for any host, too: probes and scrapers come by address.
+    direct: bool = False
 
     @property
     def identified(self) -> bool:
@@ -159,10 +169,10 @@ _DELETE = frozenset({"DELETE"})
 _PUT_DELETE = frozenset({"PUT", "DELETE"})
 
 _OWN = (
-    RouteRow(pattern="/health", methods=_GET, handler="health", public=True),
-    RouteRow(pattern="/health/live", methods=_GET, handler="live", public=True),
-    RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True),
-    RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True),
+    RouteRow(pattern="/health", methods=_GET, handler="health", public=True, exempt=True, direct=True),
+    RouteRow(pattern="/health/live", methods=_GET, handler="live", public=True, exempt=True, direct=True),
+    RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True, exempt=True, direct=True),
+    RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True, exempt=True),
     RouteRow(
         pattern="/problems/{code}",
         methods=frozenset({"GET"}),
@@ -170,7 +180,7 @@ _OWN = (
         public=True,
         always_writable=True,
     ),
-    RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True),
+    RouteRow(pattern="/metrics", methods=_GET, handler="metrics", admin=True, exempt=True, direct=True),
     RouteRow(pattern="/openapi.json", methods=_GET, handler="openapi", admin=True),
     RouteRow(pattern="/docs", methods=_GET, handler="docs", admin=True),
     RouteRow(pattern="/docs/{version}/{file}", methods=_GET, handler="docs-file", admin=True),

@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Handler, Route
 from kernel.http.paths import flaw, has_encoded_slash, second_look
-from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, GatewayError, Problem
+from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, Problem
 from kernel.routing.catalog import RouteRow
 from kernel.routing.trie import Trie
-from kernel.telemetry.metrics import UNMATCHED
 
-Compile = Callable[[RouteRow, str, Handler | None], Route]
+
+class Compiled(Protocol):
+    """What a router needs of what rows are compiled to."""
+
+    @property
+    def row(self) -> RouteRow: ...
+
+    @property
+    def template(self) -> str: ...
+
+
+RouteT = TypeVar("RouteT", bound=Compiled)
+# The template of what no row matches.
+UNMATCHED = "unmatched"
 # At most a MiB.
 _KNOWN_LIMIT = 4096
 _KNOWN_LENGTH = 128
 
 
-def _refusing(problem: Problem) -> Handler:
-    async def refuse(x: Exchange) -> None:
-        raise GatewayError(problem)
-
-    return refuse
-
-
-class Router:
+class Router(Generic[RouteT]):
     """`match` never raises and always finds a route.
 
-    Paths that match nothing share one label in metrics and logs.
+    `compile_route(row)` makes the route of a row, `refuse(template, problem)` one that answers with a problem. Paths that
+    match nothing share one template.
     """
 
-    __slots__ = ("_allow", "_bad", "_compile", "_known", "_trie", "_unknown")
+    __slots__ = ("_allow", "_bad", "_known", "_refuse", "_trie", "_unknown")
 
-    def __init__(self, rows: tuple[RouteRow, ...], compile_route: Compile) -> None:
+    def __init__(
+        self,
+        rows: tuple[RouteRow, ...],
+        compile_route: Callable[[RouteRow], RouteT],
+        refuse: Callable[[str, Problem], RouteT],
+    ) -> None:
         """Compile `rows`.
 
         Raises:
             RouteConflictError: two rows claim the same method and pattern.
         """
-        self._trie: Trie[Route] = Trie()
-        self._compile = compile_route
+        self._trie: Trie[RouteT] = Trie()
+        self._refuse = refuse
         for row in rows:
-            self._trie.add(row.answered, row.pattern, compile_route(row, row.pattern, None))
-        self._unknown = self._error(UNMATCHED, ROUTE_UNKNOWN())
-        self._bad: dict[str, Route] = {}
-        self._allow: dict[tuple[str, str], Route] = {}
-        self._known: dict[bytes, tuple[dict[str, Route], tuple[bytes, ...]]] = {}
+            self._trie.add(row.answered, row.pattern, compile_route(row))
+        self._unknown = refuse(UNMATCHED, ROUTE_UNKNOWN())
+        self._bad: dict[str, RouteT] = {}
+        self._allow: dict[tuple[str, str], RouteT] = {}
+        self._known: dict[bytes, tuple[dict[str, RouteT], tuple[bytes, ...]]] = {}
 
-    def match(self, method: str, path: bytes) -> tuple[Route, tuple[bytes, ...]]:
+    def match(self, method: str, path: bytes) -> tuple[RouteT, tuple[bytes, ...]]:
         """The route of `method` and raw `path`, and the raw values of its parameters."""
         # PERF: 0.3 us for a path that was seen before, 2.5 us to look at a new one.
         known = self._known.get(path)
@@ -79,21 +89,17 @@ class Router:
             self._known[path] = routes, params
         return route, params
 
-    def _error(self, template: str, problem: Problem) -> Route:
-        row = RouteRow(pattern=template, public=True, always_writable=True)
-        return self._compile(row, template, _refusing(problem))
-
-    def _bad_path(self, wrong: str) -> Route:
+    def _bad_path(self, wrong: str) -> RouteT:
         route = self._bad.get(wrong)
         if route is None:
-            route = self._bad[wrong] = self._error(UNMATCHED, BAD_PATH(wrong))
+            route = self._bad[wrong] = self._refuse(UNMATCHED, BAD_PATH(wrong))
         return route
 
-    def _wrong_method(self, routes: dict[str, Route]) -> Route:
+    def _wrong_method(self, routes: dict[str, RouteT]) -> RouteT:
         template = next(iter(routes.values())).template
         allow = ", ".join(sorted(routes))
         route = self._allow.get((template, allow))
         if route is None:
             problem = METHOD_NOT_ALLOWED(f"Allowed here: {allow}.", ((b"allow", allow.encode()),))
-            route = self._allow[template, allow] = self._error(template, problem)
+            route = self._allow[template, allow] = self._refuse(template, problem)
         return route

@@ -13,8 +13,7 @@ from typing import Any, Protocol, cast
 
 from granian._granian import CallbackScheduler
 
-from kernel.exchange.exchange import Exchange, Receive, Scope, Send
-from kernel.exchange.route import Lane, Stage
+from kernel.exchange.exchange import Exchange, Lane, Receive, Scope, Send, Stage
 
 # What one turn of the loop takes: a few milliseconds at most.
 _BATCH = 256
@@ -101,7 +100,9 @@ class Intake:
 
     def over(self, x: Exchange) -> None:
         self._gateway.finish(x)
-        x.watcher.done()
+        watcher = x.watcher
+        assert watcher is not None
+        watcher.done()
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
         self._run(x.watcher, self._gateway.go_on(x, iter(()), None, rest))

@@ -24,8 +24,7 @@ from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
 from kernel.config import Settings
-from kernel.exchange.exchange import Receive, Scope, Send
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Handler, Receive, Scope, Send
 from kernel.routing.catalog import RouteRow
 from kernel.server.cpu_policy import CpuPolicy
 from kernel.server.idle_connections import IdleConnections

@@ -1,13 +1,20 @@
-"""The policy stages. `ORDER` is the order in which they run; a factory that returns None leaves its stage out of a route.
+"""The policy stages, one a file. `ORDER` is the order in which they run.
+
+A stage's module declares
+- `NAME`, its public name: in the access log's `phase`, in `gateway explain`, in the profile;
+- `make(state, row)`, the stage of a route, or None where it has no part in it;
+- `describe(settings, row)`, what it demands, in words; empty where `make` gives None.
 
 The limiter comes before authentication, so that no signature is verified for a client over its limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Stage
+from kernel.exchange.phase import Phase
 from kernel.routing.catalog import RouteRow
 from kernel.stages import (
     admin,
@@ -27,29 +34,45 @@ from kernel.stages import (
 )
 from kernel.state import State
 
-Factory = Callable[[State, RouteRow], Stage | None]
 
-ORDER: tuple[Factory, ...] = (
-    cors.make,
-    edge.make,
-    handshake.make,
-    credentials.make,
-    limit.make,
-    admin.make,
-    authenticate.make,
-    demo.make,
-    tenancy.make,
-    quota.make,
-    freshness.make,
-    subscription.make,
-    readonly.make,
-    critical.make,
+class Policy(Protocol):
+    """What a stage's module declares."""
+
+    @property
+    def NAME(self) -> Phase: ...  # noqa: N802  # a constant of the module
+
+    def make(self, state: State, row: RouteRow) -> Stage | None: ...
+
+    def describe(self, settings: Settings, row: RouteRow) -> str: ...
+
+
+ORDER: tuple[Policy, ...] = (
+    cors,
+    edge,
+    handshake,
+    credentials,
+    limit,
+    admin,
+    authenticate,
+    demo,
+    tenancy,
+    quota,
+    freshness,
+    subscription,
+    readonly,
+    critical,
 )
 # What every answer needs, preflights and shed load included.
-ALWAYS: tuple[Factory, ...] = (cors.make, edge.make)
+ALWAYS: tuple[Policy, ...] = (cors, edge)
+
+Named = tuple[Phase, Stage]
 
 
-def compile_stages(state: State, row: RouteRow) -> tuple[Stage, ...]:
-    """The flat tuple of stages a row's requests run through."""
-    made = (make(state, row) for make in ORDER)
-    return tuple(stage for stage in made if stage is not None)
+def compile_stages(state: State, row: RouteRow, order: tuple[Policy, ...] = ORDER) -> tuple[Named, ...]:
+    """The stages a row's requests run through, each with its name."""
+    return tuple((policy.NAME, stage) for policy in order if (stage := policy.make(state, row)) is not None)
+
+
+def describe(settings: Settings, row: RouteRow) -> list[tuple[str, str]]:
+    """(stage, what it demands) of each stage a route has, in order."""
+    return [(policy.NAME, text) for policy in ORDER if (text := policy.describe(settings, row))]

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import ROUTE_UNKNOWN, Problem
 from kernel.identity.errors import TokenError
 from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import bearer
+from kernel.stages.lookup import Lookup
 from kernel.state import State
-from kernel.store.errors import StoreDown
 from kernel.store.keys import token_revoked
+from kernel.store.tracked import Values
+
+NAME: Final = Phase("admin")
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.admin or settings.environment == "dev":
+        return ""
+    return "from the networks of ADMIN_ALLOW, or with a service token; else 404"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -21,7 +33,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
         return None
     admins = state.admins
     verify = state.verifier.verify
-    tracked = state.tracked
+    lookup = Lookup(state)
 
     def admin(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         if x.client_ip in admins:
@@ -34,16 +46,10 @@ def make(state: State, row: RouteRow) -> Stage | None:
         if identity is None or identity.kind != "service":
             # 404, not 403: a stranger learns nothing of what is there.
             return ROUTE_UNKNOWN()
-        mark = tracked.get(token_revoked(identity.jti)) if identity.jti else None
-        return judge(mark) if mark is None or isinstance(mark, str) else wait(mark)
+        assert identity.jti is not None  # a verified token has a name
+        return lookup.judge(x, (token_revoked(identity.jti),), judge)
 
-    def judge(mark: str | None) -> Problem | None:
-        return None if mark is None else ROUTE_UNKNOWN()
-
-    async def wait(mark: Awaitable[str | None]) -> Problem | None:
-        try:
-            return judge(await mark)
-        except StoreDown:
-            return None
+    def judge(x: Exchange, values: Values) -> Problem | None:
+        return None if values[0] is None else ROUTE_UNKNOWN()
 
     return admin

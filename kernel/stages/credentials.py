@@ -6,18 +6,30 @@ the limiter is paid before the store is asked. Every other route ignores both.
 
 from __future__ import annotations
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from typing import Final
+
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.credentials import split_protocols, split_query
 from kernel.http.problems import BAD_REQUEST, Problem
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
+
+NAME: Final = Phase("credentials")
 
 _ONE = BAD_REQUEST(
     "More than one credential came. Send one of: 'Authorization', '?ticket=', '?token=', "
     "the WebSocket subprotocols 'bearer, <token>'."
 )
 _PROTOCOLS = b"sec-websocket-protocol:"
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.browser:
+        return ""
+    return "a ticket or token may come in the query, a token as a WebSocket subprotocol"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:

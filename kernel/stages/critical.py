@@ -6,12 +6,24 @@ undone. The last of the stages: nothing is asked for a request that another one 
 
 from __future__ import annotations
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from typing import Final
+
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import CRITICAL_DENIED, GatewayError, Problem
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.telemetry.audit import CRITICAL
+
+NAME: Final = Phase("critical")
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if row.critical is None or not row.identified:
+        return ""
+    return f"the tenant service confirms {row.critical}; refused when it cannot"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -30,10 +42,12 @@ def make(state: State, row: RouteRow) -> Stage | None:
         return problem
 
     async def critical(x: Exchange) -> Problem | None:
+        identity = x.identity
+        assert identity is not None
         if x.tenant is None:
             return record(x, CRITICAL_DENIED("This operation needs a tenant: send X-Tenant-ID."))
         try:
-            verdict = await verify(x.tenant, operation, x.identity.user_id)
+            verdict = await verify(x.tenant, operation, identity.user_id)
         except GatewayError as error:
             return record(x, error.problem)
         if verdict.allowed:

@@ -7,9 +7,11 @@ hosts, plain HTTP where HTTPS is demanded, oversize heads and announced bodies o
 from __future__ import annotations
 
 import re
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.addresses import forwarded_client, forwarded_elements
 from kernel.http.problems import (
     BAD_HOST,
@@ -22,6 +24,8 @@ from kernel.http.problems import (
 )
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
+
+NAME: Final = Phase("edge")
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _PORT = re.compile(rb":[0-9]*\Z")
@@ -37,6 +41,14 @@ _BAD_FRAMING = BAD_REQUEST(
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,128}")
 
 
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    hosts = ", ".join(settings.allowed_hosts) or "any host"
+    body = row.max_body or settings.max_body_bytes
+    https = "HTTPS only; " if settings.https_only else ""
+    return f"{https}{hosts}; head up to {settings.max_header_bytes} bytes, body up to {body} bytes"
+
+
 def make(state: State, row: RouteRow) -> Stage:
     """The edge stage of a route. Health and admin routes answer over plain HTTP too: probes and scrapers come by address."""
     settings = state.settings
@@ -44,7 +56,7 @@ def make(state: State, row: RouteRow) -> Stage:
     hosts = tuple(host.lower().encode() for host in settings.allowed_hosts)
     exact = frozenset(host for host in hosts if not host.startswith(b"*."))
     suffixes = tuple(host[1:] for host in hosts if host.startswith(b"*."))
-    direct = row.handler in {"health", "live", "ready", "metrics"}
+    direct = row.direct
     https_only = settings.https_only and not direct
     any_host = not hosts or direct
     header_limit = settings.max_header_bytes

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.exchange.exchange import Exchange, Message
-from kernel.exchange.route import Handler
+from kernel.exchange.exchange import Exchange, Handler, Message
 from kernel.routing.catalog import LOGOUT, SUBSCRIPTION_CHANGED
 from kernel.state import State
 
@@ -20,7 +19,7 @@ def _logout(state: State) -> Effect:
     """Refuse the presented token from now on, everywhere."""
 
     async def logout(x: Exchange) -> None:
-        identity = x.identity
+        identity = x.caller
         if identity.jti and not await state.revocations.revoke(identity.jti, identity.exp):
             state.log.warning("revocation waits for the store", request_id=x.request_id)
 

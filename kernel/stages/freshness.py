@@ -8,14 +8,24 @@ passes. The gateway's own marks have fractions; what others write in whole secon
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import TOKEN_REVOKED, TOKEN_STALE, Problem
+from kernel.identity.errors import challenge
 from kernel.routing.catalog import RouteRow
-from kernel.stages.authenticate import challenge
+from kernel.stages.lookup import Lookup
 from kernel.state import State
-from kernel.store.errors import StoreDown
+from kernel.store.tracked import Values
+
+NAME: Final = Phase("freshness")
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    return "not revoked, and issued after the tenant's subscription last changed" if row.identified else ""
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -23,45 +33,37 @@ def make(state: State, row: RouteRow) -> Stage | None:
     if not row.identified:
         return None
     tracked = state.tracked
-    metrics = state.metrics
     timestamps = state.timestamps
+    lookup = Lookup(state)
     stale = TOKEN_STALE(headers=challenge("invalid_token", TOKEN_STALE.title))
     revoked = TOKEN_REVOKED(headers=challenge("invalid_token", TOKEN_REVOKED.title))
 
-    async def settle(value: str | Awaitable[str | None] | None) -> str | None:
-        return value if value is None or isinstance(value, str) else await value
-
-    async def wait(x: Exchange) -> Problem | None:
-        """The same checks when a key must be read from the store."""
-        context = x.grant
-        try:
-            if context.revoked_key and await settle(tracked.get(context.revoked_key)) is not None:
+    def judge(x: Exchange, values: Values) -> Problem | None:
+        identity, context = x.identity, x.grant
+        assert identity is not None
+        assert context is not None
+        for key, value in zip(context.freshness_keys, values, strict=True):
+            if value is None:
+                continue
+            if key == context.revoked_key:
                 return revoked
-            for key in context.changed_keys:
-                changed = await settle(tracked.get(key))
-                if changed is not None and x.identity.iat < timestamps.read(key, changed):
-                    return stale
-        except StoreDown:
-            metrics.unchecked += 1
+            if identity.iat < timestamps.read(key, value):
+                return stale
         return None
 
     def freshness(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         context = x.grant
+        assert context is not None
+        # PERF: decided once until any tracked key changes.
         generation = tracked.generation
         if context.fresh == generation:
             return None
-        if context.revoked_key:
-            mark = tracked.get(context.revoked_key)
-            if mark is not None:
-                return revoked if isinstance(mark, str) else wait(x)
-        for key in context.changed_keys:
-            changed = tracked.get(key)
-            if changed is not None:
-                if not isinstance(changed, str):
-                    return wait(x)
-                if x.identity.iat < timestamps.read(key, changed):
-                    return stale
-        context.fresh = generation
-        return None
+        values = lookup.peek(context.freshness_keys)
+        if values is None:
+            return lookup.fetched(x, context.freshness_keys, judge)
+        outcome = judge(x, values)
+        if outcome is None:
+            context.fresh = generation
+        return outcome
 
     return freshness

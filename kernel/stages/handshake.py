@@ -7,13 +7,17 @@ hijacking, RFC 6455 section 10.2). A client without `Origin` is no browser.
 from __future__ import annotations
 
 import re
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.exchange.websocket import is_handshake
 from kernel.http.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
+
+NAME: Final = Phase("handshake")
 
 _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
 
@@ -24,6 +28,11 @@ _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 
 def _key(x: Exchange) -> bytes:
     return b", ".join(value for name, value in x.scope["headers"] if name == b"sec-websocket-key")
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    return "a WebSocket handshake, from a page of those origins or from no browser" if row.websocket else ""
 
 
 def make(state: State, row: RouteRow) -> Stage | None:

@@ -13,14 +13,18 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable
 from math import ceil
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import PROBES, Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
 from kernel.routing.catalog import Limit, RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreDown
 from kernel.store.limiter import Verdict
+
+NAME: Final = Phase("limit")
 
 _READY = 4096
 _NUMBERS = tuple(b"%d" % number for number in range(_READY))
@@ -108,9 +112,23 @@ class Ledger:
         return RATE_LIMITED("", ((b"retry-after", b"%d" % full),))
 
 
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if row.exempt:
+        return ""
+    client = Limit(settings.rate_limit_requests, settings.rate_limit_window_seconds)
+    text = f"{client.text} of a user whose token is known, else of an address"
+    if settings.service_rate_limit_requests:
+        services = Limit(settings.service_rate_limit_requests, settings.rate_limit_window_seconds)
+        text += f"; services: {services.text}"
+    else:
+        text += "; services: no limit"
+    return f"{text}; this route: {row.limit.text}" if row.limit else text
+
+
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of every route but the probes."""
-    if row.handler in PROBES:
+    if row.exempt:
         return None
     settings = state.settings
     window = settings.rate_limit_window_seconds

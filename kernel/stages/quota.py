@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import Problem
 from kernel.routing.catalog import RouteRow
 from kernel.stages.limit import Ledger
 from kernel.state import State
+
+NAME: Final = Phase("quota")
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.identified or row.service_only or not (settings.tier_limits or settings.tenant_limits):
+        return ""
+    limits = {**settings.tier_limits, **settings.tenant_limits}
+    return "of the whole tenant: " + "; ".join(f"{name} {limit.text}" for name, limit in limits.items())
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -22,9 +34,12 @@ def make(state: State, row: RouteRow) -> Stage | None:
 
     def quota(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         tenant = x.tenant
-        if tenant is None or x.identity.kind == "service":
+        identity, context = x.identity, x.grant
+        assert identity is not None
+        assert context is not None
+        if tenant is None or identity.kind == "service":
             return None
-        ledger = tenants.get(tenant) or tiers.get(x.grant.tier)
+        ledger = tenants.get(tenant) or tiers.get(context.tier)
         return ledger.charge(x, "tenant:" + tenant + ledger.suffix) if ledger is not None else None
 
     return quota

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import PLATFORM_READ_ONLY, TENANT_READ_ONLY, Problem
 from kernel.routing.catalog import WRITES, RouteRow
+from kernel.stages.lookup import Lookup
 from kernel.stages.subscription import READ_ONLY
 from kernel.state import State
-from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
+from kernel.store.tracked import Values
+
+NAME: Final = Phase("readonly")
 
 _OPENING = frozenset({"GET"})
 
@@ -24,33 +29,30 @@ def _platform_locked(reason: str) -> Problem:
     return PLATFORM_READ_ONLY(f"The platform is read-only: {reason}" if reason else "")
 
 
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    writes = _writes(row)
+    if not writes:
+        return ""
+    if row.websocket:
+        return "only while neither the tenant nor the platform is locked"
+    return f"{', '.join(sorted(writes))} only while neither the tenant nor the platform is locked"
+
+
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of every route but those that stay writable (auth and billing), write nothing, or are the operators' own."""
-    writes = WRITES if row.methods is None else WRITES & row.methods
-    if row.websocket:
-        writes = _OPENING  # what will be said in it is not known
-    if row.admin or row.always_writable or row.safe or not writes:
+    writes = _writes(row)
+    if not writes:
         return None
-    tracked = state.tracked
-    metrics = state.metrics
+    lookup = Lookup(state)
+    platform_only = (PLATFORM_KEY,)
 
-    async def wait(x: Exchange) -> Problem | None:
-        """The same checks when a key must be read from the store."""
-        try:
-            locked = tracked.get(PLATFORM_KEY)
-            if locked is not None and not isinstance(locked, str):
-                locked = await locked
-            if locked is not None:
-                return _platform_locked(locked)
-            if x.tenant is None:
-                return None
-            reason = tracked.get(x.grant.read_only_key)
-            if reason is not None and not isinstance(reason, str):
-                reason = await reason
-        except StoreDown:
-            metrics.unchecked += 1
-            return None
-        return None if reason is None else _tenant_locked(reason)
+    def judge(x: Exchange, values: Values) -> Problem | None:
+        if values[0] is not None:
+            return _platform_locked(values[0])
+        if len(values) > 1 and values[1] is not None:
+            return _tenant_locked(values[1])
+        return None
 
     def read_only(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         if x.method not in writes:
@@ -58,14 +60,16 @@ def make(state: State, row: RouteRow) -> Stage | None:
         identity = x.identity
         if identity is not None and identity.status in READ_ONLY:
             return _tenant_locked(f"its subscription is {identity.status}")
-        locked = tracked.get(PLATFORM_KEY)
-        if locked is not None:
-            return _platform_locked(locked) if isinstance(locked, str) else wait(x)
-        if x.tenant is None:
-            return None
-        reason = tracked.get(x.grant.read_only_key)
-        if reason is None:
-            return None
-        return _tenant_locked(reason) if isinstance(reason, str) else wait(x)
+        context = x.grant
+        return lookup.judge(x, platform_only if context is None else context.lock_keys, judge)
 
     return read_only
+
+
+def _writes(row: RouteRow) -> frozenset[str]:
+    """The methods that are refused while there is a lock."""
+    if row.admin or row.always_writable or row.safe:
+        return frozenset()
+    if row.websocket:
+        return _OPENING  # what will be said in it is not known
+    return WRITES if row.methods is None else WRITES & row.methods

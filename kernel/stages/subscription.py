@@ -12,12 +12,17 @@
 from __future__ import annotations
 
 from time import time
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import SUBSCRIPTION_EXPIRED, SUBSCRIPTION_REQUIRED, TIER_REQUIRED, Problem
+from kernel.identity.identity import Identity, TenantContext
 from kernel.routing.catalog import TIERS, RouteRow
 from kernel.state import State
+
+NAME: Final = Phase("subscription")
 
 USABLE = frozenset({"active", "trialing", "pending_cancellation"})
 READ_ONLY = frozenset({"past_due", "read_only"})
@@ -25,6 +30,20 @@ _RANK = {tier: rank for rank, tier in enumerate(TIERS)}
 _DAY = 86_400
 # Access that rests on the token's own subscription and on nothing else.
 _OWN = frozenset({"direct", ""})
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.identified or row.service_only or (row.always_writable and row.min_tier is None):
+        return ""
+    parts = []
+    if not row.always_writable:
+        parts.append(
+            f"active or trialing, or expired for less than {settings.subscription_grace_days:g} days"
+        )
+    if row.min_tier:
+        parts.append(f"{row.min_tier} tier or above")
+    return "; ".join(parts)
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -36,23 +55,24 @@ def make(state: State, row: RouteRow) -> Stage | None:
     needed = _RANK[row.min_tier] if row.min_tier else -1
     lapses = not row.always_writable
 
-    def grant_grace(x: Exchange, left: float) -> None:
+    def grant_grace(x: Exchange, identity: Identity, context: TenantContext, left: float) -> None:
         """Let a request pass with `left` seconds of grace, and say so on both sides."""
         x.extra.append((b"x-subscription-status", b"grace"))
         text = b'299 bakery-gateway "Subscription expired; %d days of grace left"' % (left // _DAY)
         x.extra.append((b"warning", text))
-        context = x.grant
         if not context.grace_block:
-            context.grace_block = context.encode(x.identity, "grace")
+            context.grace_block = context.encode(identity, "grace")
         x.context = context.grace_block
 
     def subscription(x: Exchange) -> Problem | None:
-        identity = x.identity
+        identity, context = x.identity, x.grant
+        assert identity is not None
+        assert context is not None
         if identity.kind == "service":
             return None
         if lapses:
             status = identity.status
-            if status not in passing and (status or x.grant.access in _OWN):
+            if status not in passing and (status or context.access in _OWN):
                 if not status:
                     return SUBSCRIPTION_REQUIRED("The token names no subscription.")
                 return SUBSCRIPTION_REQUIRED(f"The subscription is {status}.")
@@ -62,8 +82,8 @@ def make(state: State, row: RouteRow) -> Stage | None:
                 if over > 0:
                     if over > grace:
                         return SUBSCRIPTION_EXPIRED()
-                    grant_grace(x, grace - over)
-        if needed >= 0 and _RANK.get(x.grant.tier, -1) < needed:
+                    grant_grace(x, identity, context, grace - over)
+        if needed >= 0 and _RANK.get(context.tier, -1) < needed:
             return TIER_REQUIRED(f"This needs the {row.min_tier} tier.")
         return None
 

@@ -12,22 +12,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, TENANT_INVALID, GatewayError, Problem
-from kernel.identity.tenant_context import TenantContext, below, decide, overseen
+from kernel.identity.access import below, decide, overseen
+from kernel.identity.identity import Identity, TenantContext
 from kernel.routing.catalog import RouteRow
+from kernel.stages.lookup import Lookup
 from kernel.state import State
-from kernel.store.errors import StoreDown
+from kernel.store.tracked import Values
+
+NAME: Final = Phase("tenancy")
 
 _TENANT = re.compile(rb"[A-Za-z0-9_-]{1,64}")
-# Contexts kept with an identity: of tenants by the client's spelling, and of those below others by their id.
-_BLOCKS = 64
-_OVERSEEN = ("overseen",)
+# Contexts kept with an identity: of tenants by the client's spelling, and as many of those below others by their id.
+_MOST = 64
 _IN_DEMO = DEMO_FORBIDDEN("This is a demo's tenant: only its own session reaches it.")
 
 Outcome = Problem | Awaitable[Problem | None] | None
+
+
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.identified:
+        return ""
+    asked = "the path's tenant" if "{tenant_id}" in row.pattern else "X-Tenant-ID, else the token's tenant"
+    return f"access to {asked}: its own, one it lists, or one below a group it oversees"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -38,29 +51,28 @@ def make(state: State, row: RouteRow) -> Stage | None:
     place = segments.index("{tenant_id}") if "{tenant_id}" in segments else -1
     marks = state.tracked
     tenants = state.tenants
-    metrics = state.metrics
+    lookup = Lookup(state)
 
     def enter(x: Exchange, context: TenantContext) -> Outcome:
         x.grant = context
         x.tenant = context.tenant
         x.context = context.block
         if context.demo_key and context.real != marks.generation:
-            mark = marks.get(context.demo_key)
-            if mark is not None:
-                return _IN_DEMO if isinstance(mark, str) else wait(mark)
-            context.real = marks.generation
+            generation = marks.generation
+            keys = (context.demo_key,)
+            values = lookup.peek(keys)
+            if values is None:
+                return lookup.fetched(x, keys, outside)
+            if values[0] is not None:
+                return _IN_DEMO
+            context.real = generation
         return None
 
-    async def wait(mark: Awaitable[str | None]) -> Problem | None:
-        try:
-            return None if await mark is None else _IN_DEMO
-        except StoreDown:
-            metrics.unchecked += 1
-            return None
+    def outside(x: Exchange, values: Values) -> Problem | None:
+        return None if values[0] is None else _IN_DEMO
 
-    def first_time(x: Exchange, asked: bytes | None) -> Outcome:
+    def first_time(x: Exchange, identity: Identity, asked: bytes | None) -> Outcome:
         """A pair of token and tenant that is not known here."""
-        identity = x.identity
         if asked is not None and not _TENANT.fullmatch(asked):
             return TENANT_INVALID()
         tenant = identity.tenant_id if asked is None else asked.decode()
@@ -68,43 +80,46 @@ def make(state: State, row: RouteRow) -> Stage | None:
         if isinstance(made, Problem):
             return made
         if made is None:
-            return lookup(x, tenant)
-        if len(identity.blocks) < _BLOCKS:
-            identity.blocks[asked] = made
+            assert tenant is not None
+            return find(x, identity, tenant)
+        if len(identity.contexts) < _MOST:
+            identity.contexts[asked] = made
         return enter(x, made)
 
-    def lookup(x: Exchange, tenant: str) -> Outcome:
-        blocks = x.identity.blocks
-        above = blocks.get(_OVERSEEN)
+    def find(x: Exchange, identity: Identity, tenant: str) -> Outcome:
+        above = identity.overseen
         if above is None:
-            above = blocks[_OVERSEEN] = overseen(x.identity)
+            above = identity.overseen = overseen(identity)
         parent = tenants.parent(tenant, above)
-        return (
-            judge(x, tenant, parent) if parent is None or isinstance(parent, str) else ask(x, tenant, parent)
-        )
+        if parent is None or isinstance(parent, str):
+            return judge(x, identity, tenant, parent)
+        return ask(x, identity, tenant, parent)
 
-    async def ask(x: Exchange, tenant: str, pending: Awaitable[str | None]) -> Problem | None:
+    async def ask(
+        x: Exchange, identity: Identity, tenant: str, pending: Awaitable[str | None]
+    ) -> Problem | None:
         try:
             parent = await pending
         except GatewayError as error:
             return error.problem
-        outcome = judge(x, tenant, parent)
+        outcome = judge(x, identity, tenant, parent)
         return await outcome if isinstance(outcome, Awaitable) else outcome
 
-    def judge(x: Exchange, tenant: str, parent: str | None) -> Outcome:
+    def judge(x: Exchange, identity: Identity, tenant: str, parent: str | None) -> Outcome:
         if parent is None:
             return TENANT_FORBIDDEN()
-        identity = x.identity
-        context = identity.blocks.get(tenant)
+        context = identity.below.get(tenant)
         if context is None or context.parent != parent:
             context = below(identity, tenant, parent)
-            if len(identity.blocks) < _BLOCKS:
-                identity.blocks[tenant] = context
+            if len(identity.below) < _MOST:
+                identity.below[tenant] = context
         return enter(x, context)
 
     def tenancy(x: Exchange) -> Outcome:
         asked = x.params[place] if place >= 0 else x.captured.get(b"x-tenant-id")
-        context = x.identity.blocks.get(asked)
-        return enter(x, context) if context is not None else first_time(x, asked)
+        identity = x.identity
+        assert identity is not None
+        context = identity.contexts.get(asked)
+        return enter(x, context) if context is not None else first_time(x, identity, asked)
 
     return tenancy

@@ -17,7 +17,7 @@ import contextlib
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -41,6 +41,8 @@ _UNKNOWN = object()
 _READ = Script("return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}")
 
 Listener = Callable[[str | None], None]
+# Of keys, in their order; None: there is no such key.
+Values = list[str | None]
 
 
 class TrackedMap:
@@ -97,6 +99,22 @@ class TrackedMap:
         # PERF: 0.1 us when known.
         value = self._known.get(key, _UNKNOWN)
         return self._read(key) if value is _UNKNOWN else value  # type: ignore[return-value]
+
+    def peek(self, keys: Sequence[str]) -> Values | None:
+        """The values of `keys` if all of them are known."""
+        known = self._known
+        values: Values = []
+        for key in keys:
+            value = known.get(key, _UNKNOWN)
+            if value is _UNKNOWN:
+                return None
+            values.append(value)  # type: ignore[arg-type]
+        return values
+
+    async def fetch(self, keys: Sequence[str]) -> Values:
+        """The values of `keys`, those that are not known read in one trip. Raises StoreDown."""
+        pending = [self.get(key) for key in keys]
+        return [value if value is None or isinstance(value, str) else await value for value in pending]
 
     def on_change(self, listener: Listener) -> None:
         """Call `listener(key)` after a change of a followed key, `listener(None)` when any may have changed unseen."""

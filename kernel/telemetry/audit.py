@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from time import time
-from typing import Any
+from typing import Any, Protocol
 
-from kernel.exchange.exchange import Exchange
 from kernel.telemetry.lines import Encoder, JsonLines, stamp
 from kernel.telemetry.redact import Anonymizer
 from kernel.telemetry.writer import Writer
@@ -34,6 +33,51 @@ DISPATCH = "dispatch"
 _ROUTINE = frozenset({SERVICE_TOKEN, ADMIN, DISPATCH})
 
 _Key = tuple[str, str, str, str | None, str | None, str | None, str]
+
+
+class Caller(Protocol):
+    """What the trail tells of an identity."""
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def service(self) -> str | None: ...
+
+
+class Template(Protocol):
+    """What the trail tells of a route."""
+
+    @property
+    def template(self) -> str: ...
+
+
+class Audited(Protocol):
+    """What the trail tells of an exchange."""
+
+    @property
+    def identity(self) -> Caller | None: ...
+
+    @property
+    def route(self) -> Template: ...
+
+    @property
+    def request_id(self) -> str: ...
+
+    @property
+    def client_ip(self) -> str: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def tenant(self) -> str | None: ...
+
+    @property
+    def params(self) -> tuple[bytes, ...]: ...
+
+    @property
+    def captured(self) -> dict[bytes, bytes]: ...
 
 
 class _Event:
@@ -118,7 +162,7 @@ class Audit:
                 rest.count += 1
                 rest.last = now
 
-    def exchange(self, kind: str, x: Exchange, status: int, problem: str = "") -> None:
+    def exchange(self, kind: str, x: Audited, status: int, problem: str = "") -> None:
         """The event of a request: who made it, from where, for which tenant, and how it was answered."""
         identity = x.identity
         self.event(
@@ -174,7 +218,7 @@ class Audit:
         self.flush()
 
 
-def _requested(x: Exchange) -> str:
+def _requested(x: Audited) -> str:
     """The tenant that a refused request asked for, as it was written."""
     segments = x.route.template.split("/")
     named = [segment for segment in segments if segment.startswith("{")]

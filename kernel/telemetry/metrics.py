@@ -18,7 +18,6 @@ from typing import Any
 from kernel.telemetry.families import FAMILIES, SECONDS, SIZE_POWERS, Samples, Snapshot, Value
 from kernel.telemetry.process import process_samples
 
-UNMATCHED = "unmatched"
 OTHER_METHOD = "OTHER"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Sizes are counted by bit length; the last place of the list holds the sum of the sizes.

@@ -15,9 +15,9 @@ from time import time
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from kernel.exchange.exchange import Exchange
+from kernel.http.cookies import cookie
 from kernel.http.problems import (
     DEMO_FORBIDDEN,
     DEMO_SESSION_EXPIRED,
@@ -26,8 +26,9 @@ from kernel.http.problems import (
     GatewayError,
     Problem,
 )
-from kernel.identity.claims import Claims, Id, Identity, Subscription, TenantId, Text, access_identity
-from kernel.identity.tenant_context import DEMO_SESSION
+from kernel.identity.claims import Claims, Id, Subscription, TenantId, Text
+from kernel.identity.errors import REALM
+from kernel.identity.identity import DEMO_SESSION, Identity, access_identity
 from kernel.primitives.single_flight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import tenant_demo
@@ -41,10 +42,7 @@ _KEEP_SECONDS = 30.0
 # How long a session that is no good is remembered.
 _REFUSE_SECONDS = 2.0
 _MAX_SESSIONS = 4096
-# RFC 9110 section 15.5.2: a 401 says how to authenticate.
-_CHALLENGE = ((b"www-authenticate", b'Bearer realm="bakery-gateway"'),)
-# Where a token's identity keeps what is left of it in its session.
-_CONFINED = ("confined",)
+_CHALLENGE = ((b"www-authenticate", REALM),)
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
 Found = Identity | Problem
@@ -69,13 +67,8 @@ def named(x: Exchange) -> str | None:
     given = x.captured.get(b"x-demo-session-id")
     if given is None:
         cookies = x.captured.get(b"cookie")
-        if cookies is None or _COOKIE not in cookies:
-            return None
-        for pair in cookies.split(b";"):
-            name, _, value = pair.strip().partition(b"=")
-            if name == _COOKIE:
-                given = value
-                break
+        if cookies is not None and _COOKIE in cookies:
+            given = cookie(cookies, _COOKIE)
     return None if given is None else given.decode("latin-1")
 
 
@@ -115,10 +108,11 @@ class DemoSessions:
 
         The token names its session, or the request does.
         """
-        session = x.identity.demo_session_id or named(x)
+        identity = x.caller
+        session = identity.demo_session_id or named(x)
         if session is None:
             return DEMO_SESSION_INVALID("The demo token comes without a session.", _CHALLENGE)
-        found = self.confine(x.identity, session)
+        found = self.confine(identity, session)
         return _take(x, found) if isinstance(found, Found) else _take_later(x, found)
 
     def confine(self, identity: Identity, session: str) -> Found | Awaitable[Found]:
@@ -135,19 +129,10 @@ class DemoSessions:
             return found
         if identity.tenant_id != found.tenant_id:
             return DEMO_FORBIDDEN("The token's tenant is not that of its demo session.")
-        known = identity.blocks.get(_CONFINED)
-        if known is not None and known[0] is found:
-            confined: Identity = known[1]
-            return confined
-        confined = replace(
-            identity,
-            demo_session_id=found.demo_session_id,
-            demo_account_type=found.demo_account_type,
-            exp=min(identity.exp, found.exp),
-            blocks={},
-        )
-        identity.blocks[_CONFINED] = found, confined
-        return confined
+        known = identity.confined
+        if known is None or known[0] is not found:
+            known = identity.confined = found, identity.within(found)
+        return known[1]
 
     async def _ask(self, session: str) -> Found:
         asked = self._clock()

@@ -18,8 +18,7 @@ from kernel.http.problems import (
     TOKEN_REVOKED,
     TOKEN_STALE,
 )
-from kernel.identity.claims import Identity
-from kernel.identity.tenant_context import TenantContext
+from kernel.identity.identity import Identity, TenantContext
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 from kernel.store.tracked import TrackedMap
@@ -52,10 +51,7 @@ class Watch:
         self.context = context
         self.exp = identity.exp
         self.iat = identity.iat
-        keys = (context.revoked_key, *context.changed_keys)
-        if locks:
-            keys += (PLATFORM_KEY, context.read_only_key)
-        self.keys = tuple(key for key in keys if key)
+        self.keys = (*context.freshness_keys, *context.lock_keys) if locks else context.freshness_keys
 
     def cancel(self) -> None:
         """Guard it no longer: from now on it is told nothing. Harmless when it was told or cancelled before."""
@@ -157,14 +153,13 @@ class StreamGuard:
         self._expire()
         due, self._due = list(self._due), set()
         for start in range(0, len(due), _BATCH):
-            # All are sent before the first is waited for: they share a trip.
-            batch = [(key, self._tracked.get(key)) for key in due[start : start + _BATCH]]
-            for key, known in batch:
-                try:
-                    value = known if known is None or isinstance(known, str) else await known
-                except StoreDown:
-                    self._missed = True
-                    continue
+            batch = due[start : start + _BATCH]
+            try:
+                values = await self._tracked.fetch(batch)
+            except StoreDown:
+                self._missed = True
+                continue
+            for key, value in zip(batch, values, strict=True):
                 if value is not None:
                     self._judge(key, value)
             self._expire()

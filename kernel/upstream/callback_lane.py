@@ -13,6 +13,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from kernel.exchange.exchange import Exchange
+from kernel.exchange.phase import RESPONSE_HEAD
 from kernel.upstream.balance import Upstream
 from kernel.upstream.forward import METHODS, NO_LENGTH, forward
 from kernel.upstream.http1 import Connection
@@ -41,7 +42,7 @@ class CallbackLane:
         connection = replica.pool.take_idle()
         if connection is None:
             return False
-        x.phase = "response-head"
+        x.phase = RESPONSE_HEAD
         x.outgoing = lines
         query = x.query
         head: tuple[bytes, ...]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from kernel.exchange.exchange import CLOSE, UPSTREAM, Exchange
+from kernel.exchange.phase import CONNECT, DONE, REQUEST_BODY, RESPONSE_BODY, RESPONSE_HEAD
 from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
@@ -62,7 +63,7 @@ async def forward(
     # 1.
     body = b""
     if x.has_body:
-        x.phase = "request-body"
+        x.phase = REQUEST_BODY
         body = await beginning(x, upstream)
     streamed = not x.body_done
     # 2.
@@ -83,7 +84,7 @@ async def forward(
     while True:
         breaker = replica.breaker
         probe = begun is None and breaker.troubled and breaker.begin()
-        x.phase = "connect"
+        x.phase = CONNECT
         connection: Connection | None = None
         upload: Upload | None = None
         uploads: Slots | None = None
@@ -92,7 +93,7 @@ async def forward(
             pool = replica.pool
             if begun is not None:
                 connection, begun = begun, None
-                x.phase = "response-head"
+                x.phase = RESPONSE_HEAD
                 sent = x.asked
             else:
                 # 4.
@@ -104,7 +105,7 @@ async def forward(
                 else:
                     connection = await pool.fresh(x)
                 # 5.
-                x.phase = "response-head"
+                x.phase = RESPONSE_HEAD
                 sent = perf_counter()
                 head = (method, b" ", target, replica.host_line, lines, framing)
                 if streamed:
@@ -118,7 +119,7 @@ async def forward(
                 raise connection.error
             # 6.
             x.upstream_seconds = seconds = perf_counter() - sent
-            x.phase = "response-body"
+            x.phase = RESPONSE_BODY
             if breaker.troubled:
                 breaker.success()
             upstream.meter.answered(connection.status, seconds)
@@ -136,7 +137,7 @@ async def forward(
                     # An early answer: the server closes under whoever still sends when it is out, which they have to know.
                     connection.headers.append(CLOSE)
                 await _relay(x, connection, upstream)
-            x.phase = "done"
+            x.phase = DONE
             return
         except GatewayError as error:
             if sent and not x.response_started:

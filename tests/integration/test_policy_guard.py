@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from kernel.identity.claims import Claims, Identity, access_identity
-from kernel.identity.tenant_context import TenantContext, decide
+from kernel.identity.access import decide
+from kernel.identity.claims import Claims
+from kernel.identity.identity import Identity, TenantContext, access_identity
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap

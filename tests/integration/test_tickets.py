@@ -48,13 +48,13 @@ ROWS = (
 async def seen(x: Exchange) -> None:
     """Answers with what a handler has before it."""
     document = {
-        "user": x.identity.user_id,
-        "kind": x.identity.kind,
-        "exp": x.identity.exp,
-        "iat": x.identity.iat,
-        "jti": x.identity.jti,
+        "user": x.caller.user_id,
+        "kind": x.caller.kind,
+        "exp": x.caller.exp,
+        "iat": x.caller.iat,
+        "jti": x.caller.jti,
         "tenant": x.tenant,
-        "role": x.grant.role,
+        "role": x.granted.role,
         "query": x.query.decode(),
         "lines": b"".join(x.lines).decode("latin-1"),
         "offered": x.scope.get("subprotocols"),

@@ -6,25 +6,32 @@ Any other one goes to the authority; an expired one may be exchanged there for a
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from typing import Final
 
-from kernel.exchange.exchange import Exchange
-from kernel.exchange.route import Stage
+from kernel.config import Settings
+from kernel.exchange.exchange import Exchange, Stage
+from kernel.exchange.phase import Phase
 from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
-from kernel.identity.claims import Identity
-from kernel.identity.errors import TokenError
+from kernel.identity.errors import REALM, challenge
+from kernel.identity.expiry import TokenExpired
+from kernel.identity.identity import Identity
 from kernel.routing.catalog import RouteRow
 from kernel.stages.authenticate import refresh, tickets
 from kernel.state import State
 from kernel.tenancy.demo_sessions import named
 
-_REALM = b'Bearer realm="bakery-gateway"'
+NAME: Final = Phase("authenticate")
+
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
 
-def challenge(error: str, description: str) -> tuple[tuple[bytes, bytes], ...]:
-    """The `WWW-Authenticate` of a refused token (RFC 6750 section 3)."""
-    value = b'%b, error="%b", error_description="%b"' % (_REALM, error.encode(), description.encode())
-    return ((b"www-authenticate", value),)
+def describe(settings: Settings, row: RouteRow) -> str:
+    """What the stage demands of a request, in words; empty where it has no part in the route."""
+    if not row.identified:
+        return ""
+    if row.service_only:
+        return "a service token"
+    return f"a token of {', '.join(settings.jwt_issuer)}, or a demo session; an expired one is refreshed if it can be"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -42,12 +49,11 @@ def make(state: State, row: RouteRow) -> Stage | None:
         try:
             try:
                 identity = await recognise(token)
-            except TokenError as error:
-                expired = error.expired_identity
-                renewal = refresh.presented(x) if expired is not None else None
-                if expired is None or renewal is None:
+            except TokenExpired as error:
+                renewal = refresh.presented(x)
+                if renewal is None:
                     raise
-                identity = await renew(x, expired, renewal)
+                identity = await renew(x, error.identity, renewal)
         except GatewayError as error:
             metrics.auth_failure += 1
             return _refused(error)
@@ -74,7 +80,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
         if session is not None and not service_only:
             return visit(x, session)
         metrics.auth_failure += 1
-        return TOKEN_MISSING(headers=((b"www-authenticate", _REALM),))
+        return TOKEN_MISSING(headers=((b"www-authenticate", REALM),))
 
     if not row.browser:
         return authenticate

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import REFRESH_TOKEN, cookie
-from kernel.identity.claims import Identity
+from kernel.identity.identity import Identity
 from kernel.identity.refresh import Refreshed
 from kernel.routing.catalog import LOGOUT, RouteRow
 from kernel.state import State

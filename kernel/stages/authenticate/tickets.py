@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import cookie
 from kernel.http.problems import TENANT_FORBIDDEN, GatewayError
-from kernel.identity.claims import Identity
+from kernel.identity.identity import Identity
 from kernel.identity.tickets import RESUME_SECONDS, Holder
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.stages.limit import address_key

@@ -8,8 +8,9 @@ import pytest
 
 from kernel.http.problems import TOKEN_SIGNATURE
 from kernel.identity.cache import IdentityCache, Refusals
-from kernel.identity.claims import Identity, access_identity, decode_claims
+from kernel.identity.claims import decode_claims
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity, access_identity
 from tests.support.tokens import access_payload, name_without_jti
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from kernel.http.problems import TOKEN_CLAIMS
-from kernel.identity.claims import Identity, access_identity, decode_claims
+from kernel.identity.claims import decode_claims
 from kernel.identity.errors import TokenError
+from kernel.identity.identity import Identity, access_identity
 from tests.support.tokens import TENANT, access_payload
 
 

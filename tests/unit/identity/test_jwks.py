@@ -191,7 +191,6 @@ async def test_rotation_is_followed_and_forgets_what_the_old_key_said() -> None:
     with pytest.raises(TokenError) as error:
         verifier.verify(old)
     assert error.value.kind is TOKEN_KEY_UNKNOWN
-    assert error.value.kid == "rsa"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.identity.claims import Identity
+from kernel.identity.identity import Identity
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.l2_cache import REMOTE, Stamp, encode, fingerprint, lifetime, restore
 from kernel.identity.pem import load_public_keys
@@ -29,7 +29,7 @@ def build(key: str | None = "rsa", secret: str = SECRET, **policy: Any) -> Verif
 
 
 def plain(identity: Identity) -> dict[str, Any]:
-    return {field: getattr(identity, field) for field in identity.__struct_fields__}
+    return {field: getattr(identity, field) for field in Identity.__slots__}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_EXPIRED, GatewayError
-from kernel.identity.claims import Identity
+from kernel.identity.expiry import TokenExpired
+from kernel.identity.identity import Identity
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
@@ -70,10 +71,9 @@ def verifier(clock: Clock) -> Verifier:
 
 
 def expired(verifier: Verifier, **changes: Any) -> Identity:
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(TokenExpired) as error:
         verifier.verify(access_token(**({"exp": int(time.time()) - 5} | changes)))
-    assert error.value.expired_identity is not None
-    return error.value.expired_identity
+    return error.value.identity
 
 
 async def test_expired_session_goes_on_with_new_tokens(verifier: Verifier) -> None:
@@ -191,10 +191,9 @@ async def test_text_that_is_no_refresh_token_costs_no_call(verifier: Verifier, t
 
 async def test_service_token_is_not_refreshed(verifier: Verifier) -> None:
     auth = Auth()
-    with pytest.raises(TokenError) as error:
+    with pytest.raises(TokenExpired) as error:
         verifier.verify(service_token(exp=1))
-    session = error.value.expired_identity
-    assert session is not None
+    session = error.value.identity
     with pytest.raises(TokenError):
         await Refresher(verifier, auth).refresh(session, "refresh-1")
     assert auth.calls == 0

@@ -30,6 +30,7 @@ from kernel.http.problems import (
     TOKEN_TYPE,
     ProblemKind,
 )
+from kernel.identity.expiry import TokenExpired
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
@@ -465,11 +466,10 @@ def test_token_is_refused_at_its_exp_even_when_cached() -> None:
 def test_expired_token_with_a_good_signature_tells_whose_it_was(verifier: Verifier) -> None:
     token = access_token(exp=int(time.time()) - 1)
     for _ in range(2):  # the second answer comes from the memory of refusals
-        with pytest.raises(TokenError) as error:
+        with pytest.raises(TokenExpired) as error:
             verifier.verify(token)
         assert error.value.kind is TOKEN_EXPIRED
-        assert error.value.expired_identity is not None
-        assert error.value.expired_identity.user_id == "user-1"
+        assert error.value.identity.user_id == "user-1"
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_expired_token_with_another_fault_opens_no_way_to_a_refresh(
         with pytest.raises(TokenError) as error:
             verifier.verify(token)
         assert error.value.kind is not TOKEN_EXPIRED
-        assert error.value.expired_identity is None
+        assert not isinstance(error.value, TokenExpired)
 
 
 def test_leeway_forgives_an_issuer_whose_clock_is_ahead_and_no_more() -> None:

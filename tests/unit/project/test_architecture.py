@@ -1,4 +1,4 @@
-"""The layout is the architecture: imports run downwards and in no circle, libraries stay in their rooms, modules hold no state.
+"""The layout is the architecture: imports run downwards, in no circle; libraries stay in their rooms; modules hold no state.
 
 An import counts wherever it stands: at the top, in a function, or under TYPE_CHECKING.
 """
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for room in ("kernel", "handlers", "demo") for path in (ROOT / room).glob("**/*.py"))
 PRODUCT = [path for path in SOURCES if "demo" not in path.relative_to(ROOT).parts[0]]
 
-# Lowest first. A module may import from its own room and from rooms on floors below; rooms of one floor do not know each other.
+# Lowest first. A module imports from its own room and from rooms on floors below; rooms of one floor do not know each other.
 FLOORS: tuple[set[str], ...] = (
     {"kernel"},
     {"kernel.primitives", "kernel.http"},

@@ -2,21 +2,25 @@ from __future__ import annotations
 
 from typing import cast
 
-from kernel.exchange.route import Handler, Route
+from kernel.exchange.exchange import Handler, Route
+from kernel.http.problems import Problem
 from kernel.routing.catalog import RouteRow
 from kernel.routing.router import Router
 from kernel.telemetry.metrics import Metrics
 
 
-def router() -> Router:
-    def compile_route(row: RouteRow, template: str, handler: Handler | None) -> Route:
-        return Route(row, template, (), cast("Handler", handler), Metrics().route(template))
+def router() -> Router[Route]:
+    def compile_route(row: RouteRow) -> Route:
+        return Route(row, row.pattern, (), cast("Handler", None), Metrics().route(row.pattern))
+
+    def refuse(template: str, problem: Problem) -> Route:
+        return compile_route(RouteRow(pattern=template))
 
     rows = (
         RouteRow(pattern="/items/{id}", methods=frozenset({"GET"}), service="inventory"),
         RouteRow(pattern="/files/**", service="inventory", allow_encoded_slash=True),
     )
-    return Router(rows, compile_route)
+    return Router(rows, compile_route, refuse)
 
 
 def test_a_path_seen_before_is_matched_as_the_first_time() -> None:

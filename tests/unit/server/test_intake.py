@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernel.exchange.route import Lane
+from kernel.exchange.exchange import Lane
 from kernel.server.intake import Intake
 from tests.support.exchanges import exchange
 

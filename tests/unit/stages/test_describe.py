@@ -9,8 +9,7 @@ import pytest
 from kernel.config import Settings
 from kernel.exchange.cors import Cors
 from kernel.routing.catalog import Limit, RouteRow
-from kernel.stages import compile_stages
-from kernel.stages.words import in_words
+from kernel.stages import compile_stages, describe
 from kernel.store.limiter import Limiter
 from kernel.telemetry.metrics import Metrics
 
@@ -32,8 +31,8 @@ async def test_what_is_told_of_a_route_is_what_it_runs_through(settings: Setting
     state.metrics = Metrics()
     state.limiter = Limiter(state.store)
     for row in (*settings.routes, *ODD):
-        compiled = [stage.__module__.rpartition(".")[2] for stage in compile_stages(state, row)]
-        assert [name for name, _ in in_words(settings, row)] == compiled, row
+        compiled = [name for name, _ in compile_stages(state, row)]
+        assert [name for name, _ in describe(settings, row)] == compiled, row
 
 
 def test_the_figures_of_a_route_are_told() -> None:
@@ -45,7 +44,7 @@ def test_the_figures_of_a_route_are_told() -> None:
         max_body=4321,
         critical="delete-tenant",
     )
-    told = dict(in_words(DEV, row))
+    told = dict(describe(DEV, row))
     assert "7 requests in 3 s" in told["limit"]
     assert "4321 bytes" in told["edge"]
     assert "enterprise" in told["subscription"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from kernel.config import Settings
 from kernel.http.problems import Problem
-from kernel.identity.claims import Access, Claims, Identity, access_identity
+from kernel.identity.claims import Access, Claims
+from kernel.identity.identity import Identity, access_identity
 from kernel.routing.catalog import RouteRow
 from kernel.stages import tenancy
 from kernel.telemetry.metrics import Metrics
@@ -19,6 +21,12 @@ class Marks(dict[str, str]):
     """Demo marks, as the tracked map gives them."""
 
     generation = 0
+
+    def peek(self, keys: tuple[str, ...]) -> list[str | None]:
+        return [self.get(key) for key in keys]
+
+    async def fetch(self, keys: tuple[str, ...]) -> list[str | None]:
+        return self.peek(keys)
 
     def __setitem__(self, key: str, value: str) -> None:
         super().__setitem__(key, value)
@@ -36,6 +44,7 @@ class Bench:
             tracked=self.marks,
             tenants=SimpleNamespace(parent=self.above),
             metrics=Metrics(),
+            settings=Settings(),
         )
         stage = tenancy.make(state, ROW)
         assert stage is not None
@@ -94,7 +103,8 @@ def test_what_is_kept_with_an_identity_is_bounded() -> None:
     for number in range(100):
         assert bench.ask(identity, f"listed-{number}").tenant == f"listed-{number}"
         assert bench.ask(identity, f"outlet-{number}").tenant == f"outlet-{number}"
-    assert len(identity.blocks) <= 65
+    assert len(identity.contexts) <= 64
+    assert len(identity.below) <= 64
 
 
 def test_a_mark_set_later_keeps_a_known_pair_out() -> None:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from kernel.http.problems import Problem
-from kernel.identity.claims import Claims, Identity, access_identity
+from kernel.identity.claims import Claims
+from kernel.identity.identity import Identity, access_identity
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.redis import Store
 from kernel.tenancy.demo_sessions import DemoSessions, Found

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from kernel.identity.claims import Claims, access_identity
-from kernel.identity.tenant_context import TenantContext, decide
+from kernel.identity.access import decide
+from kernel.identity.claims import Claims
+from kernel.identity.identity import TenantContext, access_identity
 from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.timestamps import Timestamps
 from tests.support.store import until
@@ -27,9 +28,9 @@ class Tracked:
     def on_change(self, listener: Any) -> None:
         """Nothing is ever announced."""
 
-    def get(self, key: str) -> Any:
+    async def fetch(self, keys: tuple[str, ...]) -> list[str | None]:
         self.reads += 1
-        return self.reply if self.reply is not None else self.value
+        return [self.value if self.reply is None else await self.reply for _ in keys]
 
 
 async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kernel.http.problems import Problem
-from kernel.identity.claims import Access, Claims, Identity, access_identity, service_identity
-from kernel.identity.tenant_context import DEMO_SESSION, TenantContext, below, decide, overseen
+from kernel.identity.access import below, decide, overseen
+from kernel.identity.claims import Access, Claims
+from kernel.identity.identity import DEMO_SESSION, Identity, TenantContext, access_identity, service_identity
 
 
 def user(trust: str = "key", **changes: Any) -> Identity:
@@ -31,30 +32,37 @@ def test_a_token_rests_on_every_tenant_it_speaks_of() -> None:
     group = Access(id="group", can_view_children=True)
     identity = user(tenant_access=[listed, group])
     key = "tenant:{}:subscription_changed_at".format
-    assert context(identity, "own").changed_keys == (key("own"),)
-    assert context(identity, "listed").changed_keys == (key("listed"), key("own"))
-    assert below(identity, "outlet", "group").changed_keys == (key("outlet"), key("group"), key("own"))
-    assert context(identity, "own").revoked_key == "token:revoked:j"
+    revoked = "token:revoked:j"
+    assert context(identity, "own").freshness_keys == (revoked, key("own"))
+    assert context(identity, "listed").freshness_keys == (revoked, key("listed"), key("own"))
+    assert below(identity, "outlet", "group").freshness_keys == (
+        revoked,
+        key("outlet"),
+        key("group"),
+        key("own"),
+    )
 
 
 def test_without_a_tenant_only_revocation_is_asked() -> None:
     made = context(user(tenant_id=None), None)
-    assert (made.access, made.changed_keys, made.read_only_key, made.demo_key) == ("", (), "", "")
+    assert (made.access, made.read_only_key, made.demo_key) == ("", "", "")
+    assert made.freshness_keys == ("token:revoked:j",)
+    assert made.lock_keys == ("platform:read_only",)
     assert b"x-tenant-access-type" not in made.block
 
 
 def test_a_service_is_never_stale_but_can_be_locked_out_and_revoked() -> None:
     identity = service_identity(Claims(exp=2, iat=1, iss="i", jti="j"), "sales", "key")
     made = context(identity, "any")
-    assert made.changed_keys == ()
+    assert made.freshness_keys == ("token:revoked:j",)
     assert made.demo_key == ""
     assert made.read_only_key == "tenant:any:read_only"
     assert made.revoked_key == "token:revoked:j"
 
 
 def test_a_visitor_is_never_stale_and_a_demo_token_is() -> None:
-    assert context(user(DEMO_SESSION, is_demo=True), "own").changed_keys == ()
-    assert context(user(is_demo=True), "own").changed_keys != ()
+    assert context(user(DEMO_SESSION, is_demo=True), "own").freshness_keys == ("token:revoked:j",)
+    assert len(context(user(is_demo=True), "own").freshness_keys) == 2
     assert context(user(is_demo=True), "own").demo_key == ""
 
 
