@@ -40,6 +40,7 @@ MODULES = [
     "kernel/telemetry/trace.py",
     "kernel/upstream/balance.py",
     "kernel/upstream/breaker.py",
+    "kernel/upstream/outlier.py",
     "kernel/upstream/callback_lane.py",
     "kernel/upstream/fast_response.py",
     "kernel/upstream/http1.py",

@@ -25,6 +25,7 @@ class _Service(Struct):
     last_error: str | None
     checked_at: str | None
     breaker: str
+    ejected: int
 
 
 class _Health(Struct):

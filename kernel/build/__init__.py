@@ -214,6 +214,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
             redis_connected=lambda: store.connected,
             not_ready=lambda: "draining" if state.draining else "" if authority.ready else "keys",
             breakers=lambda: {name: upstream.breaker_state for name, upstream in upstreams.items()},
+            ejected=lambda: {name: upstream.snapshot()["ejected"] for name, upstream in upstreams.items()},
         ),
         request_ids=RequestIds(),
         tracer=Tracer(),
@@ -281,14 +282,17 @@ def _upstream_families(upstreams: dict[str, Upstream]) -> dict[str, Any]:
     connections: dict[tuple[str, str], int] = {}
     waiting: dict[str, int] = {}
     breakers: dict[tuple[str, str], int] = {}
+    ejected: dict[str, int] = {}
     for name, upstream in upstreams.items():
         numbers = upstream.snapshot()
         connections[name, "active"] = numbers["active"]
         connections[name, "idle"] = numbers["idle"]
         waiting[name] = numbers["waiting"]
         breakers[name, numbers["breaker"]] = 1
+        ejected[name] = numbers["ejected"]
     return {
         "gateway_pool_connections": connections,
         "gateway_pool_waiting": waiting,
         "gateway_breaker_state": breakers,
+        "gateway_replicas_ejected": ejected,
     }

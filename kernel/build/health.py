@@ -44,7 +44,7 @@ def make_prober(
 
 
 def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
-    """Tells of the store and the breakers."""
+    """Tells of the store, the breakers and the replicas."""
 
     def breakers() -> Iterator[tuple[str, str]]:
         for name, upstream in upstreams.items():
@@ -52,4 +52,10 @@ def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
                 if replica.breaker.state(upstream.sweeper.now) != CLOSED:
                     yield name, replica.pool.address.authority
 
-    return Incidents(log, lambda: (store.connected, store.last_error), breakers)
+    def ejected() -> Iterator[tuple[str, str]]:
+        for name, upstream in upstreams.items():
+            for replica in upstream.replicas:
+                if upstream.sweeper.now < replica.standing.until:
+                    yield name, replica.pool.address.authority
+
+    return Incidents(log, lambda: (store.connected, store.last_error), breakers, ejected)

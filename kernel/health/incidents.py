@@ -1,5 +1,5 @@
 """Incidents: what an operator must read in the log without a request that tells of it: the store lost and back, breakers
-opened and closed. Looked at once a second, so that nothing on a request's way has to tell."""
+opened and closed, replicas ejected and let back in. Looked at once a second: nothing on a request's way has to tell."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from kernel.telemetry.log import Log
 _SECONDS = 1.0
 # (connected, why it is not)
 StoreState = Callable[[], tuple[bool, str]]
-# (service, replica) of every breaker that is not closed
-OpenBreakers = Callable[[], Iterable[tuple[str, str]]]
+# (service, replica) of everyone that something is the matter with
+Replicas = Callable[[], Iterable[tuple[str, str]]]
+
+
+def _none() -> tuple[()]:
+    return ()
 
 
 class Incidents:
@@ -22,17 +26,19 @@ class Incidents:
         log: where it is told.
         store: the store's state.
         breakers: the breakers that let nothing or only a probe through.
+        ejected: the replicas that are left alone because they fail while the others are well.
     """
 
-    def __init__(self, log: Log, store: StoreState, breakers: OpenBreakers) -> None:
+    def __init__(self, log: Log, store: StoreState, breakers: Replicas, ejected: Replicas = _none) -> None:
         self._log = log
         self._store = store
-        self._breakers = breakers
+        self._told = (
+            _Told(log, breakers, "breaker opened", "breaker closed"),
+            _Told(log, ejected, "replica ejected: it fails while the others are well", "replica let back in"),
+        )
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
-        # Since when, in loop time.
-        self._lost: float | None = None
-        self._open: Mapping[tuple[str, str], float] = {}
+        self._lost: float | None = None  # since when, in loop time
 
     def start(self) -> None:
         """Look now, and from now on."""
@@ -56,10 +62,26 @@ class Incidents:
                 "store lost: each worker limits on its own, locks and revocations go unchecked", reason=reason
             )
             self._lost = now
-        found = {breaker: self._open.get(breaker, now) for breaker in self._breakers()}
-        for service, replica in found.keys() - self._open.keys():
-            self._log.warning("breaker opened", service=service, replica=replica)
-        for gone in self._open.keys() - found.keys():
-            seconds = round(now - self._open[gone], 1)
-            self._log.info("breaker closed", service=gone[0], replica=gone[1], seconds=seconds)
-        self._open = found
+        for each in self._told:
+            each.look(now)
+
+
+class _Told:
+    """One matter of replicas: who it concerns, and what is said when it begins and when it ends."""
+
+    def __init__(self, log: Log, concerned: Replicas, begins: str, ends: str) -> None:
+        self._log = log
+        self._concerned = concerned
+        self._begins = begins
+        self._ends = ends
+        self._since: Mapping[tuple[str, str], float] = {}
+
+    def look(self, now: float) -> None:
+        since = self._since
+        found = {each: since.get(each, now) for each in self._concerned()}
+        for service, replica in found.keys() - since.keys():
+            self._log.warning(self._begins, service=service, replica=replica)
+        for gone in since.keys() - found.keys():
+            seconds = round(now - since[gone], 1)
+            self._log.info(self._ends, service=gone[0], replica=gone[1], seconds=seconds)
+        self._since = found

@@ -28,7 +28,7 @@ Document = tuple[int, bytes]
 _LEFT_ALONE = "failed repeatedly"
 
 
-def _nothing() -> Mapping[str, str]:
+def _nothing() -> Mapping[str, Any]:
     return {}
 
 
@@ -41,6 +41,7 @@ class Health:
         redis_connected: whether the store is reachable now.
         not_ready: why no requests should come ("draining", "keys"), "" when they should.
         breakers: state of the circuit breaker by service.
+        ejected: number of replicas that get no requests by service.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class Health:
         redis_connected: Callable[[], bool],
         not_ready: Callable[[], str],
         breakers: Callable[[], Mapping[str, str]] = _nothing,
+        ejected: Callable[[], Mapping[str, int]] = _nothing,
     ) -> None:
         self._prober = prober
         self._version = version
         self._redis_connected = redis_connected
         self._not_ready = not_ready
         self._breakers = breakers
+        self._ejected = ejected
 
     def live(self) -> Document:
         """`/health/live`."""
@@ -75,8 +78,9 @@ class Health:
         return self._document({name: result.status for name, result in found.items()}, found)
 
     def services(self) -> Document:
-        """`/api/v1/health`: each service with its latency, last error and breaker."""
+        """`/api/v1/health`: each service with its latency, last error, breaker and ejected replicas."""
         breakers = self._breakers()
+        ejected = self._ejected()
         found = self._found(breakers)
         details: dict[str, Any] = {}
         for name, result in found.items():
@@ -86,6 +90,7 @@ class Health:
                 "last_error": result.error or None,
                 "checked_at": stamp(result.checked) if result.checked else None,
                 "breaker": breakers.get(name, "closed"),
+                "ejected": ejected.get(name, 0),
             }
         return self._document(details, found)
 

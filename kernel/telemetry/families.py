@@ -120,6 +120,12 @@ _ROWS = (
         "Workers whose circuit breaker for a service is in this state.",
         ("service", "state"),
     ),
+    Family(
+        "gateway_replicas_ejected",
+        GAUGE,
+        "Replicas of a service that get no requests while others can take them, each counted by each worker.",
+        ("service",),
+    ),
     # With GATEWAY_PROFILE.
     Family(
         "gateway_stage_seconds",

@@ -1,7 +1,7 @@
 """Upstream: a service with its replicas. Chooses the replica, keeps the retry budget, tells what it knows.
 
-Each replica has a breaker of its own; the service's breaker is open when all of them are. A replica whose breaker is
-open is ejected: it gets no request while another can take it.
+Each replica has a breaker of its own; the service's breaker is open when all of them are. A replica whose breaker is open,
+or that fails while the others are well (outlier.py), is ejected: it gets no request while another can take it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import random
 import ssl
 from typing import Any
 
-from kernel.http.problems import UPSTREAM_OPEN, GatewayError, Problem
+from kernel.http.problems import UPSTREAM_OPEN, UPSTREAM_TIMEOUT, GatewayError, Problem, ProblemKind
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from kernel.upstream.fast_response import FastResponseReader
+from kernel.upstream.outlier import Standing, blame
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
 from kernel.upstream.response_headers import ResponseHeaders
 
@@ -25,11 +26,13 @@ _BUDGET_MOST = 10.0
 class Replica:
     """One address of a service."""
 
-    __slots__ = ("breaker", "host_line", "pool")
+    __slots__ = ("answers", "breaker", "host_line", "pool", "standing")
 
     def __init__(self, pool: Pool, authority: str) -> None:
         self.pool = pool
         self.breaker = Breaker()
+        self.standing = Standing()
+        self.answers = 0  # less those that only the service's meter counts
         self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % authority.encode()
 
 
@@ -63,11 +66,13 @@ class Upstream:
             self.replicas.append(Replica(Pool(address, limits, sweeper, reader, context), address.authority))
         # The usual case is decided without a call.
         self.only = self.replicas[0] if len(self.replicas) == 1 else None
+        sweeper.watchers.append(self._look)
 
     def other(self, replica: Replica) -> Replica | None:
         """Another replica that admits a request, or None."""
-        now = self.sweeper.now
-        able = [each for each in self.replicas if each is not replica and each.breaker.admits(now)]
+        able = self._able()
+        if replica in able:
+            able.remove(replica)
         return random.choice(able) if able else None  # noqa: S311  # spreads load, hides nothing
 
     def any_replica(self) -> Replica:
@@ -85,16 +90,32 @@ class Upstream:
         Raises:
             GatewayError: UPSTREAM_OPEN, with the seconds until the next probe.
         """
-        now = self.sweeper.now
-        able = [replica for replica in self.replicas if replica.breaker.admits(now)]
+        able = self._able()
         if not able:
-            soonest = min(replica.breaker.until for replica in self.replicas) - now
+            soonest = min(replica.breaker.until for replica in self.replicas) - self.sweeper.now
             wait = b"%d" % max(1, int(soonest + 0.999))
             detail = f"{self.name} has failed repeatedly and is left alone for a moment."
             self.meter.failed(UPSTREAM_OPEN.code)
             raise GatewayError(UPSTREAM_OPEN(detail, ((b"retry-after", wait),)))
         random.shuffle(able)
         return min(able, key=lambda replica: replica.pool.outstanding)
+
+    def answered(self, replica: Replica, status: int) -> None:
+        """An answer of `replica` came, all of it. Of the only one there is nobody need tell."""
+        replica.answers += 1
+        if replica.standing.answered(status):
+            self._blame(replica)
+
+    def failed(self, replica: Replica, kind: ProblemKind, *, begun: bool = False) -> None:
+        """`replica` gave no answer, and it is its fault; or one that broke off: `begun`."""
+        now = self.sweeper.now
+        if kind is UPSTREAM_TIMEOUT:
+            if not begun:
+                replica.breaker.timeout(now, self._answers(replica))
+            return
+        if not begun:
+            replica.breaker.failure(now, self._answers(replica))
+        self._blame(replica)
 
     def may_retry(self) -> bool:
         """Spend one retry of the budget; False when it is used up."""
@@ -114,6 +135,11 @@ class Upstream:
         states = {replica.breaker.state(now) for replica in self.replicas}
         return CLOSED if CLOSED in states else HALF_OPEN if HALF_OPEN in states else OPEN
 
+    def ejected(self, replica: Replica) -> bool:
+        """Whether it gets no request while another can take it."""
+        now = self.sweeper.now
+        return now < replica.standing.until or replica.breaker.state(now) != CLOSED
+
     def snapshot(self) -> dict[str, Any]:
         """Numbers for metrics and health, summed over the replicas."""
         pools = [replica.pool for replica in self.replicas]
@@ -124,7 +150,7 @@ class Upstream:
             "opened": sum(pool.opened for pool in pools),
             "reused": sum(pool.reused for pool in pools),
             "breaker": self.breaker_state,
-            "ejected": sum(replica.breaker.state(self.sweeper.now) != CLOSED for replica in self.replicas),
+            "ejected": sum(map(self.ejected, self.replicas)),
         }
 
     def give_up(self, problem: Problem) -> None:
@@ -136,5 +162,33 @@ class Upstream:
 
     async def close(self) -> None:
         """Close every pool."""
+        if self._look in self.sweeper.watchers:
+            self.sweeper.watchers.remove(self._look)
         for replica in self.replicas:
             await replica.pool.close()
+
+    # --- inside ---
+
+    def _look(self) -> None:
+        """A second has passed."""
+        for replica in self.replicas:
+            replica.breaker.roll(self._answers(replica))
+
+    def _able(self) -> list[Replica]:
+        """Those that a request may go to: the ejected ones too, when nobody else is left."""
+        now = self.sweeper.now
+        able = [replica for replica in self.replicas if replica.breaker.admits(now)]
+        return [replica for replica in able if now >= replica.standing.until] or able
+
+    def _answers(self, replica: Replica) -> int:
+        """How many `replica` has given."""
+        return replica.answers + (sum(self.meter.buckets) if replica is self.only else 0)
+
+    def _blame(self, replica: Replica) -> None:
+        now = self.sweeper.now
+        others = [
+            each.standing
+            for each in self.replicas
+            if each is not replica and each.breaker.state(now) == CLOSED
+        ]
+        blame(replica.standing, len(self.replicas), others, now)

@@ -71,6 +71,8 @@ class ServiceClient:
                 raise
             answer = await ask(replica.pool.fresh)
         replica.breaker.success()
+        if not probe:
+            upstream.answered(replica, answer.status)
         return answer
 
 
@@ -87,7 +89,7 @@ async def _exchange(
     seconds: float,
     take: Callable[[], Awaitable[Connection]],
 ) -> Answer:
-    probe = breaker.begin()
+    probe = breaker.begin(upstream.sweeper.now)
     connection = None
     try:
         async with limit(seconds):
@@ -109,11 +111,12 @@ async def _exchange(
         problem = error.problem.kind(f"{upstream.name}: {error.problem.detail}.", error.problem.headers)
         if connection is not None and connection.exchanges > 1 and connection.unanswered():
             raise _Stale(problem) from None
-        if problem.kind is not UPSTREAM_BUSY:
-            breaker.failure(upstream.sweeper.now)
+        if problem.kind is not UPSTREAM_BUSY and breaker is replica.breaker:
+            upstream.failed(replica, problem.kind)
         raise GatewayError(problem) from None
     except TimeoutError:
-        breaker.failure(upstream.sweeper.now)
+        if breaker is replica.breaker:
+            upstream.failed(replica, UPSTREAM_TIMEOUT)
         raise GatewayError(UPSTREAM_TIMEOUT(f"{upstream.name}: no answer within {seconds:g} s.")) from None
     except BaseException:
         if probe:

@@ -83,7 +83,7 @@ async def forward(
     attempt = 1
     while True:
         breaker = replica.breaker
-        probe = begun is None and breaker.troubled and breaker.begin()
+        probe = begun is None and breaker.troubled and breaker.begin(upstream.sweeper.now)
         x.phase = CONNECT
         connection: Connection | None = None
         upload: Upload | None = None
@@ -130,6 +130,8 @@ async def forward(
                 status, headers = connection.status, connection.headers
                 given_back, connection = connection, None
                 pool.release(given_back)
+                if upstream.only is None:
+                    upstream.answered(replica, status)
                 await x.send_whole(status, headers, whole)
             else:
                 connection.deadline = NEVER
@@ -137,6 +139,8 @@ async def forward(
                     # An early answer: the server closes under whoever still sends when it is out, which they have to know.
                     connection.headers.append(CLOSE)
                 await _relay(x, connection, upstream)
+                if upstream.only is None:
+                    upstream.answered(replica, connection.status)
             x.phase = DONE
             return
         except GatewayError as error:
@@ -154,6 +158,8 @@ async def forward(
                 following = _again(x, upstream, replica, connection, kind, attempt, in_hand, bool(body))
                 if following is None:
                     upstream.meter.failed(kind.code)
+            else:
+                upstream.failed(replica, kind, begun=True)
             if following is None:
                 x.ended_by = UPSTREAM
                 raise _named(error.problem, upstream, x.phase) from None
@@ -221,7 +227,7 @@ def _again(
     if kind is UPSTREAM_BUSY:
         return None
     now = upstream.sweeper.now
-    breaker.failure(now)
+    upstream.failed(replica, kind)
     if attempt > 2 or x.disconnected:
         return None
     if kind in _CONNECTING:

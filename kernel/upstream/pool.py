@@ -17,6 +17,7 @@ import os
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -55,6 +56,8 @@ class Sweeper:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.pools: list[Pool] = []
+        self.watchers: list[Callable[[], None]] = []  # called once a second
+        self._ticks = 0
         self.outbox = Outbox(loop)
         self.timeouts = Timeouts()
         self.now = loop.time()
@@ -71,6 +74,11 @@ class Sweeper:
         self.timeouts.sweep(now)
         for pool in list(self.pools):
             pool.sweep(now)
+        self._ticks += 1
+        if self._ticks * _TICK >= 1:
+            self._ticks = 0
+            for watcher in list(self.watchers):
+                watcher()
         self._timer = self._loop.call_later(_TICK, self._tick)
 
 

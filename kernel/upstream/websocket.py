@@ -123,22 +123,24 @@ async def connect(
         Refusal: it answered with an HTTP error.
     """
     replica = upstream.choose()
-    probe = replica.breaker.begin()
+    probe = replica.breaker.begin(upstream.sweeper.now)
     try:
         socket = await _open(upstream, replica, target, lines, subprotocols, max_message, times)
     except GatewayError as error:
-        replica.breaker.failure(upstream.sweeper.now)
+        upstream.failed(replica, error.problem.kind)
         upstream.meter.failed(error.problem.kind.code)
         raise
     except Refusal as refusal:
         replica.breaker.success()
         upstream.meter.answered(refusal.status, 0.0)
+        upstream.answered(replica, refusal.status)
         raise
     except BaseException:
         if probe:
             replica.breaker.abandon()
         raise
     replica.breaker.success()
+    upstream.answered(replica, 101)
     return socket
 
 

@@ -167,6 +167,7 @@ class Gateway:
             redis_connected=lambda: self.redis,
             not_ready=lambda: self.reason,
             breakers=lambda: self.breakers,
+            ejected=lambda: {"sales": 2},
         )
 
     def found(self, *statuses: str) -> None:
@@ -230,6 +231,7 @@ def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -
         "last_error": "down",
         "checked_at": "2025-11-23T02:01:01.400Z",
         "breaker": "open",
+        "ejected": 2,
     }
     assert services["auth"] == {
         "status": "unknown",
@@ -237,6 +239,7 @@ def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -
         "last_error": None,
         "checked_at": None,
         "breaker": "closed",
+        "ejected": 0,
     }
 
 

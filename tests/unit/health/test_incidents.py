@@ -28,7 +28,8 @@ async def test_each_change_is_told_once() -> None:
     notes: Any = Notes()
     connected = True
     open_: list[tuple[str, str]] = []
-    incidents = Incidents(notes, lambda: (connected, "refused"), lambda: open_)
+    ejected: list[tuple[str, str]] = []
+    incidents = Incidents(notes, lambda: (connected, "refused"), lambda: open_, lambda: ejected)
     incidents.look()
     assert notes.take() == []
     connected = False
@@ -44,3 +45,11 @@ async def test_each_change_is_told_once() -> None:
     incidents.look()
     assert notes.lines[1][2]["replica"] == "a:1"
     assert notes.take() == [("info", "store back"), ("info", "breaker closed")]
+    ejected = [("sales", "a:1")]
+    incidents.look()
+    incidents.look()
+    assert notes.take() == [("warning", "replica ejected")]
+    ejected = []
+    incidents.look()
+    assert notes.lines[0][2] == {"service": "sales", "replica": "a:1", "seconds": 0.0}
+    assert notes.take() == [("info", "replica let back in")]

@@ -90,7 +90,8 @@ def test_every_problem_code_exists_with_that_status() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "key set not loaded", "service unhealthy", "breaker opened", "breaker closed", "store lost: ", "store back",
+        "key set not loaded", "service unhealthy", "breaker opened", "breaker closed", "replica ejected",
+        "replica let back in", "store lost: ", "store back",
         "open files are limited to ", "has changed, which takes a restart",
         "SIGHUP: the workers go on with the configuration they have",
     ],
