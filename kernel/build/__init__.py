@@ -67,10 +67,13 @@ def baseline_headers(settings: Settings) -> HeaderList:
 def key_set(settings: Settings) -> KeySet:
     """The local keys. Raises `KeyConfigError`."""
     keys: list[Key] = []
+    if settings.jwt_service_public_key:
+        keys += load_public_keys(settings.jwt_service_public_key, settings.jwt_algorithm)
+        for key in keys:
+            key.access = False
     if settings.jwt_public_key:
         keys += load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
-    if settings.jwt_secret_key:
-        keys.append(secret_key(settings.jwt_secret_key))
+    keys += [secret_key(secret) for secret in settings.jwt_secret_keys]
     return KeySet(keys, provisional=settings.provisional_keys)
 
 
@@ -92,7 +95,7 @@ class _Telemetry:
         pretty = settings.structlog_pretty_print
         encoder = PrettyLines(colour=sys.stdout.isatty()) if pretty else JsonLines()
         level = logging.getLevelNamesMapping()[settings.log_level]
-        secret = (settings.jwt_secret_key or settings.jwt_public_key or "").encode()
+        secret = next(iter(settings.jwt_secret_keys), settings.jwt_public_key or "").encode()
         anonymizer = Anonymizer(secret) if settings.log_anonymize else None
         self.writer = Writer(FdSink(_STDOUT))
         self.access_log = AccessLog(self.writer, level=level, encoder=encoder, anonymizer=anonymizer)
@@ -156,8 +159,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     upstreams = _upstreams(settings, metrics, make_upstream)
     verifier = Verifier(key_set(settings), policy(settings))
     minter = None
-    if settings.jwt_secret_key:
-        signer = Signer(settings.jwt_secret_key, "HS256")
+    if settings.jwt_secret_keys:
+        signer = Signer(settings.jwt_secret_keys[0], "HS256")
         minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
     client = ServiceClient(upstreams, minter.token if minter else None)
     authority, key_upstreams = make_authority(

@@ -77,7 +77,7 @@ def make_authority(
 
     remote = RemoteVerifier(verifier, verify) if asks_auth(settings) else None
     # Without a secret that the gateways share, each worker verifies for itself.
-    stamp = Stamp(settings.jwt_secret_key) if settings.jwt_secret_key else None
+    stamp = Stamp(settings.jwt_secret_keys) if settings.jwt_secret_keys else None
     authority = Authority(verifier, store, metrics, sources=sources, remote=remote, stamp=stamp)
     authority.refresh_with(
         Refresher(verifier, SharedRefresh(store, by_body), authority.verify),

@@ -71,10 +71,7 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "listens on", f"{scheme}://{_bracketed(settings.host)}:{settings.port}, {workers}"
     yield "store", _store(settings)
     yield "user tokens", _keys(settings)
-    service_tokens = "HS256, JWT_SECRET_KEY" if settings.jwt_secret_key else "a secret made for this run"
-    if not settings.jwt_secret_key and settings.environment != "dev":
-        service_tokens = "refused: JWT_SECRET_KEY is not set"
-    yield "service tokens", service_tokens
+    yield "service tokens", _service_keys(settings)
     limit = f"{settings.rate_limit_requests} requests per {settings.rate_limit_window_seconds:g} s and client"
     yield "rate limit", f"{limit}, {settings.rate_limit_fail_mode} without the store"
     added = len(settings.service_catalog) - len(SERVICES)
@@ -93,6 +90,21 @@ def _store(settings: Settings) -> str:
     from kernel.store.address import parse  # noqa: PLC0415
 
     return str(parse(settings.redis_url))
+
+
+def _service_keys(settings: Settings) -> str:
+    parts: list[str] = []
+    if settings.jwt_secret_keys:
+        count = len(settings.jwt_secret_keys)
+        parts.append(
+            "HS256, JWT_SECRET_KEY"
+            + (f": the first of {count} secrets signs, all verify" if count > 1 else "")
+        )
+    elif settings.environment == "dev":
+        parts.append("a secret made for this run")
+    if settings.jwt_service_public_key:
+        parts.append("JWT_SERVICE_PUBLIC_KEY")
+    return "; ".join(parts) or "refused: JWT_SECRET_KEY is not set"
 
 
 def _keys(settings: Settings) -> str:

@@ -32,20 +32,25 @@ def obtain() -> Loaded | None:
 
 
 def usable_keys(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
-    """JWT_PUBLIC_KEY and JWT_SECRET_KEY are keys."""
+    """JWT_PUBLIC_KEY, JWT_SERVICE_PUBLIC_KEY and JWT_SECRET_KEY are keys."""
     from kernel.identity.keys import KeyConfigError, secret_key  # noqa: PLC0415
     from kernel.identity.pem import load_public_keys  # noqa: PLC0415
 
-    if settings.jwt_public_key is not None:
-        try:
-            load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
-        except KeyConfigError as error:
-            yield ConfigError("JWT_PUBLIC_KEY", str(error), "/run/keys/jwt_public.pem")
-    if settings.jwt_secret_key is not None and len(settings.jwt_secret_key.encode()) >= 32:
-        try:
-            secret_key(settings.jwt_secret_key)
-        except KeyConfigError as error:
-            yield ConfigError("JWT_SECRET_KEY", str(error), "the output of: openssl rand -base64 48")
+    for name, given_keys, example in (
+        ("JWT_PUBLIC_KEY", settings.jwt_public_key, "/run/keys/jwt_public.pem"),
+        ("JWT_SERVICE_PUBLIC_KEY", settings.jwt_service_public_key, "/run/keys/services_public.pem"),
+    ):
+        if given_keys is not None:
+            try:
+                load_public_keys(given_keys, settings.jwt_algorithm)
+            except KeyConfigError as error:
+                yield ConfigError(name, str(error), example)
+    for secret in settings.jwt_secret_keys:
+        if len(secret.encode()) >= 32:
+            try:
+                secret_key(secret)
+            except KeyConfigError as error:
+                yield ConfigError("JWT_SECRET_KEY", str(error), "the output of: openssl rand -base64 48")
 
 
 def usable_store(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
@@ -59,12 +64,14 @@ def usable_store(settings: Settings, given: frozenset[str]) -> Iterator[ConfigEr
             except EmbeddedStoreError as error:
                 yield ConfigError("REDIS_HOST", str(error), "localhost")
         return
-    from kernel.store.address import AddressError, parse  # noqa: PLC0415
+    from kernel.store.address import AddressError, parse, tls_flaw  # noqa: PLC0415
 
     try:
-        parse(settings.redis_url)
+        flaw = tls_flaw(parse(settings.redis_url))
     except AddressError as error:
-        yield ConfigError("REDIS_URL", str(error), "rediss://:a-password@redis:6379/0")
+        flaw = str(error)
+    if flaw:
+        yield ConfigError("REDIS_URL", flaw, "rediss://:a-password@redis:6379/0")
 
 
 def usable_routes(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:

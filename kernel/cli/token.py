@@ -86,9 +86,9 @@ def _mint(settings: Settings, args: argparse.Namespace) -> int:
         common["lifetime"] = args.lifetime
     try:
         if args.service:
-            if not settings.jwt_secret_key:
+            if not settings.jwt_secret_keys:
                 return _fail("JWT_SECRET_KEY is not set: it signs service tokens")
-            signer = Signer(settings.jwt_secret_key, "HS256")
+            signer = Signer(settings.jwt_secret_keys[0], "HS256")
             claims = service_claims(args.service, **common)
         else:
             if args.key is None:
@@ -113,7 +113,7 @@ def _inspect(settings: Settings, args: argparse.Namespace) -> int:
     token = text.strip().removeprefix("Bearer ").strip()
     if not token:
         return _fail("no token came on standard input")
-    if not settings.jwt_public_key and not settings.jwt_secret_key:
+    if not (settings.jwt_public_key or settings.jwt_secret_keys or settings.jwt_service_public_key):
         return _fail("no key to check with: set JWT_PUBLIC_KEY, or JWT_SECRET_KEY for service tokens")
     report = inspect(token.encode("utf-8", "replace"), Verifier(key_set(settings), policy(settings)))
     refusal = report.refusal

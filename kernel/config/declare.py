@@ -17,12 +17,17 @@ def variable(
     group: str | None = None,
     default: str | None = None,
     secret: bool = False,
+    name: str | None = None,
 ) -> Meta:
-    """A variable's documentation and parser. `group` opens a section of the reference; `default` is its text there."""
+    """A variable's documentation and parser. `group` opens a section of the reference; `default` is its text there.
+
+    A `secret` is never quoted, and may come from the file that `<NAME>_FILE` names. `name` is the variable's, when it is not
+    the attribute's in upper case.
+    """
     return Meta(
         description=about,
         examples=[example],
-        extra={"kind": kind, "group": group, "default": default, "secret": secret},
+        extra={"kind": kind, "group": group, "default": default, "secret": secret, "name": name},
     )
 
 

@@ -7,25 +7,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kernel.config.errors import ConfigError
+from kernel.config.reading import Unreadable, contents
 from kernel.config.settings import Settings
 
+_MAX_PEM_FILE = 1024 * 1024
+_MAX_AUDIT_NAME = 245
 _EXAMPLES = {"TLS_CERT_FILE": "/run/tls/tls.crt", "TLS_KEY_FILE": "/run/tls/tls.key"}
 
 
 def tls_needs_both(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     pair = {"TLS_CERT_FILE": settings.tls_cert_file, "TLS_KEY_FILE": settings.tls_key_file}
-    contents: list[bytes] = []
+    found: list[bytes] = []
     for (name, path), other in zip(pair.items(), reversed(pair), strict=True):
         if path is not None:
             try:
-                contents.append(path.read_bytes())
-            except OSError as error:
-                yield ConfigError(name, f"the file cannot be read: {error.strerror}")
+                found.append(contents(path, _MAX_PEM_FILE))
+            except Unreadable as why:
+                yield ConfigError(name, f"the file {why}")
         elif pair[other] is not None:
             yield ConfigError(name, f"is needed beside {other}", _EXAMPLES[name])
     certificate, key = pair.values()
-    if certificate is not None and key is not None and len(contents) == len(pair):
-        yield from _fit(certificate, key, *contents)
+    if certificate is not None and key is not None and len(found) == len(pair):
+        yield from _fit(certificate, key, *found)
 
 
 def _fit(certificate: Path, key: Path, chain: bytes, secret: bytes) -> Iterator[ConfigError]:
@@ -45,8 +48,8 @@ def _fit(certificate: Path, key: Path, chain: bytes, secret: bytes) -> Iterator[
 
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        except ssl.SSLError as error:
-            reason = (error.reason or "it cannot be read").lower().replace("_", " ")
+        except OSError as error:  # SSLError is one; or the files are no longer there
+            reason = (getattr(error, "reason", None) or "it cannot be read").lower().replace("_", " ")
             yield ConfigError(
                 "TLS_KEY_FILE", f"is not the key of the certificate in TLS_CERT_FILE ({reason})"
             )
@@ -58,13 +61,18 @@ def audit_file_can_be_written(settings: Settings, given: frozenset[str]) -> Iter
         return
     # Rotation needs the directory: it renames, and keeps a lock file there.
     directory = path.absolute().parent
-    if not directory.is_dir():
+    # The functions of os.path take what they may not look at as absent; pathlib's raise.
+    if not os.path.isdir(directory):
         problem = f"there is no directory {directory}: create it, writable to the gateway"
-    elif path.is_dir():
+    elif len(os.fsencode(path.name)) > _MAX_AUDIT_NAME:
+        problem = (
+            f"the file's name is too long: {_MAX_AUDIT_NAME} bytes leave room for those of rotated files"
+        )
+    elif os.path.isdir(path):
         problem = "is a directory: name a file in it"
     elif not os.access(directory, os.W_OK | os.X_OK):
         problem = f"the directory {directory} cannot be written to: files are rotated there"
-    elif path.exists() and not os.access(path, os.W_OK):
+    elif os.path.exists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
         problem = "the file cannot be written to"
     else:
         return

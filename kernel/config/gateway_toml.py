@@ -26,20 +26,24 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from kernel.config.errors import ConfigError
-from kernel.config.rewrite import change, contradiction, narrow
+from kernel.config.reading import Unreadable, text
+from kernel.config.rewrite import Table, change, contradiction, narrow
 from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
 from kernel.http.paths import flaw
 from kernel.routing.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
+from kernel.routing.trie import RouteConflictError, Trie
 
+_MAX_FILE = 16 * 1024 * 1024
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
@@ -49,33 +53,35 @@ _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MAX_BODY = size(0, 1024**4)
 
 
-def apply(settings: Settings, path: Path, errors: list[ConfigError]) -> Settings:
-    """`settings` with what the file at `path` adds and changes; what is wrong with it goes to `errors`."""
+def apply(settings: Settings, path: Path, errors: list[ConfigError], warnings: list[ConfigError]) -> Settings:
+    """`settings` with what the file at `path` adds and changes; what is wrong with it goes to `errors`, what is seldom
+    meant to `warnings`."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        errors.append(
-            ConfigError("GATEWAY_CONFIG", f"{path} cannot be read: {error.strerror}", "gateway.toml")
-        )
+        document = tomllib.loads(text(path, _MAX_FILE))
+    except Unreadable as why:
+        errors.append(ConfigError("GATEWAY_CONFIG", f"{path} {why}", "gateway.toml"))
         return settings
-    except (ValueError, RecursionError) as error:  # UTF-8, TOML, or nested too deep
+    except (ValueError, RecursionError) as error:  # TOML, or nested too deep
         errors.append(ConfigError(path.name, f"is not TOML: {error}"))
         return settings
-    return _Reader(settings, path.name, errors).read(document)
+    return _Reader(settings, path.name, errors, warnings).read(document)
 
 
 class _Reader:
     """Holds what has been read so far; each method reads one kind of table."""
 
-    def __init__(self, settings: Settings, file: str, errors: list[ConfigError]) -> None:
+    def __init__(
+        self, settings: Settings, file: str, errors: list[ConfigError], warnings: list[ConfigError]
+    ) -> None:
         self._settings = settings
         self._file = file
         self._errors = errors
+        self._warnings = warnings
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
-        self._rows = list(settings.routes)
+        self._rows = Table(settings.routes)
         # The patterns that tables name.
-        self._named: set[Any] = set()
+        self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.
         self._declared: dict[tuple[str, frozenset[str]], str] = {}
 
@@ -87,9 +93,15 @@ class _Reader:
         if not isinstance(routes, list):
             self._error("routes", "is not a list of tables", "[[routes]]")
             routes = []
-        self._named = {table.get("pattern") for table in routes if isinstance(table, dict)}
+        patterns = [table.get("pattern") for table in routes if isinstance(table, dict)]
+        self._named = {pattern for pattern in patterns if isinstance(pattern, str)}
+        before: Trie[RouteRow] = Trie()
+        for row in self._rows if routes else ():
+            with suppress(RouteConflictError):  # told when all routes are there
+                before.add(row.answered, row.pattern, row)
         for position, table in enumerate(routes, 1):
             self._route(f"[[routes]] #{position}", table)
+        self._narrowed(before)
         limits = dict(self._tables(document, "limits"))
         self._known(limits, _LIMITED, "[limits] ")
         tiers = self._limits(limits, "tiers", lambda name: "" if name in TIERS else unknown(name, TIERS))
@@ -157,12 +169,20 @@ class _Reader:
         self._catalog[name] = service
         self._claim(service, where)
         methods = values.pop("methods", None)
-        if methods is not None:
-            self._rows = narrow(self._rows, name, frozenset(methods))
         changes = self._policy(values, where)
         if "limit" in changes:
             changes["limit_key"] = name
-        self._replace([replace(row, **changes) if row.service == name else row for row in self._rows], where)
+        problems: dict[str, None] = {}
+        for pattern in self._rows.patterns(name):
+            rows = self._rows.at(pattern)
+            if methods is not None:
+                rows = narrow(rows, name, frozenset(methods))
+            changed = [replace(row, **changes) if row.service == name else row for row in rows]
+            self._rows.put(pattern, changed)
+            if changes:
+                problems |= dict.fromkeys(contradiction(row) for row in changed if row.service == name)
+        for problem in filter(None, problems):
+            self._error(where, problem)
 
     def _url(self, service: str, value: str | list[str] | None, where: str) -> None:
         if value is None:
@@ -174,11 +194,10 @@ class _Reader:
 
     def _claim(self, service: Service, where: str) -> None:
         """Give `service` the rows its prefixes imply; a pattern that another service has is an error."""
-        owners = {row.pattern: row.service for row in self._rows}
         for row in service_rows(service):
-            owner = owners.get(row.pattern)
+            owner = self._rows.owner(row.pattern)
             if owner is None:
-                self._rows.append(row)
+                self._rows.put(row.pattern, [*self._rows.at(row.pattern), row])
             elif owner != service.name:
                 self._error(where, f"{row.pattern} belongs to the service {owner}: move it with [[routes]]")
 
@@ -191,39 +210,49 @@ class _Reader:
                 self._error(f"{where} pattern", "is needed", 'pattern = "/api/v1/loyalty/**"')
             return
         table_name, where = where, f"{where} ({pattern})"
-        unreachable = flaw(_VARIABLE.sub("x", pattern).encode())[0] if pattern.startswith("/") else ""
-        if unreachable:
-            self._error(where, f"no request can match it: {unreachable}", 'pattern = "/api/v1/loyalty/**"')
-            return
+        decoded = len(self._errors) == errors
+        wrong = _pattern_flaw(pattern)
+        if wrong:
+            self._error(where, wrong, 'pattern = "/api/v1/loyalty/**"')
         service = values.get("service")
         if service is not None and service not in self._catalog:
             self._error(f"{where} service", unknown(service, self._catalog))
-            return
         listed = values.pop("methods", None)
         methods = None if listed is None else frozenset(listed)
         if values.get("websocket") and methods is None:
             methods = frozenset(("GET",))
         if methods is not None and "HEAD" in methods and "GET" not in methods:
             self._error(f"{where} methods", "HEAD goes with GET", 'methods = ["GET"]')
-            return
         first = self._declared.setdefault((pattern, with_head(methods)), table_name)
         if first != table_name:
             self._error(
                 where, f"conflicts with {first}, which has this pattern and these methods: make them one"
             )
         changes = self._policy(values, where)
-        if len(self._errors) > errors:
-            return
+        if not decoded:
+            return  # what is missing would be found missing once more
         try:
-            rows = change(self._rows, pattern, methods, changes)
+            rows = {pattern: change(self._rows.at(pattern), pattern, methods, changes)}
             twin, owner = self._twin(pattern)
             # SECURITY: what is open to everybody at one path is not made so at another.
             if twin and not changes.get("public"):
                 shared = {"limit_key": pattern} if "limit" in changes else {}
-                rows = change(rows, twin, methods, {"service": owner, **changes, **shared})
-            self._replace(rows, where)
+                of_twin = {"service": owner, **changes, **shared}
+                rows[twin] = change(self._rows.at(twin), twin, methods, of_twin)
         except ValueError as error:
             self._error(where, str(error), 'service = "loyalty"')
+            return
+        problems = {
+            contradiction(row): None
+            for at, those in rows.items()
+            for row in those
+            if row not in self._rows.at(at)
+        }
+        for problem in filter(None, problems):
+            self._error(where, problem)
+        if len(self._errors) == errors:
+            for at, those in rows.items():
+                self._rows.put(at, those)
 
     def _twin(self, pattern: str) -> tuple[str, str | None]:
         """The same resource's pattern below a tenant, when it has one that no table names, and the service there."""
@@ -231,11 +260,38 @@ class _Reader:
         segment = rest.partition("/")[0]
         scope = "/api/v1/tenants/{tenant_id}/"
         twin = scope + rest
-        owners = {row.pattern: row.service for row in self._rows}
-        owner = owners.get(f"{scope}{segment}/**")
+        owner = self._rows.owner(f"{scope}{segment}/**")
         if not rest or twin in self._named or "{tenant_id}" in pattern:
             return "", None
-        return (twin, owner) if owner and owner == owners.get(f"/api/v1/{segment}/**") else ("", None)
+        return (twin, owner) if owner and owner == self._rows.owner(f"/api/v1/{segment}/**") else ("", None)
+
+    def _narrowed(self, before: Trie[RouteRow]) -> None:
+        """Warn of patterns that took over a path which another answered to more methods: those are 405 now.
+
+        A pattern is chosen before the method is looked at, so that a row which is to limit GET takes POST away.
+        """
+        tables: dict[str, str] = {}
+        for (pattern, _), table in self._declared.items():
+            tables.setdefault(pattern, table)
+        for pattern, table in tables.items():
+            rows = self._rows.at(pattern)
+            if not rows or any(row.websocket for row in rows):
+                continue
+            routes, _ = before.match(_VARIABLE.sub("x", pattern).encode())
+            lost = sorted((routes or {}).keys() - frozenset().union(*(row.answered for row in rows)))
+            if lost:
+                other = (routes or {})[lost[0]].pattern
+                problem = (
+                    f"{', '.join(lost)}: answered 405 here, since this pattern is chosen before {other}, which takes "
+                    "them. Leave methods out, or add a table for the other methods"
+                )
+                self._warnings.append(
+                    ConfigError(
+                        f"{self._file} {table} ({pattern}) methods",
+                        problem,
+                        f"methods = {lost}".replace("'", '"'),
+                    )
+                )
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
         """The fields of a row among `values`, in the row's own types."""
@@ -251,13 +307,6 @@ class _Reader:
                 del values["max_body"]
         return values
 
-    def _replace(self, rows: list[RouteRow], where: str) -> None:
-        problems = {contradiction(row): None for row in rows if row not in self._rows}
-        for problem in problems:
-            if problem:
-                self._error(where, problem)
-        self._rows = rows
-
     def _limits(self, limits: dict[str, Any], kind: str, flaw: Callable[[str], str]) -> dict[str, Limit]:
         found: dict[str, Limit] = {}
         for name, table in self._tables(limits, kind):
@@ -270,3 +319,13 @@ class _Reader:
             if limit is not None:
                 found[name] = limit
         return found
+
+
+def _pattern_flaw(pattern: str) -> str:
+    """Why no request can match `pattern`, or what is malformed in it; or an empty string."""
+    try:
+        Trie[None]().add(frozenset(), pattern, None)
+    except RouteConflictError as error:
+        return str(error).removeprefix(f"{pattern}: ")
+    wrong = flaw(_VARIABLE.sub("x", pattern).encode())[0]
+    return f"no request can match it: {wrong}" if wrong else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,18 @@ from msgspec.structs import replace
 
 from kernel.config import dotenv, gateway_toml
 from kernel.config.errors import ConfigError, ConfigErrors
+from kernel.config.reading import Unreadable, text
 from kernel.config.rules import RULES, Rule, warnings
 from kernel.config.settings import Settings, default_services
 from kernel.config.unknown import strays
 from kernel.config.urls import REPLICAS
+from kernel.config.values import sound
 from kernel.config.variables import VARIABLES
 from kernel.routing.catalog import Service
+
+_MAX_ENV_FILE = 1024 * 1024
+_MAX_SECRET_FILE = 64 * 1024
+_POSITIONS = {variable.name: position for position, variable in enumerate(VARIABLES)}
 
 
 class Loaded(Struct, frozen=True):
@@ -41,16 +48,18 @@ def load_with_warnings(
     merged.update(environ)
     # Compose files and Kubernetes manifests write NAME= for a variable that is not to be set.
     given = {name: value.strip() for name, value in merged.items() if value.strip()}
+    set_by_name = _from_files(given, errors)
     # Kubernetes sets REDIS_PORT=tcp://... in every pod beside a service called "redis": that is not ours.
     if given.get("REDIS_PORT", "").startswith("tcp://"):
         del given["REDIS_PORT"]
     settings = Settings(**_values(given, errors))
     settings = replace(settings, **_derived(settings, given))
-    settings = _with_services(settings, given, errors)
-    names = frozenset(given)
+    doubts: list[ConfigError] = []
+    settings = _with_services(settings, given, errors, doubts)
+    names = frozenset(given) | set_by_name
     for rule in (*RULES, *more):
         errors.extend(rule(settings, names))
-    found = (*warnings(settings, names), *strays(names, settings.service_catalog))
+    found = (*warnings(settings, names), *strays(names, settings.service_catalog), *doubts)
     if errors:
         raise ConfigErrors(sorted(errors, key=_position), found)
     return Loaded(settings, found)
@@ -60,20 +69,50 @@ def _position(error: ConfigError) -> int:
     """Where an error stands: .env first, then the variables as in the reference, then service URLs and gateway.toml."""
     if error.variable.startswith(".env"):
         return -1
-    return next((i for i, each in enumerate(VARIABLES) if each.name == error.variable), len(VARIABLES))
+    return _POSITIONS.get(
+        error.variable.removesuffix("_FILE"), _POSITIONS.get(error.variable, len(VARIABLES))
+    )
 
 
 def _read_env_file(path: Path | None, errors: list[ConfigError]) -> Mapping[str, str]:
-    if path is None or not path.is_file():
+    if path is None or not os.path.isfile(path):
         return {}
     try:
-        found, wrong = dotenv.parse(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        errors.append(ConfigError(str(path), f"cannot be read: {reason}"))
+        found, wrong = dotenv.parse(text(path, _MAX_ENV_FILE))
+    except Unreadable as why:
+        errors.append(ConfigError(str(path), str(why)))
         return {}
     errors.extend(wrong)
     return found
+
+
+def _from_files(given: dict[str, str], errors: list[ConfigError]) -> frozenset[str]:
+    """Put the secrets into `given` that `<NAME>_FILE` variables name; the names of all that such a variable is set for.
+
+    As the images of docker-library do it: both set is an error, and the line feeds at the end go.
+    """
+    named: set[str] = set()
+    for variable in VARIABLES:
+        file = f"{variable.name}_FILE"
+        if not variable.secret or file not in given:
+            continue
+        named.add(variable.name)
+        example = f"/run/secrets/{variable.name.lower()}"
+        if variable.name in given:
+            errors.append(
+                ConfigError(file, f"is set beside {variable.name}: only one of them can be", example)
+            )
+            continue
+        try:
+            value = text(Path(given[file]), _MAX_SECRET_FILE).rstrip("\r\n")
+        except Unreadable as why:
+            errors.append(ConfigError(file, f"the file {why}", example))
+            continue
+        if value.strip():
+            given[variable.name] = value
+        else:
+            errors.append(ConfigError(file, "the file is empty", example))
+    return frozenset(named)
 
 
 def _values(given: Mapping[str, str], errors: list[ConfigError]) -> dict[str, Any]:
@@ -83,7 +122,7 @@ def _values(given: Mapping[str, str], errors: list[ConfigError]) -> dict[str, An
         if raw is None:
             continue
         try:
-            values[variable.attribute] = variable.kind.parse(raw)
+            values[variable.attribute] = variable.kind.parse(sound(raw))
         except ValueError as error:
             errors.append(ConfigError(variable.name, str(error), variable.example))
     return values
@@ -103,10 +142,12 @@ def _derived(settings: Settings, given: Mapping[str, str]) -> dict[str, Any]:
     return derived
 
 
-def _with_services(settings: Settings, given: Mapping[str, str], errors: list[ConfigError]) -> Settings:
+def _with_services(
+    settings: Settings, given: Mapping[str, str], errors: list[ConfigError], doubts: list[ConfigError]
+) -> Settings:
     """Add gateway.toml's services, routes and limits, then the URLs of the environment, which override."""
     if settings.gateway_config is not None:
-        settings = gateway_toml.apply(settings, settings.gateway_config, errors)
+        settings = gateway_toml.apply(settings, settings.gateway_config, errors, doubts)
     services = default_services(settings.service_catalog) | settings.services
     for service, urls in _service_urls(settings.service_catalog, given, errors):
         services[service] = urls
@@ -121,6 +162,6 @@ def _service_urls(
         if raw is None:
             continue
         try:
-            yield service.name, REPLICAS.parse(raw)
+            yield service.name, REPLICAS.parse(sound(raw))
         except ValueError as error:
             errors.append(ConfigError(service.env, str(error), f"http://{service.name}-service:8000"))

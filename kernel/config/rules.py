@@ -18,18 +18,19 @@ Rule = Callable[[Settings, frozenset[str]], Iterator[ConfigError]]
 
 
 def secret_is_secret(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
-    secret = settings.jwt_secret_key
-    if secret is None:
-        return
     least = _MIN_SECRET_BYTES[settings.environment]
-    if secret in PUBLISHED_SECRETS:
-        problem = (
-            "this is the default secret that the platform's documentation publishes: anyone can sign with it"
-        )
-        yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
-    elif (length := len(secret.encode())) < least:
-        problem = f"has {length} bytes; in {settings.environment} it needs at least {least}"
-        yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
+    several = len(settings.jwt_secret_keys) > 1
+    for place, secret in enumerate(settings.jwt_secret_keys, 1):
+        which = f"number {place} " if several else ""
+        if secret in PUBLISHED_SECRETS:
+            this = f"{which}is" if which else "this is"
+            problem = f"{this} the default secret that the platform's documentation publishes: anyone can sign with it"
+            yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
+        elif (length := len(secret.encode())) < least:
+            problem = f"{which}has {length} bytes; in {settings.environment} it needs at least {least}"
+            if several:
+                problem += " (a secret has no comma in it: commas part several)"
+            yield ConfigError("JWT_SECRET_KEY", problem, _NEW_SECRET)
 
 
 def store_is_named(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
@@ -79,7 +80,7 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
     if not given & {"JWT_PUBLIC_KEY", "JWT_JWKS_URL"}:
         problem = "is not set (nor JWT_JWKS_URL): the auth service is asked about each new token"
         yield ConfigError("JWT_PUBLIC_KEY", problem, "/run/keys/jwt_public.pem")
-    if settings.jwt_secret_key is None:
+    if not settings.jwt_secret_keys:
         yield ConfigError("JWT_SECRET_KEY", "is not set: service tokens are refused", _NEW_SECRET)
     if settings.nominatim_contact is None and _public_nominatim(settings):
         problem = "is not set: the public Nominatim's operators cannot tell you before they block you"

@@ -21,7 +21,7 @@ from kernel.config.urls import (
     ORIGIN,
     KeySource,
 )
-from kernel.config.values import FLAG, LABEL, NETWORK, TEXT, choice, integer, listed, number, size
+from kernel.config.values import FLAG, LABEL, NETWORK, SECRETS, TEXT, choice, integer, listed, number, size
 from kernel.http.addresses import Network
 from kernel.routing.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
 
@@ -65,12 +65,23 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
             "https://auth.example.com/.well-known/jwks.json",
         ),
     ] = ()
-    jwt_secret_key: Annotated[
+    jwt_secret_keys: Annotated[
+        tuple[str, ...],
+        _var(
+            SECRETS,
+            "Secret of service tokens (HS256), shared with the services; 32 bytes or more outside `dev`. Several: the first "
+            "signs, all verify.",
+            "the output of: openssl rand -base64 48",
+            secret=True,
+            name="JWT_SECRET_KEY",
+        ),
+    ] = ()
+    jwt_service_public_key: Annotated[
         str | None,
         _var(
             TEXT,
-            "Secret of service tokens (HS256), shared with the services; 32 bytes or more outside `dev`.",
-            "the output of: openssl rand -base64 48",
+            "Public keys that verify service tokens, in the forms of `JWT_PUBLIC_KEY`; users' tokens never.",
+            "/run/keys/services_public.pem",
             secret=True,
         ),
     ] = None

@@ -12,14 +12,31 @@ from kernel.routing.catalog import Service
 # Near enough to be a slip of the fingers: RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS, while
 # SALES_SERVICE_PORT, which Kubernetes sets, is 0.8 near to SALES_SERVICE_URL.
 _NEAR = 0.88
+# Of letters added, dropped, changed or swapped, in a name that is long enough to be nobody else's.
+_SLIPS = 2
+_LONG = 8
 
 
 def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[ConfigError]:
     """A warning for each name in `given` that is close to one of ours but none of ours."""
-    known = {variable.name for variable in VARIABLES} | {service.env for service in catalog}
-    for name in sorted(set(given) - known):
-        near = did_you_mean(name.upper(), known)
-        if near:
+    known = dict.fromkeys([*(variable.name for variable in VARIABLES), *(service.env for service in catalog)])
+    secret_files = {f"{variable.name}_FILE" for variable in VARIABLES if variable.secret}
+    # What names begin with, such as RATE_LIMIT, and the first of them.
+    begins = {
+        "_".join(words[:count]): name
+        for name in reversed(known)
+        for words in (name.split("_"),)
+        for count in range(2, len(words))
+    }
+    for name in sorted(set(given) - known.keys() - secret_files):
+        upper = name.upper()
+        near = did_you_mean(upper, known) or _slipped(upper, known, _SLIPS)
+        if not near:
+            near = begins.get(_slipped(upper, begins, 1), "")
+        plain = upper.removesuffix("_FILE")
+        if plain != upper and plain in known:
+            yield ConfigError(name, f"is not read: only secrets come from files; set {plain}")
+        elif near:
             yield ConfigError(name, f"is not a variable of the gateway; did you mean {near}?")
         elif name.endswith("_SERVICE_URL"):
             yield ConfigError(name, "names no service of the catalogue; services are added in gateway.toml")
@@ -28,3 +45,34 @@ def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[Confi
 def did_you_mean(name: str, known: Iterable[str], nearness: float = _NEAR) -> str:
     """The nearest of `known`, or an empty string when none is near."""
     return next(iter(get_close_matches(name, sorted(known), 1, nearness)), "")
+
+
+def _slipped(name: str, known: Iterable[str], most: int) -> str:
+    """The one of `known` that is the fewest slips away, `most` at most; or an empty string."""
+    if len(name) < _LONG:
+        return ""
+    found = [
+        (slips, each)
+        for each in known
+        if abs(len(each) - len(name)) <= most and (slips := _distance(name, each, most)) <= most
+    ]
+    return min(found, default=(0, ""))[1]
+
+
+def _distance(one: str, other: str, most: int) -> int:
+    """Damerau and Levenshtein's (restricted): letters to add, drop, change or swap; more than `most` is `most` + 1."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for place, letter in enumerate(one, 1):
+        earlier, before, row = before, row, [place]
+        for at, against in enumerate(other, 1):
+            if letter == against:
+                cost = before[at - 1]
+            else:
+                cost = 1 + min(before[at - 1], before[at], row[at - 1])
+                if at > 1 and place > 1 and letter == other[at - 2] and one[place - 2] == against:
+                    cost = min(cost, 1 + earlier[at - 2])
+            row.append(cost)
+        if min(row) > most:
+            return most + 1
+    return row[-1]

@@ -23,6 +23,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})")
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)")
 _LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _QUOTED = 80
+# As many as keys without a name are tried on one token.
+MOST_SECRETS = 4
 
 
 class Kind(Struct, Generic[T], frozen=True):
@@ -37,6 +39,24 @@ def quote(value: str) -> str:
     return repr(value if len(value) <= _QUOTED else value[: _QUOTED - 3] + "...")
 
 
+def sound(value: str) -> str:
+    """`value`, if it is text: what comes from an environment may be any bytes. Raises ValueError."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text") from None
+    if "\0" in value:
+        raise ValueError("has a NUL character")
+    return value
+
+
+def _path(value: str) -> Path:
+    # Linux' PATH_MAX and NAME_MAX.
+    if len(value.encode()) > 4095 or any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError("the name is too long: 255 bytes in each part of a path, 4095 in all")
+    return Path(value)
+
+
 def _label(value: str) -> str:
     if not _LABEL.fullmatch(value):
         raise ValueError(f"{quote(value)} is not 1 to 64 letters, digits, '_', '.', ':' or '-'")
@@ -45,7 +65,7 @@ def _label(value: str) -> str:
 
 TEXT = Kind("text", str)
 LABEL = Kind("word", _label)
-PATH = Kind("path of a file", Path)
+PATH = Kind("path of a file", _path)
 
 
 def listed(item: Kind[T]) -> Kind[tuple[T, ...]]:
@@ -56,6 +76,18 @@ def listed(item: Kind[T]) -> Kind[tuple[T, ...]]:
         return tuple(dict.fromkeys(item.parse(entry) for entry in entries if entry))
 
     return Kind(f"{item.title}, comma-separated", parse)
+
+
+def _secrets(value: str) -> tuple[str, ...]:
+    found = listed(TEXT).parse(value)
+    if not found:
+        raise ValueError("no secret is given")
+    if len(found) > MOST_SECRETS:
+        raise ValueError(f"has {len(found)} secrets; at most {MOST_SECRETS} are tried on a token")
+    return found
+
+
+SECRETS = Kind("secret, or several, comma-separated", _secrets)
 
 
 def integer(low: int, high: int) -> Kind[int]:

@@ -47,7 +47,7 @@ def _variables() -> tuple[Variable, ...]:
             group = meta.extra["group"] or group
             found.append(
                 Variable(
-                    name=attribute.upper(),
+                    name=meta.extra["name"] or attribute.upper(),
                     attribute=attribute,
                     kind=kind,
                     about=meta.description or "",

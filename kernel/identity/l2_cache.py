@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
@@ -41,24 +42,30 @@ def fingerprint(token: bytes) -> str:
 
 
 class Stamp:
-    """Marks values as ours, with a key made from `secret`, which the gateways of a platform share."""
+    """Marks values as ours, with a key made from the first of `secrets`, which the gateways of a platform share. Marks of
+    the others are known: while a secret is changed, gateways with the old and the new one believe each other."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keys",)
 
-    def __init__(self, secret: str) -> None:
-        self._key = hmac.digest(secret.encode(), b"bakery-gateway second-level cache", "sha256")
+    def __init__(self, secrets: Sequence[str]) -> None:
+        about = b"bakery-gateway second-level cache"
+        self._keys = tuple(hmac.digest(secret.encode(), about, "sha256") for secret in secrets)
 
     def put(self, name: str, value: bytes) -> bytes:
         """`value` as it is stored for the token whose fingerprint is `name`."""
-        return b"%b:%b" % (self._code(name, value), value)
+        return b"%b:%b" % (_code(self._keys[0], name, value), value)
 
     def take(self, name: str, stored: bytes) -> bytes | None:
         """The value; None for what no gateway stored for this token."""
         code, _, value = stored.partition(b":")
-        return value if hmac.compare_digest(code, self._code(name, value)) else None
+        for key in self._keys:
+            if hmac.compare_digest(code, _code(key, name, value)):
+                return value
+        return None
 
-    def _code(self, name: str, value: bytes) -> bytes:
-        return hmac.digest(self._key, b"%b:%b" % (name.encode(), value), "sha256").hex().encode()
+
+def _code(key: bytes, name: str, value: bytes) -> bytes:
+    return hmac.digest(key, b"%b:%b" % (name.encode(), value), "sha256").hex().encode()
 
 
 def lifetime(identity: Identity, now: float) -> int:

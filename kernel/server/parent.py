@@ -66,11 +66,13 @@ class _DevelopmentKeys:
         Raises:
             KeyConfigError: the files have changed since they were validated.
         """
-        if settings.jwt_public_key is not None:
-            settings = msgspec.structs.replace(settings, jwt_public_key=inlined(settings.jwt_public_key))
         changes: dict[str, Any] = {}
-        if self._secret and not settings.jwt_secret_key:
-            changes["jwt_secret_key"] = self._secret
+        for name in ("jwt_public_key", "jwt_service_public_key"):
+            given = getattr(settings, name)
+            if given is not None:
+                changes[name] = inlined(given)
+        if self._secret and not settings.jwt_secret_keys:
+            changes["jwt_secret_keys"] = (self._secret,)
         if self._public and not settings.jwt_public_key and not settings.jwt_jwks_url:
             changes |= {"jwt_public_key": self._public, "provisional_keys": True}
         return msgspec.structs.replace(settings, **changes)

@@ -39,7 +39,7 @@ def test_one_needs_the_other(one: str, other: str, tls: dict[str, str]) -> None:
 def test_both_must_be_readable(tls: dict[str, str], tmp_path: Path) -> None:
     found = problems(tls | {"TLS_KEY_FILE": str(tmp_path / "none"), "TLS_CERT_FILE": str(tmp_path)})
     assert found == {
-        "TLS_CERT_FILE": "the file cannot be read: Is a directory",
+        "TLS_CERT_FILE": "the file is not a regular file",
         "TLS_KEY_FILE": "the file cannot be read: No such file or directory",
     }
 

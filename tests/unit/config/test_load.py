@@ -30,7 +30,7 @@ def test_an_empty_environment_is_a_working_development_gateway() -> None:
     settings = load({})
     assert (settings.environment, settings.host, settings.port) == ("dev", "0.0.0.0", 8000)
     assert settings.redis_url is None
-    assert settings.jwt_secret_key is None
+    assert settings.jwt_secret_keys == ()
     assert settings.rate_limit_requests == 300
     assert settings.rate_limit_window_seconds == 60
     assert settings.jwt_issuer == ("bakery-auth",)
@@ -63,7 +63,7 @@ def test_env_file_need_not_exist_but_must_be_text(tmp_path: Path) -> None:
     assert load({}, tmp_path / ".env") == Settings()
     file = tmp_path / ".env"
     file.write_bytes(b"PORT=\xff")
-    assert problems({}, file) == {str(file): "cannot be read: is not UTF-8 text"}
+    assert problems({}, file) == {str(file): "is not UTF-8 text"}
 
 
 def test_errors_of_env_file_and_variables_come_together_in_order(tmp_path: Path) -> None:
@@ -167,6 +167,11 @@ def test_admin_networks_are_the_private_ones_by_default() -> None:
         ("SALE_SERVICE_URL", "SALES_SERVICE_URL"),
         ("Log_Level", "LOG_LEVEL"),
         ("CORS_ORIGIN", "CORS_ORIGINS"),
+        ("RATE_LIMT", "RATE_LIMIT_REQUESTS"),
+        ("RATE_LIMIT", "RATE_LIMIT_REQUESTS"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("LGO_LEVEL", "LOG_LEVEL"),
+        ("HTPS_ONLI", "HTTPS_ONLY"),
     ],
 )
 def test_a_misspelt_variable_is_warned_about(stray: str, meant: str) -> None:
@@ -184,6 +189,12 @@ def test_a_misspelt_variable_is_warned_about(stray: str, meant: str) -> None:
         "REDIS_PORT_6379_TCP_ADDR",
         "GATEWAY_RUN_DIR",
         "EXPORT",
+        "POS_SERVICE_HOST",
+        "LOGNAME",
+        "HOSTTYPE",
+        "HTTPS_PROXY",
+        "TENANT_SERVICE_PORT",
+        "PYTHONPATH",
     ],
 )
 def test_other_programs_variables_are_left_alone(name: str) -> None:
@@ -245,6 +256,19 @@ def test_no_secret_is_ever_shown() -> None:
     settings = load({"JWT_SECRET_KEY": secret, "REDIS_HOST": "redis", "REDIS_PASSWORD": secret})
     assert secret not in repr(settings)
     assert secret not in str(settings)
+
+
+def test_several_secrets_are_taken_in_order_and_each_is_judged() -> None:
+    assert load(SOUND | {"JWT_SECRET_KEY": f"{'n' * 32}, {'o' * 40},"}).jwt_secret_keys == (
+        "n" * 32,
+        "o" * 40,
+    )
+    short = problems(SOUND | {"JWT_SECRET_KEY": f"{'n' * 32},{'o' * 31}"})["JWT_SECRET_KEY"]
+    assert short.startswith("number 2 has 31 bytes; in prod it needs at least 32")
+    published = problems(SOUND | {"JWT_SECRET_KEY": f"{'n' * 32},{PUBLISHED}"})["JWT_SECRET_KEY"]
+    assert published.startswith("number 2 is the default secret")
+    many = ",".join(letter * 32 for letter in "abcde")
+    assert "at most 4" in problems(SOUND | {"JWT_SECRET_KEY": many})["JWT_SECRET_KEY"]
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -125,10 +125,15 @@ def test_garbage_is_ignored(value: bytes) -> None:
 
 
 def test_a_stamped_value_is_that_tokens_and_that_platforms_only() -> None:
-    stamp = Stamp(SECRET)
+    stamp = Stamp([SECRET])
     kept = stamp.put(fingerprint(b"a"), b"value")
-    assert Stamp(SECRET).take(fingerprint(b"a"), kept) == b"value"
+    assert Stamp([SECRET]).take(fingerprint(b"a"), kept) == b"value"
     assert stamp.take(fingerprint(b"b"), kept) is None
-    assert Stamp(SECRET + "x").take(fingerprint(b"a"), kept) is None
+    assert Stamp([SECRET + "x"]).take(fingerprint(b"a"), kept) is None
+    # While a secret is changed, gateways with the old and the new one believe each other.
+    assert Stamp(["new" * 12, SECRET]).take(fingerprint(b"a"), kept) == b"value"
+    assert Stamp([SECRET, "new" * 12]).take(
+        fingerprint(b"a"), Stamp(["new" * 12, SECRET]).put(fingerprint(b"a"), b"value")
+    )
     assert stamp.take(fingerprint(b"a"), kept + b"!") is None
     assert stamp.take(fingerprint(b"a"), b"value") is None

@@ -18,6 +18,7 @@ from kernel.telemetry.families import FAMILIES
 
 TEXT = (ROOT / "docs" / "operate.md").read_text()
 NAMES = {variable.name for variable in VARIABLES} | {service.env for service in SERVICES}
+NAMES |= {f"{variable.name}_FILE" for variable in VARIABLES if variable.secret}
 SOURCES = "".join(
     path.read_text() for folder in ("kernel", "handlers") for path in (ROOT / folder).rglob("*.py")
 )

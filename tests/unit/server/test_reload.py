@@ -32,9 +32,11 @@ def test_the_next_workers_get_what_was_read_completed() -> None:
     said: list[str] = []
     target = loader()
     read = replace(Settings(), rate_limit_requests=7, workers=9)
-    reload = Reload(target, lambda: read, lambda found: replace(found, jwt_secret_key="made"), said.append)
+    reload = Reload(
+        target, lambda: read, lambda found: replace(found, jwt_secret_keys=("made",)), said.append
+    )
     assert reload()
-    assert target.settings == replace(Settings(), rate_limit_requests=7, jwt_secret_key="made")
+    assert target.settings == replace(Settings(), rate_limit_requests=7, jwt_secret_keys=("made",))
     assert said == [
         "SIGHUP: WORKERS has changed, which takes a restart: it stays as it was",
         "SIGHUP: the workers are replaced with the configuration as it is now",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 
-from kernel.store.address import Address, AddressError, parse, store_url
+from kernel.store.address import Address, AddressError, parse, store_url, tls_flaw
 
 
 def credentials(address: Address) -> tuple[object, object, object]:
@@ -61,17 +61,26 @@ def test_sentinels_have_a_service_and_a_password_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("url", "complaint"),
     [
-        ("http://cache", "scheme 'http' is none of"),
-        ("redis://", "not a host"),
-        ("redis://cache:port", "not a host"),
-        ("redis://cache/first", "'first' is not a database number"),
-        ("redis://cache/1/2", "'1/2' is not a database number"),
+        ("http://cache", "the scheme is none of"),
+        ("redis://", "host with an optional port"),
+        ("redis://cache:port", "host with an optional port"),
+        ("redis://cache/first", "not a database number"),
+        ("redis://cache/1/2", "not a database number"),
         ("redis://a,b", "several hosts need"),
-        ("redis://cache?timeout=3", "unknown option 'timeout'"),
+        ("redis://cache?timeout=3", "an option is unknown; there are"),
         ("redis://cache?ssl_cert_reqs=none", "need the rediss scheme"),
         ("unix://?db=1", "path of the socket is missing"),
         ("redis+sentinel://a:26379", "service name is missing"),
         ("redis+cluster://a/0", "no databases"),
+        ("redis://[::1", "host with an optional port"),
+        ("redis://a[b", "host with an optional port"),
+        ("redis://cache:0", "host with an optional port"),
+        ("redis://cache:70000", "host with an optional port"),
+        ("redis://%00", "host with an optional port"),
+        ("redis://cache/" + "9" * 5000, "not a database number"),
+        ("redis://cache#1", "fragment"),
+        ("rediss://cache?ssl_cert_reqs=maybe", "ssl_cert_reqs is none of"),
+        ("unix:///" + "s" * 200, "more than 107 bytes"),
     ],
 )
 def test_a_wrong_url_is_told_what_is_wrong(url: str, complaint: str) -> None:
@@ -86,6 +95,33 @@ def test_no_password_is_shown(url: str) -> None:
     address = parse(url)
     assert "hunter2" not in f"{address} {address!r}"
     assert "h:" in str(address)
+
+
+@pytest.mark.parametrize("mark", ["?", "/", "#", "@", "[", "]", ":", "%", "&", "="])
+def test_a_password_that_is_not_encoded_is_taken_or_refused_but_never_quoted(mark: str) -> None:
+    for url in (
+        f"redis://:hun{mark}ter@cache",
+        f"redis+sentinel://:hun{mark}ter@a/m",
+        f"unix://:hun{mark}ter@/s",
+    ):
+        try:
+            taken, said = parse(url).options["password"], "%3F"
+        except AddressError as why:
+            taken, said = f"hun{mark}ter", str(why)
+        assert taken == f"hun{mark}ter"
+        assert "hun" not in said
+        assert "ter@" not in said
+        assert "%3F" in said
+
+
+def test_files_of_a_tls_address_are_looked_at() -> None:
+    assert tls_flaw(parse("redis://cache")) == ""
+    assert tls_flaw(parse("rediss://cache")) == ""
+    assert "ssl_ca_certs cannot be used: no such file" in tls_flaw(parse("rediss://cache?ssl_ca_certs=/nope"))
+    assert "cannot be used" in tls_flaw(parse("rediss+cluster://cache?ssl_ca_certs=/dev/null"))
+    assert "cannot be used" in tls_flaw(
+        parse("rediss+sentinel://cache/m?ssl_certfile=/nope&ssl_keyfile=/nope")
+    )
 
 
 def test_the_connection_class_follows_the_form() -> None:

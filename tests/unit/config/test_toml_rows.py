@@ -1,0 +1,131 @@
+"""gateway.toml with many rows, with several errors in one row, and with rows that take methods away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import process_time
+
+import pytest
+
+from kernel.cli.settings import usable_keys, usable_routes
+from kernel.config import ConfigErrors, load_with_warnings
+from kernel.routing.catalog import ROUTES
+from tests.support.config import File
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> File:
+    return File(tmp_path / "gateway.toml")
+
+
+def doubts(file: File, text: str) -> list[str]:
+    file.path.write_text(text)
+    loaded = load_with_warnings({"GATEWAY_CONFIG": str(file.path)}, None, (usable_routes,))
+    return [f"{warning.variable}: {warning.problem}" for warning in loaded.warnings]
+
+
+def test_thousands_of_rows_and_hundreds_of_services_are_read_in_linear_time(file: File) -> None:
+    services = "".join(
+        f'[services.svc{n}]\nmin_tier = "professional"\nprefixes = ["s{n}"]\n' for n in range(500)
+    )
+    rows = "".join(
+        f'[[routes]]\npattern = "/api/v1/s{n % 500}/r{n}"\nservice = "svc{n % 500}"\n'
+        "limit = {requests = 5, window = 60}\n"
+        for n in range(5000)
+    )
+    file.path.write_text(services + rows)
+    began = process_time()
+    loaded = load_with_warnings({"GATEWAY_CONFIG": str(file.path)}, None, (usable_keys, usable_routes))
+    # 0.4 s here; half a minute when each row made a new table of all.
+    assert process_time() - began < 5
+    # A service has its prefix, the same and its name below a tenant; each row has a twin there.
+    assert len(loaded.settings.routes) == len(ROUTES) + 500 * 3 + 5000 * 2
+
+
+def test_as_many_errors_are_told_in_linear_time(file: File) -> None:
+    file.path.write_text("".join(f'[[routes]]\npattern = "/x/{n}"\nservice = "no{n}"\n' for n in range(3000)))
+    began = process_time()
+    with pytest.raises(ConfigErrors) as raised:
+        load_with_warnings({"GATEWAY_CONFIG": str(file.path)}, None, (usable_routes,))
+    assert process_time() - began < 10
+    assert len(raised.value.errors) == 3000
+
+
+def test_everything_that_is_wrong_with_a_row_is_told_at_once(file: File) -> None:
+    text = """
+        [[routes]]
+        pattern = "api/v1/{Bad}/**/x"
+        service = "inventori"
+        methods = ["HEAD"]
+        max_body = "much"
+
+        [[routes]]
+        pattern = "/api/v1/{Bad}"
+        service = "inventori"
+        public = true
+        min_tier = "professional"
+
+        [[routes]]
+        pattern = "/api/v1/inventory/../x"
+        service = "nobody"
+        timeout = "long"
+        colour = "red"
+    """
+    expected = [
+        "#1 (api/v1/{Bad}/**/x): a pattern starts with '/'",
+        "#1 (api/v1/{Bad}/**/x) service: is unknown; did you mean inventory?",
+        "#1 (api/v1/{Bad}/**/x) methods: HEAD goes with GET",
+        "#1 (api/v1/{Bad}/**/x) max_body: 'much' is not a size in bytes, KiB, MiB or GiB",
+        "#2 (/api/v1/{Bad}): '{Bad}' is not a literal, a {name} or a trailing '**'",
+        "#2 (/api/v1/{Bad}) service: is unknown; did you mean inventory?",
+        "#2 (/api/v1/{Bad}): a public route knows no identity: min_tier cannot be checked",
+        "#3 timeout: expected `float`, got `str`",
+        "#3 colour: is unknown",
+        "#3 (/api/v1/inventory/../x): no request can match it: ",
+        "#3 (/api/v1/inventory/../x) service: is unknown",
+    ]
+    found = file.problems(text)
+    assert len(found) == len(expected)
+    for told, start in zip(found, expected, strict=True):
+        assert told.startswith(f"gateway.toml [[routes]] {start}")
+
+
+def test_a_row_that_takes_methods_from_a_wider_pattern_is_warned_about(file: File) -> None:
+    limited = """
+        [[routes]]
+        pattern = "/api/v1/inventory/items"
+        service = "inventory"
+        methods = ["GET"]
+        limit = {requests = 5, window = 60}
+    """
+    assert doubts(file, limited) == [
+        "gateway.toml [[routes]] #1 (/api/v1/inventory/items) methods: DELETE, OPTIONS, PATCH, POST, PUT: answered 405 "
+        "here, since this pattern is chosen before /api/v1/inventory/**, which takes them. Leave methods out, or add a "
+        "table for the other methods"
+    ]
+    rest = """
+        [[routes]]
+        pattern = "/api/v1/inventory/items"
+        service = "inventory"
+        methods = ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    """
+    assert doubts(file, limited + rest) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        # All methods; the pattern itself, whose other methods go on; a WebSocket; nothing was there.
+        'pattern = "/api/v1/inventory/items"\nservice = "inventory"',
+        'pattern = "/api/v1/inventory/**"\nmethods = ["GET"]\ntimeout = 5',
+        'pattern = "/api/v1/auth/login"\nlimit = {requests = 10, window = 60}',
+        'pattern = "/api/v1/inventory/live"\nservice = "inventory"\nwebsocket = true',
+        'pattern = "/elsewhere"\nservice = "inventory"\nmethods = ["GET"]',
+    ],
+)
+def test_a_row_that_takes_nothing_away_is_not(row: str, file: File) -> None:
+    assert doubts(file, f"[[routes]]\n{row}\n") == []
+
+
+def test_a_table_of_a_service_may_take_methods_away(file: File) -> None:
+    assert doubts(file, '[services.inventory]\nmethods = ["GET"]\n') == []
