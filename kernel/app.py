@@ -60,7 +60,7 @@ class Gateway:
         self._state = state
         self._handler_for = handler_for
         # With a profile, handlers are timed until their service has answered: they are waited for.
-        self.express = state.profile is None
+        self.callbacks = state.profile is None
         self._max_in_flight = state.settings.max_requests_in_flight
         self.router: Router[Route] = Router(state.settings.routes, self._compile, self._refusing)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from asyncio import timeout
+from asyncio import Task, timeout
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
@@ -37,10 +37,16 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 class Watcher(Protocol):
-    """The server's own object for a request that it did not make a task for; see kernel/server/intake.py."""
+    """The server's own object for a request; see kernel/server/granian.py. It is told the end, once."""
+
+    def taskref(self, task: Task[None]) -> None:
+        """The task that handles it."""
 
     def done(self) -> None:
         """The answer is out."""
+
+    def err(self, error: BaseException) -> None:
+        """It failed: the server answers 500, or breaks the response off."""
 
 
 # Who ended an exchange, as the access log says it (HAProxy's termination state, in words).
@@ -110,7 +116,7 @@ class Exchange:
 
     # Set by the credentials stage, on the routes that have one: no other may read it.
     ticket: bytes | None
-    # Set by the express lane for itself: when the service was asked, and its header lines.
+    # Set by the callback lane for itself: when the service was asked, and its header lines.
     asked: float
     outgoing: bytes
     # Set with a lane: what the server is told the end by.

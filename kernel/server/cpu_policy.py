@@ -1,4 +1,4 @@
-"""Pacing: a busy worker's threads run through batches, an idle one's answer at once.
+"""CPU policy: a busy worker's threads run through batches, an idle one's answer at once.
 
 The event loop and granian's I/O thread wake each other several times a request, and at each wake-up the kernel may switch
 between them. Under SCHED_BATCH (Linux) a woken thread waits until the running one has nothing to do: a fifth less CPU time

@@ -19,8 +19,8 @@ from pathlib import Path
 
 # struct tcp_info of <linux/tcp.h>: state at 0, milliseconds since data was sent and received, bytes received in all.
 _INFO_BYTES = 136
-_SILENCE = struct.Struct("=I4xI")
-_SILENCE_AT = 44
+_QUIET = struct.Struct("=I4xI")
+_QUIET_AT = 44
 _RECEIVED = struct.Struct("=Q")
 _RECEIVED_AT = 128
 _ESTABLISHED = b"\x01"
@@ -119,7 +119,7 @@ class IdleConnections:
             return ""
         if size.value < _INFO_BYTES or info[0] != _ESTABLISHED:
             return ""
-        sent, received = _SILENCE.unpack_from(info, _SILENCE_AT)
+        sent, received = _QUIET.unpack_from(info, _QUIET_AT)
         quiet = min(sent, received)
         if quiet > self._idle:
             return IDLE

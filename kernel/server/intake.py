@@ -1,7 +1,7 @@
-"""Scheduler: how granian's requests reach the gateway.
+"""Intake: how granian's requests reach the gateway.
 
 granian makes a handle, a task and a coroutine for each. Here they are taken in batches and entered at once, and most are
-answered by callbacks (see upstream/express.py); one that has to wait for anything else becomes a task.
+answered by callbacks (see upstream/callback_lane.py); one that has to wait for anything else becomes a task.
 """
 
 from __future__ import annotations
@@ -9,30 +9,28 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Iterator
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
-from granian._granian import CallbackScheduler
-
+from kernel.exchange import exchange
 from kernel.exchange.exchange import Exchange, Lane, Receive, Scope, Send, Stage
+from kernel.server.granian import Watcher
 
 # What one turn of the loop takes: a few milliseconds at most.
 _BATCH = 256
 
 
-def scheduler(loop: asyncio.AbstractEventLoop, intake: Intake) -> Any:
-    """granian's object that it calls for every request; what else that takes is for tasks of granian's own."""
-    made: Any = cast("Any", CallbackScheduler)(loop, None, None, None, None)
-    made._schedule_fn = intake.put
-    return made
-
-
 class Entrance(Protocol):
     """What is needed of the gateway (see app.py)."""
 
-    express: bool
+    callbacks: bool
 
     def enter(
-        self, scope: Scope, receive: Receive, send: Send, lane: Lane | None = None, watcher: Any = None
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        lane: Lane | None = None,
+        watcher: Watcher | None = None,
     ) -> Awaitable[None] | None: ...
 
     def go_on(
@@ -50,12 +48,12 @@ class Intake:
     def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Entrance) -> None:
         self._loop = loop
         self._gateway = gateway
-        self._lane = self if gateway.express else None
-        self._waiting: deque[Any] = deque()
+        self._lane = self if gateway.callbacks else None
+        self._waiting: deque[Watcher] = deque()
         self._idle = True
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def put(self, watcher: Any) -> None:
+    def put(self, watcher: Watcher) -> None:
         """Called with the interpreter's lock, from another thread than the loop's."""
         self._waiting.append(watcher)
         # Two threads may both find it idle: a call too many does no harm. It is never one too few: the loop says that it
@@ -63,6 +61,18 @@ class Intake:
         if self._idle:
             self._idle = False
             self._loop.call_soon_threadsafe(self._take)
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that does not come by `put`: all of it is the task that granian has made."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            rest = self._gateway.enter(scope, receive, send)
+            if rest is not None:
+                await rest
+        finally:
+            self._tasks.discard(task)
 
     def cut_short(self) -> None:
         """End what is still under way: it is answered as far as that is possible, and logged."""
@@ -90,7 +100,7 @@ class Intake:
             self._idle = False
             self._loop.call_soon(self._take)
 
-    def _run(self, watcher: Any, rest: Awaitable[None]) -> None:
+    def _run(self, watcher: exchange.Watcher, rest: Awaitable[None]) -> None:
         task = self._loop.create_task(_request(watcher, rest))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -105,10 +115,11 @@ class Intake:
         watcher.done()
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
+        assert x.watcher is not None
         self._run(x.watcher, self._gateway.go_on(x, iter(()), None, rest))
 
 
-async def _request(watcher: Any, rest: Awaitable[None]) -> None:
+async def _request(watcher: exchange.Watcher, rest: Awaitable[None]) -> None:
     try:
         await rest
     except BaseException as error:

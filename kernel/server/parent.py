@@ -27,20 +27,17 @@ from kernel.http.addresses import in_url
 from kernel.identity.keys import KeyConfigError
 from kernel.identity.pem import generate_pair, inlined
 from kernel.server.embedded_store import EmbeddedStore, EmbeddedStoreError
+from kernel.server.granian import server_options
 from kernel.server.listening import CannotListen, claim
 from kernel.server.reload import Reload
 from kernel.server.run_directory import NoDirectory, make_directory
 from kernel.server.signals import hold_in_workers, ignore_stops, stop_cleanly
+from kernel.server.supervisor import Supervisor
 from kernel.server.terminal import say
 from kernel.server.worker import Loader
-from kernel.telemetry.log import server_logging
 
 # A worker ends what is in flight when the grace is over; this only catches one that hangs.
 _KILL_MARGIN_SECONDS = 2
-# jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
-# within one page more; the read buffer of an HTTP/1.1 connection is such a block, and that page was 4 KiB of each
-# connection's memory.
-_ALLOCATOR = ("_RJEM_MALLOC_CONF", "cache_oblivious:false")
 # Store, logs, listening sockets, modules being loaded.
 _SPARE_FILES = 256
 
@@ -116,13 +113,6 @@ def run(settings: Settings, read: Callable[[], Settings | None]) -> int:
 
 
 def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
-    # Imported here: `gateway check` and the like need no server.
-    os.environ.setdefault(*_ALLOCATOR)
-    from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl  # noqa: PLC0415
-    from granian.http import HTTP1Settings, HTTP2Settings  # noqa: PLC0415
-
-    from kernel.server.supervisor import Supervisor  # noqa: PLC0415
-
     stop_cleanly()
     if sys.platform.startswith("linux") and multiprocessing.get_start_method(allow_none=True) is None:
         multiprocessing.set_start_method("fork")  # the default until Python 3.13
@@ -140,34 +130,13 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
         keys = _DevelopmentKeys(settings, run_dir)
         settings = keys.complete(settings)
         store_url = _store_url(settings, resources)
-        grace = settings.shutdown_grace_seconds
+        kill_after = settings.shutdown_grace_seconds + _KILL_MARGIN_SECONDS
         loader = Loader(settings, store_url, run_dir, os.getpid())
         server = Supervisor(
             loader,
             Reload(loader, read, keys.complete, say),
-            address=settings.host,
-            port=settings.port,
-            interface=Interfaces.ASGI,
-            workers=settings.workers,
-            loop=Loops.uvloop,
-            task_impl=TaskImpl.asyncio,
-            # PERF: 24 bytes are read to tell the two apart. A read buffer of HTTP/1.1 then grows from 8 to 16 KiB, of which
-            # 8 stay resident as long as the connection; without HTTP/2 a fresh one, untouched, follows the head.
-            http=HTTPModes.auto if settings.http2 else HTTPModes.http1,
-            websockets=True,
-            backlog=4096,
-            backpressure=_connections(settings),
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(settings.header_timeout_seconds * 1000),
-                # Room for a head somewhat over our own limit, so that it gets our 431 and not a bare one.
-                max_buffer_size=max(2 * settings.max_header_bytes, 64 * 1024),
-            ),
-            http2_settings=HTTP2Settings(max_headers_size=2 * settings.max_header_bytes),
-            log_enabled=True,
-            log_dictconfig=server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
-            workers_kill_timeout=int(grace) + _KILL_MARGIN_SECONDS,
-            ssl_cert=settings.tls_cert_file,
-            ssl_key=settings.tls_key_file,
+            kill_after,
+            server_options(settings, _connections(settings), kill_after),
         )
         build = __version__ + (", compiled" if COMPILED else "")
         say(f"version {build}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")

@@ -14,7 +14,7 @@ from types import FrameType
 
 _STOPS = {signal.SIGTERM, signal.SIGINT}
 # Longer than the loop goes on after a worker's start-up; it then stands still until the server listens.
-_SOON = 0.05
+SOON = 0.05
 
 
 def stop_cleanly() -> None:
@@ -48,7 +48,7 @@ def hold() -> None:
 
 def release_soon(loop: asyncio.AbstractEventLoop) -> None:
     """To be called by a worker that has started, in its loop: when that runs again, SIGTERM arrives."""
-    loop.call_later(_SOON, signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+    loop.call_later(SOON, signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def tell_server() -> None:

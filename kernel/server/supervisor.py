@@ -11,23 +11,18 @@ Rules:
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from granian._granian import ListenerSpec
-from granian.server.mp import MPServer, WorkerProcess
-
+from kernel.server.granian import Process, ProcessServer
 from kernel.server.reload import Reload
 from kernel.server.terminal import renew_streams, say
-from kernel.server.worker import Loader, Worker, serving_mark
+from kernel.server.worker import Loader, serving_mark
 
 # A new worker is given so long to serve; it takes a second of a busy machine.
 _START_SECONDS = 30.0
@@ -61,67 +56,55 @@ class _Bell(threading.Event):
             return True
 
 
-class Supervisor(MPServer):
+class Supervisor(ProcessServer):
     """granian's server of worker processes, with another mind about their comings and goings.
 
     Args:
         loader: makes the workers' applications.
         reload: reads the configuration again.
+        kill_after: seconds until a worker that was told to end is killed.
         options: granian's.
     """
 
-    def __init__(self, loader: Loader, reload: Reload, **options: Any) -> None:
-        super().__init__("kernel.server.worker", **options)
-        self.main_loop_interrupt = _Bell()
+    def __init__(self, loader: Loader, reload: Reload, kill_after: float, options: dict[str, Any]) -> None:
+        self._bell = _Bell()
+        super().__init__(loader, self._bell, options)
         self._loader = loader
         self._read_again = reload
-        self._listeners: list[Any] = []
+        self._kill_after = kill_after
+        # By place.
+        self._workers: list[Process] = []
         # Workers that drain, and when each is killed.
-        self._leaving: list[tuple[WorkerProcess, float]] = []
+        self._leaving: list[tuple[Process, float]] = []
         # Place of a worker that has died -> when to start the next; and how many died young there, one after the other.
         self._due: dict[int, float] = {}
         self._early_deaths: dict[int, int] = {}
         self._ever_served = False
 
-    def run(self) -> None:
-        """Serve until told to stop. Raises SystemExit when no worker could ever serve."""
-        self.serve(target_loader=self._loader, wrap_loader=False)
-
     # --- the parent's life -------------------------------------------------------------------------------------------
 
-    def _serve(self, spawn_target: Any, target_loader: Callable[[], Worker]) -> None:
-        self._new = partial(self._spawn_worker, target=spawn_target, callback_loader=target_loader)
-        renew_streams()
-        try:
-            self.startup(spawn_target, target_loader)
-            failed = self._watch_over()
-        except BaseException:
-            # Whatever it was: workers without a parent would have to be killed by hand.
-            self._drop_shared_socket()
-            self._stop_workers()
-            raise
-        self.interrupt_children.clear()  # granian's own list of deaths, which would spoil the exit code
-        self.shutdown(int(failed))
-
-    def _watch_over(self) -> bool:
+    def live(self) -> bool:
         """Until a stop; True when nothing can ever come of it."""
+        for place in range(self.places):
+            renew_streams()
+            worker = self.made(place)
+            worker.start()
+            self._workers.append(worker)
         while True:
-            self.main_loop_interrupt.wait(self._pause())
-            if self.interrupt_signal:
+            self._bell.wait(self._next_due())
+            if self.stopping:
                 return False
-            for place in range(self.workers):
-                if place not in self._due and not self.wrks[place].is_alive() and self._died(place):
+            for place in range(self.places):
+                if place not in self._due and not self._workers[place].is_alive() and self._died(place):
                     return True
             now = time.monotonic()
             for place in [place for place, due in self._due.items() if due <= now]:
                 self._start_at(place)
             self._see_off(now)
-            if self.reload_signal:
-                self.reload_signal = False
-                if self._read_again() and not self._roll():
-                    self._read_again.undo()
+            if self.take_reload() and self._read_again() and not self._roll():
+                self._read_again.undo()
 
-    def _pause(self) -> float | None:
+    def _next_due(self) -> float | None:
         """Seconds until something is due, if anything is."""
         dues = [*self._due.values(), *(killed for _, killed in self._leaving)]
         return max(min(dues) - time.monotonic(), 0.0) if dues else None
@@ -130,13 +113,13 @@ class Supervisor(MPServer):
 
     def _died(self, place: int) -> bool:
         """Have a worker that died replaced; True when there is no hope."""
-        worker = self.wrks[place]
+        worker = self._workers[place]
         served = self._forget(worker)
         if not self._ever_served:
             say(f"worker {place + 1} ended before it served: giving up")
             return True
         now = time.monotonic()
-        old = served and now - worker.birth >= _YOUNG_SECONDS
+        old = served and now - worker.born >= _YOUNG_SECONDS
         deaths = self._early_deaths[place] = 0 if old else self._early_deaths.get(place, 0) + 1
         self._put_off(place, deaths - (1 if served else 0))
         return False
@@ -145,8 +128,8 @@ class Supervisor(MPServer):
         pause = min(2.0 ** (deaths - 2), _MAX_PAUSE_SECONDS) if deaths > 0 else 0.0
         if pause:
             say(f"worker {place + 1} dies again and again: the next one starts in {pause:g} s")
-            if any(worker.is_alive() for worker in self.wrks):
-                self._close(place)  # who would wait there goes to the others
+            if any(worker.is_alive() for worker in self._workers):
+                self.close(place)  # who would wait there goes to the others
         self._due[place] = time.monotonic() + pause
 
     def _start_at(self, place: int) -> None:
@@ -156,11 +139,11 @@ class Supervisor(MPServer):
             self._put_off(place, deaths)
             return
         del self._due[place]
-        self.wrks[place] = worker
+        self._workers[place] = worker
 
-    def _started(self, place: int) -> WorkerProcess | None:
+    def _started(self, place: int) -> Process | None:
         """A new worker, not yet one of ours; None when the system has no process to give."""
-        worker: WorkerProcess = self._new(idx=place)
+        worker = self.made(place)
         renew_streams()
         try:
             worker.start()
@@ -169,14 +152,14 @@ class Supervisor(MPServer):
             return None
         return worker
 
-    def _serves(self, worker: WorkerProcess) -> bool:
-        return serving_mark(self._loader.run_dir, worker.inner.pid).exists()
+    def _serves(self, worker: Process) -> bool:
+        return serving_mark(self._loader.run_dir, worker.pid).exists()
 
-    def _forget(self, worker: WorkerProcess) -> bool:
+    def _forget(self, worker: Process) -> bool:
         """It is gone, and its number may be another's; whether it had served."""
-        mark = serving_mark(self._loader.run_dir, worker.inner.pid)
+        mark = serving_mark(self._loader.run_dir, worker.pid)
         served = mark.exists()
-        self._ever_served = self._ever_served or served or any(map(self._serves, self.wrks))
+        self._ever_served = self._ever_served or served or any(map(self._serves, self._workers))
         mark.unlink(missing_ok=True)
         return served
 
@@ -184,21 +167,20 @@ class Supervisor(MPServer):
 
     def _roll(self) -> bool:
         """New workers take over, one place after the other; False when one does not come to serve."""
-        for place in range(self.workers):
-            old = self.wrks[place]
+        for place in range(self.places):
+            old = self._workers[place]
             new = self._started(place)
             if new is None:
                 return False
             self._wait(_START_SECONDS, lambda: self._serves(new) or not new.is_alive())  # noqa: B023  # called here
-            if self.interrupt_signal:
+            if self.stopping:
                 self._leaving.append((new, 0.0))
                 return True
             if not self._serves(new):
                 new.kill()
-                new.join()
                 say(f"worker {place + 1} does not start with it: the old ones go on")
                 return False
-            self.wrks[place] = new
+            self._workers[place] = new
             self._due.pop(place, None)
             self._early_deaths.pop(place, None)
             if old.is_alive():
@@ -207,11 +189,12 @@ class Supervisor(MPServer):
                 self._forget(old)
         return True
 
-    def _hand_over(self, old: WorkerProcess) -> None:
-        os.kill(old.inner.pid, signal.SIGUSR1)
+    def _hand_over(self, old: Process) -> None:
+        assert old.pid is not None
+        os.kill(old.pid, signal.SIGUSR1)
         self._wait(_HANDOVER_SECONDS, lambda: not old.is_alive())
         old.terminate()
-        self._leaving.append((old, time.monotonic() + (self.workers_kill_timeout or 0)))
+        self._leaving.append((old, time.monotonic() + self._kill_after))
 
     def _see_off(self, now: float) -> None:
         """Let go of the workers that have drained, and kill those that cannot."""
@@ -222,69 +205,24 @@ class Supervisor(MPServer):
                 self._forget(worker)
         self._leaving = [(worker, killed) for worker, killed in self._leaving if worker.is_alive()]
 
-    def _kill(self, worker: WorkerProcess) -> None:
-        say(f"worker {worker.idx + 1} is killed: it does not end within its grace")
+    def _kill(self, worker: Process) -> None:
+        say(f"worker {worker.place + 1} is killed: it does not end within its grace")
         worker.kill()
-        worker.join()
 
     def _wait(self, seconds: float, over: Callable[[], bool]) -> None:
         """Until `over`, a stop, or so long."""
         end = time.monotonic() + seconds
-        while not over() and not self.interrupt_signal and time.monotonic() < end:
+        while not over() and not self.stopping and time.monotonic() < end:
             time.sleep(_GLANCE_SECONDS)
 
-    def _stop_workers(self) -> None:
+    def end(self) -> None:
         """All of them, those included that drain already; whoever does not end in time is killed."""
-        self.wrks += [worker for worker, _ in self._leaving]
-        for worker in self.wrks:
+        self._workers += [worker for worker, _ in self._leaving]
+        for worker in self._workers:
             worker.terminate()
-        end = time.monotonic() + (self.workers_kill_timeout or 0)
-        while any(worker.is_alive() for worker in self.wrks) and time.monotonic() < end:
+        end = time.monotonic() + self._kill_after
+        while any(worker.is_alive() for worker in self._workers) and time.monotonic() < end:
             time.sleep(_GLANCE_SECONDS)
-        for worker in self.wrks:
+        for worker in self._workers:
             if worker.is_alive():
                 self._kill(worker)
-
-    # --- the listening sockets ---------------------------------------------------------------------------------------
-
-    def _init_shared_socket(self) -> None:
-        # Elsewhere SO_REUSEPORT does not spread connections.
-        if not sys.platform.startswith("linux") or multiprocessing.get_start_method() != "fork":
-            super()._init_shared_socket()
-            return
-        self._ssp = self._sso = None
-        self._listeners = [self._listener() for _ in range(self.workers)]
-
-    def _listener(self) -> Any:
-        """A bound socket; it listens when its worker does. granian leaves closing it to us."""
-        return ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()
-
-    def _spawn_worker(  # type: ignore[override]  # granian's own differs from its base class in the same way
-        self, idx: int, target: Any, callback_loader: Callable[[], Worker]
-    ) -> WorkerProcess:
-        if self._listeners:
-            if self._listeners[idx] is None:
-                self._listeners[idx] = self._listener()
-            self._shd: Any = self._listeners[idx]
-            others = [each.get_fd() for each in self._listeners if each not in {None, self._shd}]
-            callback_loader = partial(_alone, self._shd.get_fd(), others, callback_loader)
-        return super()._spawn_worker(idx, target, callback_loader)
-
-    def _close(self, place: int) -> None:
-        if self._listeners and self._listeners[place] is not None:
-            os.close(self._listeners[place].get_fd())
-            self._listeners[place] = None
-
-    def _drop_shared_socket(self) -> None:
-        for place in range(len(self._listeners)):
-            self._close(place)
-        super()._drop_shared_socket()
-
-
-def _alone(own: int, others: list[int], load: Callable[[], Worker]) -> Worker:
-    """In a new worker: let go of its neighbours' sockets. Held on to, they would listen when nobody accepts any more."""
-    for fd in others:
-        os.close(fd)
-    worker = load()
-    worker.listener = own
-    return worker

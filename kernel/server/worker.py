@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import granian.server.mp
-
 from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
@@ -27,9 +25,10 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Handler, Receive, Scope, Send
 from kernel.routing.catalog import RouteRow
 from kernel.server.cpu_policy import CpuPolicy
+from kernel.server.granian import CHECKED, Hook, Put, version
 from kernel.server.idle_connections import IdleConnections
-from kernel.server.intake import Intake, scheduler
-from kernel.server.signals import hold, release_soon, tell_server
+from kernel.server.intake import Intake
+from kernel.server.signals import SOON, hold, release_soon, tell_server
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
@@ -58,11 +57,7 @@ class Loader:
 
     def __call__(self) -> Worker:
         hold()
-        worker = Worker(self.settings, self.store_url, self.run_dir, self.parent)
-        # granian asks this for its scheduler when the worker has started; nobody else does in this process.
-        server: Any = granian.server.mp
-        server._new_cbscheduler = worker.scheduler
-        return worker
+        return Worker(self.settings, self.store_url, self.run_dir, self.parent)
 
 
 class Worker:
@@ -75,24 +70,24 @@ class Worker:
         self._parent = parent
         # The file descriptor it accepts connections from, where the parent has made it.
         self.listener: int | None = None
-        self._gateway: Gateway | None = None
         self._intake: Intake | None = None
         self._state: State | None = None
         self._cpu_policy: CpuPolicy | None = None
         self._idle_connections: IdleConnections | None = None
         self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
+        self._hook = Hook(self._put)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if self._gateway is not None:
-            return self._gateway(scope, receive, send)
-        return self._lifespan(receive, send)
+        if self._intake is None:
+            return self._lifespan(receive, send)
+        self._hook.passed_by()
+        return self._intake.serve(scope, receive, send)
 
-    def scheduler(self, loop: asyncio.AbstractEventLoop, *_: Any, **__: Any) -> Any:
+    def _put(self, loop: asyncio.AbstractEventLoop) -> Put:
         """What granian hands its requests to, once the lifespan has started."""
-        assert self._gateway is not None
-        self._intake = Intake(loop, self._gateway)
-        return scheduler(loop, self._intake)
+        assert self._intake is not None
+        return self._intake.put
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """The ASGI lifespan protocol. An error at start-up ends the worker, and the parent says so."""
@@ -104,7 +99,9 @@ class Worker:
             raise
         serving_mark(self._run_dir, os.getpid()).touch()
         await send({"type": "lifespan.startup.complete"})
-        release_soon(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        release_soon(loop)
+        loop.call_later(SOON, self._hook.check)
         await receive()
         await self._stop()
         await send({"type": "lifespan.shutdown.complete"})
@@ -113,8 +110,16 @@ class Worker:
         _die_with(self._parent)
         state = await build_state(self._settings, self._store_url, self._run_dir)
         self._state = state
-        self._gateway = Gateway(state, lambda row: _handler(state, row))
         loop = asyncio.get_running_loop()
+        self._intake = Intake(loop, Gateway(state, lambda row: _handler(state, row)))
+        self._hook.tell(
+            lambda reason: state.log.warning(
+                "granian does not take the callback lane: requests are slower, and served all the same",
+                reason=reason,
+                granian=version(),
+                checked=f"from {CHECKED[0]}, below {CHECKED[1]}",
+            )
+        )
         loop.set_exception_handler(_unheard)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(signal.SIGUSR1, self._hand_over)

@@ -2,7 +2,7 @@
 
 What is measured is wrapped when routes are compiled; without the setting nothing is wrapped and nothing is asked. A stage or
 handler that waits counts until it has its outcome, so a handler's time has its service's in it; for that every request is a
-task, as none on the express lane is.
+task, as none on the callback lane is.
 """
 
 from __future__ import annotations

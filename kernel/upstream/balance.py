@@ -154,7 +154,7 @@ class Upstream:
         }
 
     def give_up(self, problem: Problem) -> None:
-        """End with `problem` what is on the express lane."""
+        """End with `problem` what is on the callback lane."""
         for replica in self.replicas:
             for connection in list(replica.pool.busy):
                 if connection.listener is not None:

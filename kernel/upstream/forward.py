@@ -54,7 +54,7 @@ async def forward(
 ) -> None:
     """Relay `x`. `lines` are all header lines but Host and framing; `timeout` is for the response's head, in seconds.
 
-    With `begun`, the first attempt has come to step 6, or failed, on that connection (see express.py).
+    With `begun`, the first attempt has come to step 6, or failed, on that connection (see callback_lane.py).
 
     Raises:
         GatewayError: no response came (502, 503, 504), the client left (499), its body was too large or too slow (413, 408);

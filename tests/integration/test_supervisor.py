@@ -229,9 +229,9 @@ def test_a_reload_with_nobody_left_to_read_what_is_said_ends_nothing(
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize("express", [False, True], ids=["as a task", "on the express lane"])
+@pytest.mark.parametrize("callbacks", [False, True], ids=["as a task", "on the callback lane"])
 def test_what_goes_on_after_the_grace_is_told_so_and_logged(
-    express: bool, tmp_path: Path, session_store: EmbeddedStore
+    callbacks: bool, tmp_path: Path, session_store: EmbeddedStore
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes requests, does not answer the last
         env = lone_env(silent.getsockname()[1], session_store, SHUTDOWN_GRACE_SECONDS="1")
@@ -250,7 +250,7 @@ def test_what_goes_on_after_the_grace_is_told_so_and_logged(
                 taken = open_.enter_context(silent.accept()[0])
                 while b"/items" not in taken.recv(65536):  # a health probe's
                     taken = open_.enter_context(silent.accept()[0])
-                for _ in range(2 * express):  # the first ones wait for the store
+                for _ in range(2 * callbacks):  # the first ones wait for the store
                     taken.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
                     assert asking.recv(65536).startswith(b"HTTP/1.1 200")
                     asking = client()
@@ -264,7 +264,7 @@ def test_what_goes_on_after_the_grace_is_told_so_and_logged(
     lines = [json.loads(line) for line in gateway.log().splitlines() if '"request"' in line]
     assert [
         (line["status"], line.get("problem")) for line in lines if line["path"] == "/api/v1/inventory/items"
-    ] == [(200, None)] * 2 * express + [(503, "draining")]
+    ] == [(200, None)] * 2 * callbacks + [(503, "draining")]
     assert "killed" not in gateway.log().lower()
 
 

@@ -40,7 +40,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INTO_HANDLERS = {"kernel.server.worker"}
 INTO_DEMO = {"kernel.cli.demo"}
 LIBRARIES = {
-    "granian": "kernel/server/",
+    "granian": "kernel/server/granian.py",
     "httpx": "kernel/upstream/",
     "httptools": "kernel/upstream/",
     "websockets": "kernel/upstream/",

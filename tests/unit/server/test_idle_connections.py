@@ -49,10 +49,10 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 async def watched(server: Server) -> AsyncIterator[tuple[Server, IdleConnections, list[Mapping[str, int]]]]:
     reports: list[Mapping[str, int]] = []
-    silence = IdleConnections(asyncio.get_running_loop(), server.port, FIRST, NEVER, reports.append)
-    silence.start()
-    yield server, silence, reports
-    silence.stop()
+    idle = IdleConnections(asyncio.get_running_loop(), server.port, FIRST, NEVER, reports.append)
+    idle.start()
+    yield server, idle, reports
+    idle.stop()
 
 
 async def ended(client: socket.socket) -> bytes:
@@ -75,11 +75,11 @@ def is_open(client: socket.socket) -> bool:
 async def test_one_that_never_says_what_it_speaks_is_ended(
     watched: tuple[Server, IdleConnections, list[Mapping[str, int]]], said: bytes
 ) -> None:
-    server, silence, reports = watched
+    server, idle, reports = watched
     silent, speaking = server.client(said), server.client(REQUEST)
     assert await ended(silent) == b""
     assert is_open(speaking)
-    assert silence.closed == {SILENT: 1, IDLE: 0}
+    assert idle.closed == {SILENT: 1, IDLE: 0}
     while not reports:
         await asyncio.sleep(0.01)
     assert reports == [{SILENT: 1, IDLE: 0}]
@@ -88,19 +88,19 @@ async def test_one_that_never_says_what_it_speaks_is_ended(
 async def test_many_are_ended_in_shares(
     watched: tuple[Server, IdleConnections, list[Mapping[str, int]]],
 ) -> None:
-    server, silence, reports = watched
+    server, idle, reports = watched
     clients = [server.client() for _ in range(300)]
     for client in clients:
         await ended(client)
     while not reports:
         await asyncio.sleep(0.01)
-    assert silence.closed[SILENT] == 300
+    assert idle.closed[SILENT] == 300
 
 
 async def test_one_that_rests_too_long_is_ended_and_one_that_hears_something_is_not(server: Server) -> None:
-    silence = IdleConnections(asyncio.get_running_loop(), server.port, NEVER, 1.5, lambda ended: None)
+    idle = IdleConnections(asyncio.get_running_loop(), server.port, NEVER, 1.5, lambda ended: None)
     resting, hearing = server.client(REQUEST), server.client(REQUEST)
-    silence.start()
+    idle.start()
 
     async def talk() -> None:
         while True:
@@ -110,25 +110,25 @@ async def test_one_that_rests_too_long_is_ended_and_one_that_hears_something_is_
     talking = asyncio.create_task(talk())
     await ended(resting)
     assert is_open(hearing)
-    assert silence.closed == {SILENT: 0, IDLE: 1}
+    assert idle.closed == {SILENT: 0, IDLE: 1}
     talking.cancel()
-    silence.stop()
+    idle.stop()
 
 
 async def test_what_is_no_clients_connection_is_left_alone(server: Server) -> None:
     """The other port's stand for connections to services and to the store; pipes, files and listeners are no connections."""
-    silence = IdleConnections(asyncio.get_running_loop(), server.port, 0.1, 0.1, lambda ended: None)
+    idle = IdleConnections(asyncio.get_running_loop(), server.port, 0.1, 0.1, lambda ended: None)
     other = Server()
     elsewhere = other.client()
     near, far = socket.socketpair()
     near.setblocking(False)
-    silence.start()
+    idle.start()
     await ended(server.client())
     await asyncio.sleep(0.6)
     assert is_open(elsewhere)
     assert is_open(near)
     assert server.client()
-    silence.stop()
+    idle.stop()
     other.close()
     near.close()
     far.close()

@@ -1,4 +1,4 @@
-"""The scheduler: requests come from another thread, in batches; each ends by its watcher, whatever happens to it."""
+"""The intake: requests come from another thread, in batches; each ends by its watcher, whatever happens to it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from typing import Any
 
 import pytest
 
-from kernel.exchange.exchange import Lane
+from kernel.exchange.exchange import Lane, Message, Scope
 from kernel.server.intake import Intake
 from tests.support.exchanges import exchange
+
+
+class Proto:
+    async def receive(self) -> Message:
+        raise AssertionError("nothing is received")
+
+    async def send(self, message: Message) -> None: ...
 
 
 class Watcher:
     """granian's side of one request."""
 
     def __init__(self, number: int = 0) -> None:
-        self.scope = {"number": number}
-        self.proto = self
+        self.scope: Scope = {"number": number}
+        self.proto = Proto()
         self.ended: list[BaseException | None] = []
         self.task: asyncio.Task[None] | None = None
-
-    def receive(self) -> None: ...
-
-    def send(self) -> None: ...
 
     def taskref(self, task: asyncio.Task[None]) -> None:
         self.task = task
@@ -40,7 +43,7 @@ class Watcher:
 class Entrance:
     """In the gateway's place: notes who enters, and answers by `answer`."""
 
-    express = True
+    callbacks = True
 
     def __init__(self) -> None:
         self.entered: list[int] = []

@@ -1,4 +1,4 @@
-"""The express lane's own seams: what it takes, what it hands to the forwarder, and that nothing is lost in between."""
+"""The callback lane's own seams: what it takes, what it hands to the forwarder, and that nothing is lost in between."""
 
 from __future__ import annotations
 
