@@ -1,28 +1,45 @@
-"""Recorder: sees to it that every published alert is recorded, whichever workers live.
+"""Recorder: sees to it that every published alert is recorded, soon and in order, whichever workers live.
 
-Every worker hears every alert and holds it until it hears that it was recorded. Who recorded the last alert records the
-next one at once; the others do so only after a while. So one worker does the work, a dead one is replaced within a tenth
-of a second, nobody renews a lease, and two who record the same alert do no harm: the store's script takes each alert once.
+Every worker hears every alert and holds it until it hears that it was recorded. All hear the same announcements, so all
+know who recorded last: that worker, the leader, records the next alert at once. Whatever anybody still holds after its hold
+is recorded by whoever holds it. Two who record the same do no harm: the store's script takes each alert once.
 
-Alerts of a tenant go to the store in the order in which they came, in one script call at a time.
+    HOLD        35 to 55 ms, drawn by each worker: from when it heard an alert until it records it whoever leads
+    PROBATION   85 ms: from when its subscription came into force until a worker records what it heard since
+
+Why none is lost while one worker that heard it lives, and why each is recorded within 100 ms: an alert has one deadline, the
+later of heard + HOLD and the end of the PROBATION in which it was heard (heard + PROBATION at most). Nothing moves it, and
+nothing but the word that this very alert is in the store takes it out of the hand. When another one is announced first, it
+was passed over (its leader's subscription had broken), and is recorded without waiting for its deadline.
+
+Why in order: what is recorded of a tenant is always the oldest that is held, in the order heard, one script call at a time.
+So B comes before A, published earlier, only by a worker that never heard A: it subscribed in between, and B waits out its
+PROBATION. A is due at everybody who heard it HOLD after it came: 30 ms earlier, or they are on probation themselves, which
+began earlier. That margin is for a loop that is late and for the way to the store.
+
+Under a burst that takes a leader longer than a HOLD all others would do the same work once more, and make it later still: who
+steps in and finds a whole call recorded already leaves the tenant alone for another HOLD, unless something is passed over.
+
+A leader that dies costs the next alert one HOLD; nobody renews a lease.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections import deque
 from time import monotonic
 
 from kernel.alerts.counters import Counters
 from kernel.alerts.intake import Alert
 from kernel.store.alertlog import AlertLog
-from kernel.store.errors import StoreDown, StoreError
+from kernel.store.errors import StoreDown
 from kernel.store.link import stop
 
-# Seconds that a worker waits for the usual recorder, plus up to as much again, so that they do not all step in at once.
-_HOLD = 0.06
-# The same when there is none yet.
-_FIRST = 0.01
+# Drawn anew by each worker, so that they do not all step in at once.
+_HOLD = (0.035, 0.055)
+_PROBATION = 0.085
 _RETRY = 0.25
 _BATCH = 64
 _BATCH_BYTES = 256 * 1024
@@ -32,6 +49,21 @@ _MAX_HELD_BYTES = 16 * 1024 * 1024
 _MAX_REFUSALS = 20
 
 
+class _Held:
+    """An alert in hand: from when on it `may` be recorded, and when it is `due`."""
+
+    __slots__ = ("due", "key", "may", "own", "payload", "tenant")
+
+    def __init__(self, alert: Alert, may: float, due: float, own: bool) -> None:
+        self.tenant = alert.tenant
+        self.key = alert.key
+        self.payload = alert.payload
+        self.may = may
+        self.due = due
+        # This worker's to record as the leader: known to the store already, it was published twice.
+        self.own = own
+
+
 class Recorder:
     """One a worker; `me` is its name in announcements."""
 
@@ -39,124 +71,173 @@ class Recorder:
         self._log = log
         self._me = me.encode()
         self._numbers = numbers
-        self._leader: bytes | None = None
-        self._hold = _HOLD * random.uniform(1, 2)  # noqa: S311
-        # Tenant -> alert id -> payload, oldest first; and when the oldest is due.
-        self._held: dict[str, dict[str, bytes]] = {}
-        # Tenant and id of alerts that are this worker's to record: known already, they were published twice.
-        self._own: set[tuple[str, str]] = set()
-        self._due: dict[str, float] = {}
+        self._leader = b""
+        self._hold = random.uniform(*_HOLD)  # noqa: S311
+        # When the probation of the present subscription ends.
+        self._probation = 0.0
+        self._closing = False
+        # Tenant -> alert id -> alert, oldest first.
+        self._held: dict[str, dict[str, _Held]] = {}
         self._bytes = 0
-        self._running: dict[str, asyncio.Task[None]] = {}
+        # All of them by the moment they are due, which is the order they came in; recorded ones leave when they would be.
+        self._due: deque[_Held] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._wakes = 0.0
+        self._running: dict[str, asyncio.Task[None]] = {}
+        # Tenants whose leader was found to be at work, only late.
+        self._late: dict[str, asyncio.TimerHandle] = {}
+        self._again = asyncio.Event()
+
+    def subscribed(self) -> None:
+        """Alerts are heard from now on; what was published before may have been missed."""
+        self._probation = monotonic() + _PROBATION
+
+    def reconnected(self) -> None:
+        """The store can be reached again: what it did not take is tried at once."""
+        self._again.set()
+        self._again.clear()
 
     def offer(self, alert: Alert) -> None:
         """An alert was published."""
-        held = self._held.setdefault(alert.tenant, {})
-        if alert.key in held:
-            self._numbers.duplicates += self._leader == self._me
+        lead = self._leader == self._me
+        held = self._held.get(alert.tenant)
+        if held is not None and alert.key in held:
+            self._numbers.duplicates += lead
             return
         if self._bytes + len(alert.payload) > _MAX_HELD_BYTES:
             self._numbers.dropped += 1
             return
-        held[alert.key] = alert.payload
+        may = self._probation
+        item = _Held(alert, may, max(monotonic() + self._hold, may), lead)
+        if held is None:
+            held = self._held[alert.tenant] = {}
+        held[alert.key] = item
         self._bytes += len(alert.payload)
-        if self._leader == self._me:
-            self._own.add((alert.tenant, alert.key))
+        self._due.append(item)
+        if self._timer is None:
+            self._sleep()
+        if lead:
             self._record(alert.tenant)
-        elif alert.tenant not in self._due:
-            self._postpone(alert.tenant, self._hold if self._leader else self._hold * _FIRST / _HOLD)
 
-    def recorded(self, worker: bytes, tenant: str, key: str) -> None:
-        """An alert was recorded, or is known to have been, by `worker`."""
-        self._leader = worker
+    def recorded(self, worker: bytes, tenant: str, key: str, *, new: bool) -> None:
+        """An alert was recorded by `worker`, or (not `new`) is known to have been."""
+        if new and worker != self._leader:
+            self._leader = worker
+            if worker == self._me:
+                self._flush()
         held = self._held.get(tenant)
-        if held is None or tenant in self._running:
+        item = held.get(key) if held is not None else None
+        if held is None or item is None:
             return
-        payload = held.pop(key, None)
-        if payload is not None:
-            self._bytes -= len(payload)
-            if held:
-                # The recorder is at work: it gets the same time for the next one.
-                self._due[tenant] = monotonic() + self._hold
-            else:
-                del self._held[tenant]
-                self._due.pop(tenant, None)
+        item.own = item.own and worker == self._me
+        passed_over = False
+        for each in held.values():
+            if each is item:
+                break
+            passed_over = True
+            each.due = each.may
+        self._let_go(item)
+        if passed_over:
+            self._record(tenant)
 
     async def close(self) -> None:
         """Record what is held, whoever else may, and nothing any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for tenant in list(self._held):
-            self._record(tenant)
+        self._closing = True
+        for timer in (self._timer, *self._late.values()):
+            if timer is not None:
+                timer.cancel()
+        self._flush()
+        left = self._probation - monotonic()
+        if left > 0 and self._held:
+            await asyncio.sleep(left)
+            self._flush()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=_RETRY)
         await stop(self._running.values())
 
-    def _postpone(self, tenant: str, seconds: float) -> None:
-        moment = self._due[tenant] = monotonic() + seconds
-        if self._timer is None or moment < self._wakes:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._wakes = moment
+    def _sleep(self) -> None:
+        if self._due and not self._closing:
+            seconds = max(0.0, self._due[0].due - monotonic())
             self._timer = asyncio.get_running_loop().call_later(seconds, self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         now = monotonic()
-        for tenant in [tenant for tenant, due in self._due.items() if due <= now]:
+        due = self._due
+        while due and due[0].due <= now:
+            item = due.popleft()
+            if item.payload and item.tenant not in self._late:
+                self._record(item.tenant)
+        self._sleep()
+
+    def _wait(self, tenant: str) -> None:
+        """Leave a tenant to its leader for another hold."""
+        if tenant not in self._late:
+            self._late[tenant] = asyncio.get_running_loop().call_later(self._hold, self._waited, tenant)
+
+    def _waited(self, tenant: str) -> None:
+        del self._late[tenant]
+        self._record(tenant)
+
+    def _flush(self) -> None:
+        for tenant in self._held:
             self._record(tenant)
-        if self._due:
-            soonest = min(self._due, key=self._due.__getitem__)
-            self._postpone(soonest, max(0.0, self._due[soonest] - now))
 
     def _record(self, tenant: str) -> None:
-        self._due.pop(tenant, None)
         if tenant in self._held and tenant not in self._running:
             self._running[tenant] = asyncio.get_running_loop().create_task(self._drain(tenant))
 
     async def _drain(self, tenant: str) -> None:
-        """Record all that is held of a tenant."""
-        held = self._held[tenant]
+        """Record what is held of a tenant and due, or all of it as the leader."""
         refusals = 0
+        late = False
         try:
-            while held:
-                batch = _batch(held)
+            while batch := self._batch(tenant):
                 try:
-                    results = await self._log.record(tenant, batch)
-                except StoreError as error:
-                    # Whether it was recorded is not known: at the next attempt that says nothing of publishers.
-                    self._own.difference_update((tenant, key) for key, _ in batch)
+                    results = await self._log.record(tenant, [(each.key, each.payload) for each in batch])
+                except Exception as error:  # whatever it is: nobody else may have these
+                    for each in batch:
+                        # Whether it was recorded is not known: at the next attempt that says nothing of publishers.
+                        each.own = False
                     refusals += not isinstance(error, StoreDown)
                     if refusals < _MAX_REFUSALS:
-                        await asyncio.sleep(_RETRY)
+                        with contextlib.suppress(TimeoutError):
+                            await asyncio.wait_for(self._again.wait(), _RETRY)
                         continue
                     refusals = 0
-                    self._numbers.dropped += len(batch)
+                    self._numbers.dropped += sum(bool(each.payload) for each in batch)
                 else:
                     self._numbers.recorded += sum(results)
                     self._numbers.duplicates += sum(
-                        not new and (tenant, key) in self._own
-                        for (key, _), new in zip(batch, results, strict=True)
+                        not new and each.own for each, new in zip(batch, results, strict=True)
                     )
-                for key, payload in batch:
-                    self._own.discard((tenant, key))
-                    del held[key]
-                    self._bytes -= len(payload)
+                    late = not any(results) and self._leader != self._me
+                for each in batch:
+                    self._let_go(each)
+                if late and not self._closing:
+                    self._wait(tenant)
+                    break
         finally:
             del self._running[tenant]
+
+    def _batch(self, tenant: str) -> list[_Held]:
+        """The next alerts of a tenant that are to be recorded now. A batch that is due takes along all that follow."""
+        batch: list[_Held] = []
+        size = 0
+        now = monotonic()
+        for item in self._held.get(tenant, {}).values():
+            size += len(item.payload)
+            if not batch and not (self._closing or self._leader == self._me or item.due <= now):
+                break
+            if item.may > now or (batch and (len(batch) == _BATCH or size > _BATCH_BYTES)):
+                break
+            batch.append(item)
+        return batch
+
+    def _let_go(self, item: _Held) -> None:
+        held = self._held.get(item.tenant)
+        if held is not None and held.get(item.key) is item:
+            del held[item.key]
+            self._bytes -= len(item.payload)
+            item.payload = b""
             if not held:
-                del self._held[tenant]
-                self._due.pop(tenant, None)
-
-
-def _batch(held: dict[str, bytes]) -> list[tuple[str, bytes]]:
-    batch: list[tuple[str, bytes]] = []
-    size = 0
-    for key, payload in held.items():
-        size += len(payload)
-        if batch and (len(batch) == _BATCH or size > _BATCH_BYTES):
-            break
-        batch.append((key, payload))
-    return batch
+                del self._held[item.tenant]

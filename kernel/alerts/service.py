@@ -39,6 +39,7 @@ class Alerts:
             store, me, most=settings.alerts_retention_events, retention=settings.alerts_retention_seconds
         )
         self._recorder = Recorder(kept, me, self.numbers)
+        store.on_connect(lambda _after_outage: self._recorder.reconnected())
         self._fanout = Fanout(
             kept,
             self.numbers,
@@ -52,7 +53,7 @@ class Alerts:
             (ALERTS_RECORDED,),
             (f"{ALERT_CHANNEL_PREFIX}*",),
             self._hear,
-            self._fanout.connected,
+            self._subscribed,
             lambda: self._fanout.waking,
         )
 
@@ -85,6 +86,10 @@ class Alerts:
             "gateway_alerts_subscribed": int(self._subscription.live),
         }
 
+    def _subscribed(self) -> None:
+        self._recorder.subscribed()
+        self._fanout.connected()
+
     def _hear(self, channel: bytes, data: bytes) -> None:
         if channel == _RECORDED:
             try:
@@ -105,10 +110,10 @@ class Alerts:
         kind, worker, tenant, *where = head.split(b" ")
         name = tenant.decode("ascii")
         if kind == b"seen":
-            self._recorder.recorded(worker, name, rest.decode())
+            self._recorder.recorded(worker, name, rest.decode(), new=False)
             return
         generation, here, before = where
-        self._recorder.recorded(worker, name, payload_key(rest))
+        self._recorder.recorded(worker, name, payload_key(rest), new=True)
         self._fanout.receive(name, position(generation, here), position(generation, before), rest)
 
     def _complain(self, reason: str, channel: bytes) -> None:

@@ -1,8 +1,8 @@
 -- Records alerts of one tenant, each once, and tells every worker in the order of the stream.
 --
 -- The meta hash outlives the stream: `gen` names the stream's life (another one after the store lost its data), `last` is
--- the newest id ever given in it, and everything after `floor` is still kept. Ids are ours and not XADD's `*`, so that they
--- grow although the clock may be set back and the stream may expire.
+-- the newest id ever given in it, and everything after `floor`, the newest id that is gone, is still kept. Ids are ours and
+-- not XADD's `*`, so that they grow although the clock may be set back and the stream may expire.
 --
 -- KEYS: stream, alert ids seen (sorted set by time), meta. ARGV: channel, tenant, worker, most events kept, time they are
 -- kept (ms), time the meta hash is kept (ms), then alert id and payload of each alert.
@@ -49,10 +49,14 @@ end
 
 if added then
   local oldest = string.format('%.0f', now - retention)
-  local gone = redis.call('XTRIM', KEYS[1], 'MAXLEN', most) + redis.call('XTRIM', KEYS[1], 'MINID', oldest)
-  if gone > 0 then
-    local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
-    floor = first and first[1] or last
+  -- All but the last of those that go, which `floor` names: whoever knows it has missed nothing.
+  redis.call('XTRIM', KEYS[1], 'MAXLEN', most + 1)
+  local over = redis.call('XLEN', KEYS[1]) > most and redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1]
+  local old = redis.call('XREVRANGE', KEYS[1], '(' .. oldest .. '-0', '-', 'COUNT', 1)[1] or over
+  if old then
+    floor = old[1]
+    redis.call('XTRIM', KEYS[1], 'MAXLEN', most)
+    redis.call('XTRIM', KEYS[1], 'MINID', oldest)
   end
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', oldest)
   redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -(2 * most + 1))

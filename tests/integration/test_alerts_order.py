@@ -1,0 +1,273 @@
+"""Alerts are recorded soon and in order, and none is lost while a worker lives that heard it, whatever happens to
+subscriptions and workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import redis
+
+from kernel.alerts.event import payload_key
+from kernel.alerts.service import Alerts
+from kernel.server.embedded_store import EmbeddedStore
+from kernel.store.alertlog import OLDEST, AlertLog, Position
+from kernel.store.redis import Store
+from tests.support.alerts import alert_worker
+from tests.support.store import until
+
+# What is promised, and what a busy machine may add to it.
+SOON = 0.1
+SLACK = 0.4
+
+
+class Fleet:
+    """Workers in this loop that come and go, and what was published and heard."""
+
+    def __init__(self, url: str, cli: redis.Redis) -> None:
+        self.url = url
+        self.cli = cli
+        self.workers: list[Alerts] = []
+        # Tenant -> alert id -> when it was published, in this order.
+        self.published: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        # Those that some worker heard, by worker.
+        self.heard: dict[Alerts, set[tuple[str, str]]] = {}
+        self._stack = contextlib.AsyncExitStack()
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+
+    async def start(self) -> Alerts:
+        worker = await self._stack.enter_async_context(alert_worker(self.url))
+        heard: set[tuple[str, str]] = set()
+        offer = worker._recorder.offer
+
+        def noted(alert: object) -> None:
+            heard.add((alert.tenant, alert.key))  # type: ignore[attr-defined]
+            offer(alert)  # type: ignore[arg-type]
+
+        worker._recorder.offer = noted  # type: ignore[method-assign]
+        self.workers.append(worker)
+        self.heard[worker] = heard
+        return worker
+
+    async def kill(self, worker: Alerts) -> None:
+        """As SIGKILL does: what it holds is gone with it."""
+        self.workers.remove(worker)
+        recorder = worker._recorder
+        recorder._record = lambda tenant: None  # type: ignore[method-assign]
+        for task in recorder._running.values():
+            task.cancel()
+        await worker._subscription.close()
+
+    async def stop(self, worker: Alerts) -> None:
+        """As SIGTERM does."""
+        self.workers.remove(worker)
+        await worker._subscription.close()
+        await worker._recorder.close()
+
+    def publish(self, name: str, tenant: str = "t") -> None:
+        self.published[tenant][name] = time.time()
+        self.cli.publish(f"alerts:tenant:{tenant}", json.dumps({"alert_id": name}))
+
+    def kept(self, tenant: str = "t") -> dict[str, float]:
+        """Alert id -> when it was recorded, in the order recorded."""
+        # Each once: the stream itself is asked, not a set of its ids.
+        raw: Any = redis.Redis.from_url(self.url)
+        entries = raw.xrange(f"gateway:alerts:{{{tenant}}}")
+        raw.close()
+        names = [(payload_key(fields[b"e"]), int(entry.split(b"-")[0]) / 1000) for entry, fields in entries]
+        assert len(dict(names)) == len(names), "recorded twice"
+        return dict(names)
+
+    def latency(self, name: str, tenant: str = "t") -> float:
+        return self.kept(tenant)[name] - self.published[tenant][name]
+
+    async def leader(self) -> Alerts:
+        """The worker that recorded the last alert; a first one is published when there is none."""
+        if not self.published["t"]:
+            self.publish("first")
+        await until(lambda: list(self.kept()) == list(self.published["t"]))
+        await until(lambda: not any(each._recorder._held for each in self.workers))
+        names = {each._recorder._leader for each in self.workers}
+        assert len(names) == 1
+        return next(each for each in self.workers if each._recorder._me in names)
+
+
+@pytest.fixture
+async def fleet(store_server: EmbeddedStore, redis_cli: redis.Redis) -> AsyncIterator[Fleet]:
+    fleet = Fleet(store_server.url, redis_cli)
+    for _ in range(3):
+        await fleet.start()
+    await asyncio.sleep(0.1)  # they are no newcomers any more
+    try:
+        yield fleet
+    finally:
+        await fleet.close()
+
+
+async def test_what_the_leader_missed_is_recorded_in_time_and_in_its_place(fleet: Fleet) -> None:
+    leader = await fleet.leader()
+    await leader._subscription.close()
+    fleet.publish("missed")
+    await leader._subscription.start()
+    for number in range(30):
+        fleet.publish(f"a{number}")
+        await asyncio.sleep(0.02)
+    await until(lambda: len(fleet.kept()) == len(fleet.published["t"]))
+    assert list(fleet.kept()) == list(fleet.published["t"])
+    assert fleet.latency("missed") < SOON + SLACK
+
+
+async def test_what_was_passed_over_is_recorded_at_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await fleet.leader()
+    # Whoever waits for a deadline waits for ever.
+    for worker in fleet.workers:
+        worker._recorder._hold = 3600.0
+    hear = leader._subscription._hear
+
+    def hard_of_hearing(channel: bytes, data: bytes) -> None:
+        if b'"missed"' not in data:
+            hear(channel, data)
+
+    monkeypatch.setattr(leader._subscription, "_hear", hard_of_hearing)
+    fleet.publish("missed")
+    await asyncio.sleep(0.01)
+    assert "missed" not in fleet.kept()
+    fleet.publish("next")
+    await until(lambda: "missed" in fleet.kept())
+    assert list(fleet.kept()) == ["first", "next", "missed"]
+
+
+async def test_nobodys_progress_moves_a_deadline(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader = await fleet.leader()
+    hear = leader._subscription._hear
+    monkeypatch.setattr(
+        leader._subscription, "_hear", lambda channel, data: b'"m' in data or hear(channel, data)
+    )
+    for number in range(100):
+        fleet.publish(f"{'m' if number % 4 == 1 else 'a'}{number}")
+        await asyncio.sleep(0.01)
+    await until(lambda: len(fleet.kept()) == 101)
+    for name in fleet.published["t"]:
+        assert fleet.latency(name) < SOON + SLACK, name
+
+
+async def test_a_newcomer_waits_for_what_it_did_not_hear(fleet: Fleet) -> None:
+    leader = await fleet.leader()
+    for _ in range(5):
+        await fleet.kill(leader)
+        # Nobody leads; whoever heard this one waits for its deadline.
+        fleet.publish(f"before-{len(fleet.heard)}")
+        newcomer = await fleet.start()
+        fleet.publish(f"after-{len(fleet.heard)}")
+        leader = await fleet.leader()
+        assert list(fleet.kept()) == list(fleet.published["t"])
+        assert newcomer in fleet.workers
+
+
+async def test_the_last_that_heard_an_alert_records_it(fleet: Fleet) -> None:
+    leader = await fleet.leader()
+    others = [each for each in fleet.workers if each is not leader]
+    await fleet.kill(leader)
+    await others[0]._subscription.close()
+    fleet.publish("heard by one")
+    await until(lambda: ("t", "heard by one") in fleet.heard[others[1]])
+    await fleet.stop(others[1])
+    assert list(fleet.kept()) == ["first", "heard by one"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_whatever_happens_none_is_lost_late_double_or_out_of_order(fleet: Fleet, seed: int) -> None:
+    chance = random.Random(seed)
+    count = 0
+    lost: set[tuple[str, str]] = set()
+    for _ in range(25):
+        for _ in range(chance.randint(0, 6)):
+            fleet.publish(f"a{count}", chance.choice("tu"))
+            count += 1
+            await asyncio.sleep(chance.random() * 0.015)
+        worker = chance.choice(fleet.workers)
+        match chance.choice(["cut", "cut", "kill", "stop", "start", "store", "none"]):
+            case "cut":
+                # It hears nothing for a while, in which others may publish.
+                await worker._subscription.close()
+                fleet.publish(f"a{count}")
+                count += 1
+                await asyncio.sleep(chance.random() * 0.03)
+                await worker._subscription.start()
+            case "kill" if len(fleet.workers) > 2:
+                # What nobody else heard may be lost with it.
+                others = set().union(*(fleet.heard[each] for each in fleet.workers if each is not worker))
+                lost |= fleet.heard[worker] - others
+                await fleet.kill(worker)
+            case "stop" if len(fleet.workers) > 2:
+                await fleet.stop(worker)
+            case "start" if len(fleet.workers) < 5:
+                await fleet.start()
+            case "store":
+                # All commands' connections; redis-py's own is one of them, too.
+                fleet.cli.client_kill_filter(_type="normal", skipme=True)
+    heard = set().union(*fleet.heard.values())
+
+    def missing() -> list[tuple[str, str]]:
+        kept = {(tenant, name) for tenant in "tu" for name in fleet.kept(tenant)}
+        return sorted(heard - lost - kept)
+
+    await until(lambda: not missing() and not any(each._recorder._held for each in fleet.workers))
+    for tenant in "tu":
+        kept = list(fleet.kept(tenant))
+        published = fleet.published[tenant]
+        assert kept == [name for name in published if name in set(kept)]
+        late = {
+            name: fleet.latency(name, tenant) for name in kept if fleet.latency(name, tenant) > SOON + SLACK
+        }
+        assert not late
+    assert count > 50
+
+
+async def test_who_knows_the_newest_that_is_gone_has_missed_nothing(
+    store_server: EmbeddedStore, redis_cli: redis.Redis
+) -> None:
+    store = Store(store_server.url)
+    await store.start()
+
+    async def positions(log: AlertLog, *names: str) -> list[Position]:
+        ends = []
+        for name in names:
+            await log.record("t", [(name, name.encode())])
+            ends.append((await log.read("t", None, 10)).position)
+        return ends
+
+    async def follows(log: AlertLog, known: Position) -> tuple[str, list[bytes]]:
+        page = await log.read("t", known, 10)
+        return page.verdict, [raw for _, raw in page.entries]
+
+    # By number: a call that records several has several trimmed.
+    log = AlertLog(store, "w", most=3, retention=60)
+    a, b, c = await positions(log, "a", "b", "c")
+    await log.record("t", [("d", b"d"), ("e", b"e")])
+    assert await follows(log, a) == ("too-old", [b"c", b"d", b"e"])
+    assert await follows(log, b) == ("ok", [b"c", b"d", b"e"])
+    assert await follows(log, c) == ("ok", [b"d", b"e"])
+    # By age.
+    redis_cli.flushall()
+    log = AlertLog(store, "w", most=10, retention=0.3)
+    a, b = await positions(log, "a", "b")
+    await asyncio.sleep(0.2)
+    (c,) = await positions(log, "c")
+    await asyncio.sleep(0.15)
+    await positions(log, "d")
+    assert await follows(log, a) == ("too-old", [b"c", b"d"])
+    assert await follows(log, b) == ("ok", [b"c", b"d"])
+    assert await follows(log, OLDEST) == ("ok", [b"c", b"d"])
+    await store.close()
