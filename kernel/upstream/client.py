@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
-from kernel.http.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
+from kernel.http.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError, Problem
 from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.breaker import Breaker
 from kernel.upstream.http1 import NEVER, Connection
+from kernel.upstream.response import UNSENT
 
 _MAX_BODY = 1024 * 1024
 _Headers = tuple[tuple[bytes, bytes], ...]
@@ -66,8 +67,8 @@ class ServiceClient:
         ask = partial(_exchange, upstream, replica, breaker, data, method == "HEAD", self._timeout)
         try:
             answer = await ask(replica.pool.acquire)
-        except _Stale:
-            if not (method in {"GET", "HEAD"} if repeatable is None else repeatable):
+        except _Stale as stale:
+            if not stale.unsent and not (method in {"GET", "HEAD"} if repeatable is None else repeatable):
                 raise
             answer = await ask(replica.pool.fresh)
         replica.breaker.success()
@@ -78,6 +79,10 @@ class ServiceClient:
 
 class _Stale(GatewayError):
     """An idle connection turned out to be closed: the race every keep-alive client has, and nobody's failure."""
+
+    def __init__(self, problem: Problem, unsent: bool) -> None:
+        super().__init__(problem)
+        self.unsent = unsent
 
 
 async def _exchange(
@@ -110,7 +115,7 @@ async def _exchange(
             breaker.abandon()
         problem = error.problem.kind(f"{upstream.name}: {error.problem.detail}.", error.problem.headers)
         if connection is not None and connection.exchanges > 1 and connection.unanswered():
-            raise _Stale(problem) from None
+            raise _Stale(problem, connection.stage == UNSENT) from None
         if problem.kind is not UPSTREAM_BUSY and breaker is replica.breaker:
             upstream.failed(replica, problem.kind)
         raise GatewayError(problem) from None

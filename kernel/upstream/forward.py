@@ -33,7 +33,7 @@ from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.http1 import NEVER, Connection
 from kernel.upstream.pool import Sweeper
 from kernel.upstream.queue import Slots
-from kernel.upstream.response import COMPLETE
+from kernel.upstream.response import COMPLETE, UNSENT
 from kernel.upstream.upload import Upload, beginning
 
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
@@ -81,6 +81,7 @@ async def forward(
     if replica is None or (replica.breaker.troubled and begun is None):
         replica = upstream.choose()  # 3.
     attempt = 1
+    stale = False
     while True:
         breaker = replica.breaker
         probe = begun is None and breaker.troubled and breaker.begin(upstream.sweeper.now)
@@ -100,7 +101,7 @@ async def forward(
                 if streamed:
                     await pool.uploads.enter(x, upstream.sweeper.now)
                     uploads = pool.uploads
-                if attempt == 1:
+                if attempt == 1 and not stale:
                     connection = pool.take_idle() or await pool.acquire(x)
                 else:
                     connection = await pool.fresh(x)
@@ -110,7 +111,8 @@ async def forward(
                 head = (method, b" ", target, replica.host_line, lines, framing)
                 if streamed:
                     head_came = connection.start(b"".join(head), x.method == "HEAD", NEVER, x)
-                    upload = Upload(x, connection, body, upstream, timeout)
+                    if connection.stage != UNSENT:
+                        upload = Upload(x, connection, body, upstream, timeout)
                 else:
                     data = b"".join((*head, body)) if body else b"".join(head)
                     head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
@@ -154,7 +156,10 @@ async def forward(
             following = None
             if not x.response_started:
                 # 8.
-                in_hand = not streamed or connection is None
+                if not stale and _untouched(connection):
+                    stale = True
+                    continue
+                in_hand = not streamed or upload is None
                 following = _again(x, upstream, replica, connection, kind, attempt, in_hand, bool(body))
                 if following is None:
                     upstream.meter.failed(kind.code)
@@ -200,6 +205,11 @@ async def _pass_on(x: Exchange, data: bytes, more: bool, sweeper: Sweeper, patie
             await x.write(data, more)
     except TimeoutError:
         raise ClientGone("the client stopped reading") from None
+
+
+def _untouched(connection: Connection | None) -> bool:
+    """Whether an idle connection was no longer at rest when it was taken: nothing was sent, nobody has failed."""
+    return connection is not None and connection.stage == UNSENT and connection.exchanges > 1
 
 
 def _again(

@@ -6,7 +6,8 @@ Rules:
 - Futures only wake; whether an exchange failed is in `error`, which whoever was woken looks at first. A `listener` is called
   in a future's place, once.
 - SECURITY: a byte that arrives when no response is due ends the connection: it would become the next client's response
-  otherwise (response splitting, desynchronisation).
+  otherwise (response splitting, desynchronisation). A response is due from the write of its request on, not from the moment
+  the connection was taken: what lies between answers something else, a 408 to the silence before, or nothing at all.
 - What piles up is bounded, in here by pausing the transport, in the parser by refusing endless heads and trailers.
 - Deadlines are numbers the sweeper compares; no timer is made for a request.
 """
@@ -14,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,7 +23,7 @@ from typing import Any, cast
 from kernel.exchange.disconnect import Disconnect
 from kernel.http.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.fast_response import FastResponseReader
-from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, Response
+from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, UNSENT, Response
 
 NEVER = float("inf")
 MAX_HEAD_BYTES = 64 * 1024
@@ -41,6 +43,10 @@ def _said_goodbye(transport: asyncio.Transport) -> bool:
         return not tls.read(1)
     except ssl.SSLError as error:  # "want read": there was no close_notify
         return isinstance(error, ssl.SSLZeroReturnError)
+
+
+def _nothing(_milliseconds: int) -> list[Any]:
+    return []
 
 
 class Outbox:
@@ -66,8 +72,7 @@ class Outbox:
     def _flush(self) -> None:
         pending, self._pending = self._pending, []
         for connection, data in pending:
-            if not connection.closed:
-                connection.transport.write(data)
+            connection.dispatch(data)
 
 
 class Connection(Response):
@@ -83,6 +88,8 @@ class Connection(Response):
         "_loop",
         "_outbox",
         "_paused",
+        "_readable",
+        "_tls",
         "closed",
         "deadline",
         "exchanges",
@@ -104,6 +111,8 @@ class Connection(Response):
         self._can_write: asyncio.Future[None] | None = None
         self._paused = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anyone sees it
+        self._readable: Callable[[int], list[Any]] = _nothing  # whether the kernel holds something unread
+        self._tls = False
         self.on_lost: Callable[[Connection], None] | None = None
         self.closed = False
         self.lost = False
@@ -146,9 +155,22 @@ class Connection(Response):
         if self.closed:
             self._ended(clean=False)
         elif deadline == NEVER:
-            self.transport.write(data)
+            self.dispatch(data)
         else:
             self._outbox.put(self, data)
+
+    def dispatch(self, data: bytes) -> None:
+        """Write the request, unless something came before it.
+
+        SECURITY: the loop may not have read yet what the kernel holds. PERF: 0.25 us, where a `recv` that raises takes 0.7.
+        """
+        if self.stage != UNSENT or self.closed:
+            return
+        if (self.exchanges > 1 or not self._tls) and self._readable(0):
+            self._stale()
+            return
+        self.stage = HEAD
+        self.transport.write(data)
 
     async def read(self, deadline: float) -> bytes:
         """The next bytes of the response's body; b"" at its end.
@@ -188,7 +210,7 @@ class Connection(Response):
 
     def unanswered(self) -> bool:
         """Whether not one byte of a response has come."""
-        return self.stage == HEAD and not self._idle_bytes
+        return self.stage == UNSENT or (self.stage == HEAD and not self._idle_bytes)
 
     def finish(self) -> bool:
         """The exchange is over, however it ended; True when another may follow."""
@@ -233,6 +255,10 @@ class Connection(Response):
         if self.error is not None:
             self.resume_writing()
 
+    def _stale(self) -> None:
+        """Something came, were it the end, before the request was written, which therefore is not."""
+        self.fail(GatewayError(UPSTREAM_RESET("the connection was no longer at rest when it was taken")))
+
     def _ended(self, clean: bool) -> None:
         """Nothing more will come. Where only the end of the connection ends a body, a clean end completes it."""
         if self.error is not None or self.stage in _AT_REST:
@@ -248,19 +274,28 @@ class Connection(Response):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one, without the inheritance
+        # With TLS 1.3 session tickets come unasked until the first response has.
+        self._tls = transport.get_extra_info("ssl_object") is not None
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._readable = poll.poll
 
     def data_received(self, data: bytes) -> None:
         stage = self.stage
-        if stage in _AT_REST:
-            self.abort()
-            return
-        if stage == HEAD and self.whole(data):
-            listener = self.listener
-            if listener is None:
-                self._wake()
+        if stage == HEAD:
+            if self.whole(data):
+                listener = self.listener
+                if listener is None:
+                    self._wake()
+                else:
+                    self.listener = None
+                    listener(self)
+                return
+        elif stage != BODY:
+            if stage == UNSENT:
+                self._stale()
             else:
-                self.listener = None
-                listener(self)
+                self.abort()
             return
         buffered = self._buffered
         self.feed(data)

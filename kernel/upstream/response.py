@@ -16,8 +16,9 @@ from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH
 
 MAX_HEADERS = 256
 
-# How far an exchange is: there is none, its response's head is awaited, then its body, the response is complete.
-IDLE, HEAD, BODY, COMPLETE = 0, 1, 2, 3
+# How far an exchange is: there is none, its request is about to be written, the response's head is awaited, then its body,
+# the response is complete.
+IDLE, UNSENT, HEAD, BODY, COMPLETE = 0, 1, 2, 3, 4
 
 
 class Response:
@@ -66,8 +67,8 @@ class Response:
         self.chunks: list[bytes] = []
 
     def expect(self, head_only: bool) -> None:
-        """A request is being sent. Resets no more than a clean exchange leaves behind: no other can come before."""
-        self.stage = HEAD
+        """A request is about to be sent. Resets no more than a clean exchange leaves behind: no other can come before."""
+        self.stage = UNSENT
         self.chunks = []
         self._fields = []
         self._head_only = head_only

@@ -28,7 +28,7 @@ from kernel.upstream.address import Address
 from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import NEVER, Connection
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
-from kernel.upstream.response import COMPLETE
+from kernel.upstream.response import COMPLETE, UNSENT
 from kernel.upstream.response_headers import TransportHeaders
 
 _ERRORS: dict[ProblemKind, type[httpx.TransportError]] = {
@@ -76,7 +76,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
         """The response to `request`, its body still to be read."""
         pool = self._pool(request.url)
         times = request.extensions.get("timeout", {})
-        again = request.method in _IDEMPOTENT and _bodiless(request)
+        repeatable = request.method in _IDEMPOTENT and _bodiless(request)
         while True:
             connection = await _acquire(pool, times, request)
             body: _Body | None = None
@@ -92,6 +92,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
                 )
             except BaseException as error:
                 stale = used > 0 and isinstance(error, httpx.RemoteProtocolError) and connection.unanswered()
+                again = repeatable or connection.stage == UNSENT
                 if body is not None:
                     await body.aclose()
                 if stale and again:
@@ -172,7 +173,7 @@ class _Body(httpx.AsyncByteStream):
             raise httpx.LocalProtocolError("A header or the target has a line break.", request=request)
         head = b"".join(lines)
         came = connection.start(head, request.method == "HEAD", NEVER)
-        if _bodiless(request):
+        if _bodiless(request) or connection.stage == UNSENT:
             self._sent = True
         else:
             self._upload = asyncio.get_running_loop().create_task(self._send(connection))

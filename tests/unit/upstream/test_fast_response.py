@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.upstream.fast_response import FastResponseReader
-from kernel.upstream.response import COMPLETE, Response
+from kernel.upstream.response import COMPLETE, HEAD, Response
 from kernel.upstream.response_headers import ResponseHeaders
 
 PLAIN = b"HTTP/1.1 200 OK\r\nDate: now\r\nX-A:  b \r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok"
@@ -21,6 +21,7 @@ def parsed(data: bytes) -> Response:
     """What the full parser makes of `data`."""
     response = Response(quick())
     response.expect(head_only=False)
+    response.stage = HEAD
     response.feed(data)
     return response
 
