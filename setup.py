@@ -38,6 +38,7 @@ MODULES = [
     "kernel/telemetry/accesslog.py",
     "kernel/telemetry/metrics.py",
     "kernel/telemetry/trace.py",
+    "kernel/upstream/attempt.py",
     "kernel/upstream/balance.py",
     "kernel/upstream/breaker.py",
     "kernel/upstream/outlier.py",

@@ -76,6 +76,8 @@ class Log:
             logger = logging.getLogger(name)
             logger.handlers = []
             logger.propagate = True
+        # A line for each of the gateway's own calls.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
 
     @cached_property
     def _structlog(self) -> FilteringBoundLogger:

@@ -18,8 +18,8 @@ from kernel.upstream.outlier import Standing, blame
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
 from kernel.upstream.response_headers import ResponseHeaders
 
-# A fifth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
-_BUDGET_SHARE = 0.2
+# A tenth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
+_BUDGET_SHARE = 0.1
 _BUDGET_MOST = 10.0
 
 
@@ -50,6 +50,7 @@ class Upstream:
         idle_timeout: float = 60.0,
         body_timeout: float = 30.0,
         tls: ssl.SSLContext | None = None,
+        headers: ResponseHeaders | None = None,
     ) -> None:
         self.name = name
         self.meter = meter
@@ -58,7 +59,7 @@ class Upstream:
         self.body_timeout = body_timeout
         self._budget = _BUDGET_MOST
         self._counted = 0
-        reader = FastResponseReader(ResponseHeaders())
+        reader = FastResponseReader(ResponseHeaders() if headers is None else headers)
         self.replicas: list[Replica] = []
         for url in urls:
             address = parse(url)

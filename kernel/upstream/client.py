@@ -1,20 +1,21 @@
-"""ServiceClient: the gateway's own calls to its services, small, buffered, with its own service token."""
+"""ServiceClient: the gateway's own calls to its services: httpx on their pools, small, buffered, with a service token."""
 
 from __future__ import annotations
 
-from asyncio import timeout as limit
-from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import NamedTuple
 
-from kernel.http.problems import UPSTREAM_BUSY, UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError, Problem
-from kernel.upstream.balance import Replica, Upstream
-from kernel.upstream.breaker import Breaker
-from kernel.upstream.http1 import NEVER, Connection
-from kernel.upstream.response import UNSENT
+import httpx
+
+from kernel.http.problems import UPSTREAM_PROTOCOL, UPSTREAM_TIMEOUT, GatewayError
+from kernel.upstream.balance import Upstream
+from kernel.upstream.transport import PoolTransport
 
 _MAX_BODY = 1024 * 1024
 _Headers = tuple[tuple[bytes, bytes], ...]
+# What httpx would say by itself of what it is and can do.
+_NOT_SAID = ("accept", "accept-encoding", "connection", "user-agent")
 
 
 class Answer(NamedTuple):
@@ -26,14 +27,27 @@ class Answer(NamedTuple):
 
 
 class ServiceClient:
-    """`token()` gives the gateway's service token; None without a secret to sign one with."""
+    """`token()` gives the gateway's service token; None without a secret to sign one with.
+
+    No redirect is followed, no proxy of the environment used, no content decoded.
+    """
 
     def __init__(
         self, upstreams: Mapping[str, Upstream], token: Callable[[], str] | None, timeout: float = 5.0
     ) -> None:
-        self._upstreams = upstreams
         self._token = token
         self._timeout = timeout
+        # SECURITY: httpx keeps what a service sets as a cookie and sends it with the next request, which is another client's.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._http = httpx.AsyncClient(
+            transport=PoolTransport(upstreams),
+            cookies=cookies,
+            follow_redirects=False,
+            trust_env=False,
+            timeout=None,  # noqa: S113  # each call has one for all of it
+        )
+        for name in _NOT_SAID:
+            del self._http.headers[name]
 
     async def call(
         self,
@@ -47,86 +61,45 @@ class ServiceClient:
         probe: bool = False,
     ) -> Answer:
         """Ask `service`; `body` is JSON. A `probe` is sent whatever the breaker says, which its failure does not concern.
-        An attempt takes `timeout` seconds at most; it is repeated only when an idle
-               connection turned out to be closed, and only what is `repeatable`: unless that is said, a GET or HEAD.
 
-               Raises:
-                   GatewayError: no whole answer came.
+        All of it takes `timeout` seconds at most. What is `repeatable` may be sent twice: unless that is said, a GET or HEAD.
+
+        Raises:
+            GatewayError: no whole answer came.
         """
-        upstream = self._upstreams[service]
-        lines = [b"accept: application/json\r\nx-forwarded-by: bakery-gateway\r\n"]
-        lines += [b"%b: %b\r\n" % pair for pair in headers]
+        lines = [(b"accept", b"application/json"), (b"x-forwarded-by", b"bakery-gateway"), *headers]
         if self._token is not None:
-            lines.append(b"authorization: Bearer %b\r\n" % self._token().encode())
+            lines.append((b"authorization", b"Bearer %b" % self._token().encode()))
         if body is not None:
-            lines.append(b"content-type: application/json\r\ncontent-length: %d\r\n" % len(body))
-        replica = upstream.any_replica() if probe else upstream.choose()
-        head = b"".join((method.encode(), b" ", target.encode(), replica.host_line, *lines, b"\r\n"))
-        data = head + (body or b"")
-        breaker = Breaker() if probe else replica.breaker
-        ask = partial(_exchange, upstream, replica, breaker, data, method == "HEAD", self._timeout)
+            lines.append((b"content-type", b"application/json"))
+        request = self._http.build_request(
+            method,
+            f"http://{service}/",
+            content=body,
+            headers=lines,
+            extensions={
+                "target": target.encode(),  # to the byte: httpx would normalise it
+                "total": self._timeout,
+                "repeatable": method in {"GET", "HEAD"} if repeatable is None else repeatable,
+                "probe": probe,
+            },
+        )
         try:
-            answer = await ask(replica.pool.acquire)
-        except _Stale as stale:
-            if not stale.unsent and not (method in {"GET", "HEAD"} if repeatable is None else repeatable):
-                raise
-            answer = await ask(replica.pool.fresh)
-        replica.breaker.success()
-        if not probe:
-            upstream.answered(replica, answer.status)
-        return answer
-
-
-class _Stale(GatewayError):
-    """An idle connection turned out to be closed: the race every keep-alive client has, and nobody's failure."""
-
-    def __init__(self, problem: Problem, unsent: bool) -> None:
-        super().__init__(problem)
-        self.unsent = unsent
-
-
-async def _exchange(
-    upstream: Upstream,
-    replica: Replica,
-    breaker: Breaker,
-    data: bytes,
-    head_only: bool,
-    seconds: float,
-    take: Callable[[], Awaitable[Connection]],
-) -> Answer:
-    probe = breaker.begin(upstream.sweeper.now)
-    connection = None
-    try:
-        async with limit(seconds):
-            connection = await take()
-            await connection.start(data, head_only, NEVER)
-            if connection.error is not None:
-                raise connection.error
-            parts: list[bytes] = []
-            size = 0
-            while part := await connection.read(NEVER):
-                parts.append(part)
-                size += len(part)
-                if size > _MAX_BODY:
-                    raise GatewayError(UPSTREAM_PROTOCOL("the answer is too large"))
-        return Answer(connection.status, b"".join(parts), tuple(connection.headers))
-    except GatewayError as error:
-        if probe:
-            breaker.abandon()
-        problem = error.problem.kind(f"{upstream.name}: {error.problem.detail}.", error.problem.headers)
-        if connection is not None and connection.exchanges > 1 and connection.unanswered():
-            raise _Stale(problem, connection.stage == UNSENT) from None
-        if problem.kind is not UPSTREAM_BUSY and breaker is replica.breaker:
-            upstream.failed(replica, problem.kind)
-        raise GatewayError(problem) from None
-    except TimeoutError:
-        if breaker is replica.breaker:
-            upstream.failed(replica, UPSTREAM_TIMEOUT)
-        raise GatewayError(UPSTREAM_TIMEOUT(f"{upstream.name}: no answer within {seconds:g} s.")) from None
-    except BaseException:
-        if probe:
-            breaker.abandon()
-        raise
-    finally:
-        if connection is not None:
-            replica.pool.release(connection)
+            response = await self._http.send(request, stream=True)
+            try:
+                parts: list[bytes] = []
+                size = 0
+                async for part in response.aiter_raw():
+                    parts.append(part)
+                    size += len(part)
+                    if size > _MAX_BODY:
+                        raise GatewayError(UPSTREAM_PROTOCOL(f"{service}: the answer is too large."))
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            cause = error.__cause__
+            problem = cause.problem if isinstance(cause, GatewayError) else UPSTREAM_PROTOCOL(str(error))
+            late = problem.kind is UPSTREAM_TIMEOUT
+            detail = f"no answer within {self._timeout:g} s" if late else problem.detail
+            raise GatewayError(problem.kind(f"{service}: {detail}.", problem.headers)) from None
+        return Answer(response.status_code, b"".join(parts), tuple(response.headers.raw))

@@ -8,7 +8,7 @@ Steps, by the same numbers in the code:
  5. Send, and wait for the response's head.
  6. Relay head and body with back-pressure; a service that breaks off here breaks the response off too.
  7. Give the connection back, in whatever state.
- 8. After a failure before the response: once more, if that is safe (see `_again`).
+ 8. After a failure before the response: once more, if that is safe (see attempt.py).
 """
 
 from __future__ import annotations
@@ -17,32 +17,18 @@ from time import perf_counter
 
 from kernel.exchange.exchange import CLOSE, UPSTREAM, Exchange
 from kernel.exchange.phase import CONNECT, DONE, REQUEST_BODY, RESPONSE_BODY, RESPONSE_HEAD
-from kernel.http.problems import (
-    UPSTREAM_BUSY,
-    UPSTREAM_CONNECT,
-    UPSTREAM_CONNECT_TIMEOUT,
-    UPSTREAM_PROTOCOL,
-    UPSTREAM_RESET,
-    UPSTREAM_TIMEOUT,
-    ClientGone,
-    GatewayError,
-    Problem,
-    ProblemKind,
-)
-from kernel.upstream.balance import Replica, Upstream
+from kernel.http.problems import ClientGone, GatewayError, Problem
+from kernel.upstream.attempt import FAILURES, IDEMPOTENT, Attempt
+from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import NEVER, Connection
 from kernel.upstream.pool import Sweeper
 from kernel.upstream.queue import Slots
-from kernel.upstream.response import COMPLETE, UNSENT
+from kernel.upstream.response import COMPLETE
 from kernel.upstream.upload import Upload, beginning
 
-# RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
-_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 # RFC 9110 section 8.6: a request without a body says so with a length of 0 when its method gives a body a meaning.
 NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
-_CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
-_FAILURES = _CONNECTING | {UPSTREAM_BUSY, UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
 
 
 async def forward(
@@ -77,63 +63,43 @@ async def forward(
         framing = b"\r\n"
     target = x.raw_path + b"?" + x.query if x.query else x.raw_path
     method = METHODS.get(x.method) or x.method.encode()
-    replica = upstream.only
-    if replica is None or (replica.breaker.troubled and begun is None):
-        replica = upstream.choose()  # 3.
-    attempt = 1
-    stale = False
+    attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x, begun)  # 3.
     while True:
-        breaker = replica.breaker
-        probe = begun is None and breaker.troubled and breaker.begin(upstream.sweeper.now)
-        x.phase = CONNECT
-        connection: Connection | None = None
         upload: Upload | None = None
         uploads: Slots | None = None
-        sent = 0.0
+        x.phase = CONNECT
         try:
-            pool = replica.pool
-            if begun is not None:
-                connection, begun = begun, None
-                x.phase = RESPONSE_HEAD
-                sent = x.asked
-            else:
+            connection = attempt.connection
+            if connection is None:
                 # 4.
                 if streamed:
+                    pool = attempt.replica.pool
                     await pool.uploads.enter(x, upstream.sweeper.now)
                     uploads = pool.uploads
-                if attempt == 1 and not stale:
-                    connection = pool.take_idle() or await pool.acquire(x)
-                else:
-                    connection = await pool.fresh(x)
+                connection = attempt.take_idle() or await attempt.acquire()
                 # 5.
                 x.phase = RESPONSE_HEAD
-                sent = perf_counter()
-                head = (method, b" ", target, replica.host_line, lines, framing)
+                head = (method, b" ", target, attempt.replica.host_line, lines, framing)
                 if streamed:
-                    head_came = connection.start(b"".join(head), x.method == "HEAD", NEVER, x)
-                    if connection.stage != UNSENT:
+                    head_came = attempt.send(b"".join(head), x.method == "HEAD", NEVER)
+                    if attempt.written:
                         upload = Upload(x, connection, body, upstream, timeout)
                 else:
                     data = b"".join((*head, body)) if body else b"".join(head)
-                    head_came = connection.start(data, x.method == "HEAD", upstream.sweeper.now + timeout, x)
+                    head_came = attempt.send(data, x.method == "HEAD", upstream.sweeper.now + timeout)
                 await head_came
+            x.phase = RESPONSE_HEAD
             if connection.error is not None:
                 raise connection.error
             # 6.
-            x.upstream_seconds = seconds = perf_counter() - sent
+            x.upstream_seconds = attempt.answered()
             x.phase = RESPONSE_BODY
-            if breaker.troubled:
-                breaker.success()
-            upstream.meter.answered(connection.status, seconds)
             if connection.stage == COMPLETE and upload is None:
                 # PERF: whole already, as most are: its connection serves the next request while this answer goes out.
                 chunks = connection.chunks
                 whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)
                 status, headers = connection.status, connection.headers
-                given_back, connection = connection, None
-                pool.release(given_back)
-                if upstream.only is None:
-                    upstream.answered(replica, status)
+                attempt.give_back()
                 await x.send_whole(status, headers, whole)
             else:
                 connection.deadline = NEVER
@@ -141,45 +107,27 @@ async def forward(
                     # An early answer: the server closes under whoever still sends when it is out, which they have to know.
                     connection.headers.append(CLOSE)
                 await _relay(x, connection, upstream)
-                if upstream.only is None:
-                    upstream.answered(replica, connection.status)
             x.phase = DONE
             return
         except GatewayError as error:
-            if sent and not x.response_started:
-                x.upstream_seconds = perf_counter() - sent
-            kind = error.problem.kind
-            if probe:
-                breaker.abandon()
-            if kind not in _FAILURES:
-                raise
-            following = None
+            problem = error.problem
             if not x.response_started:
+                if attempt.asked:
+                    x.upstream_seconds = perf_counter() - attempt.asked
                 # 8.
-                if not stale and _untouched(connection):
-                    stale = True
+                if attempt.failed(problem.kind, in_hand=upload is None):
                     continue
-                in_hand = not streamed or upload is None
-                following = _again(x, upstream, replica, connection, kind, attempt, in_hand, bool(body))
-                if following is None:
-                    upstream.meter.failed(kind.code)
             else:
-                upstream.failed(replica, kind, begun=True)
-            if following is None:
-                x.ended_by = UPSTREAM
-                raise _named(error.problem, upstream, x.phase) from None
-            replica = following
-            attempt += 1
-        except BaseException:
-            if probe:
-                breaker.abandon()
-            raise
+                attempt.broke_off(problem.kind)
+            if problem.kind not in FAILURES:
+                raise
+            x.ended_by = UPSTREAM
+            raise _named(problem, upstream, x.phase) from None
         finally:
             # 7.
-            if connection is not None:
-                if upload is not None and not upload.close():
-                    connection.dirty = True  # the rest of the request was never sent
-                pool.release(connection)
+            if upload is not None and not upload.close() and attempt.connection is not None:
+                attempt.connection.dirty = True  # the rest of the request was never sent
+            attempt.give_back()
             if uploads is not None:
                 uploads.leave()
 
@@ -205,48 +153,6 @@ async def _pass_on(x: Exchange, data: bytes, more: bool, sweeper: Sweeper, patie
             await x.write(data, more)
     except TimeoutError:
         raise ClientGone("the client stopped reading") from None
-
-
-def _untouched(connection: Connection | None) -> bool:
-    """Whether an idle connection was no longer at rest when it was taken: nothing was sent, nobody has failed."""
-    return connection is not None and connection.stage == UNSENT and connection.exchanges > 1
-
-
-def _again(
-    x: Exchange,
-    upstream: Upstream,
-    replica: Replica,
-    connection: Connection | None,
-    kind: ProblemKind,
-    attempt: int,
-    in_hand: bool,
-    has_body: bool,
-) -> Replica | None:
-    """The replica to try once more after a failure of `kind`, or None.
-
-    - An idle connection that turned out to be closed: the same replica on a fresh one, for idempotent methods whose body (if
-      any) is still `in_hand`. This is the race every keep-alive client has; it costs no retry.
-    - No connection could be made: another replica, since nothing was sent.
-    - A connection broken before any byte of the response: another replica or the same, for idempotent methods without body.
-    """
-    breaker = replica.breaker
-    broken = kind is UPSTREAM_RESET and connection is not None and connection.unanswered()
-    again = broken and x.method in _IDEMPOTENT and in_hand
-    if again and attempt == 1 and connection is not None and connection.exchanges > 1:
-        return replica
-    if kind is UPSTREAM_BUSY:
-        return None
-    now = upstream.sweeper.now
-    upstream.failed(replica, kind)
-    if attempt > 2 or x.disconnected:
-        return None
-    if kind in _CONNECTING:
-        other = upstream.other(replica)
-        return other if other is not None and upstream.may_retry() else None
-    if again and not has_body:
-        other = upstream.other(replica) or (replica if breaker.admits(now) else None)
-        return other if other is not None and upstream.may_retry() else None
-    return None
 
 
 def _named(problem: Problem, upstream: Upstream, phase: str) -> GatewayError:

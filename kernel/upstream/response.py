@@ -3,9 +3,21 @@
 - The head decides the framing (RFC 9112 section 6.3). Whatever is ambiguous is refused: `error` is set.
 - Trailers are never merged into the head (RFC 9110 section 6.5.1); they are dropped.
 - Bytes after the end of a response make the connection `dirty`: they would become the next client's response.
+
+The stages of an exchange on a connection, and what leads from one to another. All that is not in the table ends both:
+
+| stage    | the request is written | head read | body read | end of the response | the exchange is over |
+| -------- | ---------------------- | --------- | --------- | ------------------- | -------------------- |
+| IDLE     | by way of UNSENT       |           |           |                     |                      |
+| UNSENT   | HEAD                   |           |           |                     | closed, never sent   |
+| HEAD     |                        | BODY      |           | COMPLETE (no body)  | closed               |
+| BODY     |                        |           | BODY      | COMPLETE            | closed               |
+| COMPLETE |                        |           |           |                     | IDLE                 |
 """
 
 from __future__ import annotations
+
+from typing import Final, Literal
 
 import httptools
 
@@ -16,9 +28,13 @@ from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH
 
 MAX_HEADERS = 256
 
-# How far an exchange is: there is none, its request is about to be written, the response's head is awaited, then its body,
-# the response is complete.
-IDLE, UNSENT, HEAD, BODY, COMPLETE = 0, 1, 2, 3, 4
+# How far an exchange is; see the table. PERF: plain integers, compared several times a read: 13 ns, 68 by an enum's name.
+Stage = Literal[0, 1, 2, 3, 4]
+IDLE: Final = 0  # there is none
+UNSENT: Final = 1  # its connection is taken, its request about to be written
+HEAD: Final = 2  # the response's head is awaited
+BODY: Final = 3  # its body is
+COMPLETE: Final = 4
 
 
 class Response:
@@ -61,7 +77,7 @@ class Response:
         self._connection_names: frozenset[bytes] | None = None
         self.dirty = False  # no other exchange may follow
         self.error: GatewayError | None = None
-        self.stage = IDLE
+        self.stage: Stage = IDLE
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []

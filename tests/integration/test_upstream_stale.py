@@ -170,8 +170,8 @@ async def test_nor_does_the_transport(data: bytes, content: bytes) -> None:
 
         first = await transport.handle_async_request(request("/one"))
         assert await first.aread() == b"/one"
-        (pool,) = transport._pools.values()
-        service.intrude(data, pool.idle[0].transport.get_extra_info("socket").fileno())
+        (upstream,) = transport._origins.values()
+        service.intrude(data, resting(upstream))
         second = await transport.handle_async_request(request("/two"))
         assert await second.aread() == b"/two"
         assert service.requests == [(1, b"/one"), (2, b"/two")]
