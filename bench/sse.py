@@ -278,6 +278,7 @@ def measure(argv: Sequence[str] | None = None) -> tuple[Figures, dict[str, int]]
             "JWT_PUBLIC_KEY": keys.public_pem,
             "JWT_ISSUER": ISSUER,
             "RATE_LIMIT_REQUESTS": "1000000",
+            "DRAIN_SECONDS": "0",
             "SHUTDOWN_GRACE_SECONDS": "2",
             "HTTP2": str(options.http2).lower(),
             "MAX_CONNECTIONS": str(2 * options.streams + 1000),

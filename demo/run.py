@@ -159,6 +159,7 @@ class Demo:
             "HOST": self._options.host,
             "PORT": str(self._port),
             "ENVIRONMENT": "dev",
+            "DRAIN_SECONDS": "0",  # no balancer has to notice
             "SHUTDOWN_GRACE_SECONDS": "1",
         }
         self._run("gateway", ("kernel", "run"), environment, _GATEWAY_STOP_SECONDS)

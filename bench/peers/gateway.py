@@ -36,6 +36,7 @@ class Gateway(Peer):
             "HTTPS_ONLY": "false",
             "WORKERS": "1",
             "LOG_LEVEL": "INFO",
+            "DRAIN_SECONDS": "0",
             "REDIS_URL": rig.store_url,
             "JWT_PUBLIC_KEY": rig.keys.public_pem,
             "JWT_ISSUER": ISSUER,

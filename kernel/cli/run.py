@@ -13,7 +13,9 @@ from kernel.config import Settings
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
-Serve until SIGINT or SIGTERM; then stop accepting, end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0.
+Serve until SIGINT or SIGTERM; then end what is in flight within SHUTDOWN_GRACE_SECONDS, and exit 0. After SIGTERM, but not
+after Ctrl-C, it first goes on accepting for DRAIN_SECONDS with readiness false, until balancers have noticed; a second
+SIGTERM ends that wait.
 
 SIGHUP reads .env, gateway.toml and the key and certificate files again: new workers take over one after the other, and
 the old ones end what they have in flight. A configuration with errors, or one that no worker comes to serve with, is told

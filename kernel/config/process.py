@@ -40,8 +40,17 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
         int,
         _var(integer(1, 1_000_000), "Requests a worker handles at once; more are answered 503.", "4096"),
     ] = 4096
+    drain_seconds: Annotated[
+        float,
+        _seconds(
+            "After SIGTERM: still accept, with readiness false and `Connection: close`, until balancers have noticed. "
+            "Not after Ctrl-C.",
+            "5",
+            low=0,
+        ),
+    ] = 5.0
     shutdown_grace_seconds: Annotated[
-        float, _seconds("Time that requests in flight have to end after SIGTERM.", "30", low=0)
+        float, _seconds("Time that requests in flight have to end after that.", "30", low=0)
     ] = 30.0
     tls_cert_file: Annotated[
         Path | None,

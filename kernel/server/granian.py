@@ -6,8 +6,8 @@ Beyond its documented options, this is used of granian:
 2. What `_schedule_fn` is called with: `Watcher`.
 3. `MPServer`: its life (`_serve`, `startup`, `shutdown`), its workers (`_spawn_worker`, `_spawn_workers`, `_stop_workers`),
    its listening sockets (`_init_shared_socket`, `_drop_shared_socket`, `_ssp`, `_shd`, `_sso`) and its signals
-   (`interrupt_signal`, `interrupt_children`, `reload_signal`, `main_loop_interrupt`). tests/integration/test_supervisor.py
-   is what holds these.
+   (`signal_handler_interrupt`, `interrupt_signal`, `interrupt_children`, `reload_signal`, `main_loop_interrupt`).
+   tests/integration/test_supervisor.py is what holds these.
 1 and 2 are looked at in each worker: without them it serves by granian's own scheduler, a task a request, and says so.
 """
 
@@ -16,14 +16,17 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Event
 from typing import Any, Protocol, cast
 
 from kernel.config import Settings
 from kernel.exchange.exchange import Receive, Scope, Send
+from kernel.server.signals import HAND_OVER, HURRY
 from kernel.telemetry.log import server_logging
 
 # PERF: jemalloc, which granian brings, reads this when it is loaded. It moves every block of 16 KiB or more to a random place
@@ -130,8 +133,8 @@ class Hook:
             self._report(reason)
 
 
-def server_options(settings: Settings, connections: int, kill_after: float) -> dict[str, Any]:
-    """granian's options for `settings`; a worker takes so many `connections`, and is killed so many seconds after its end."""
+def server_options(settings: Settings, connections: int) -> dict[str, Any]:
+    """granian's options for `settings`; a worker takes so many `connections`."""
     return {
         "address": settings.host,
         "port": settings.port,
@@ -153,7 +156,6 @@ def server_options(settings: Settings, connections: int, kill_after: float) -> d
         "http2_settings": HTTP2Settings(max_headers_size=2 * settings.max_header_bytes),
         "log_enabled": True,
         "log_dictconfig": server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
-        "workers_kill_timeout": int(kill_after),
         "ssl_cert": settings.tls_cert_file,
         "ssl_key": settings.tls_key_file,
     }
@@ -186,8 +188,22 @@ class Process:
         return alive
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """SIGTERM: drain, then end."""
         self._inner.terminate()
+
+    def hurry(self) -> None:
+        """End, without the drain's wait for balancers."""
+        self._inner.interrupt_by_parent = True
+        self._signal(HURRY)
+
+    def hand_over(self) -> None:
+        """Another worker has taken its place."""
+        self._signal(HAND_OVER)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has just ended
+            if self.pid is not None and self.is_alive():
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
@@ -210,6 +226,7 @@ class ProcessServer(MPServer):
         self.places: int = self.workers
         self._load = load
         self._target: Any = None
+        self._hurried = False
         # A listening socket for each place, where forked workers have one each.
         self._listeners: list[Any] = []
 
@@ -232,6 +249,11 @@ class ProcessServer(MPServer):
         """SIGTERM or SIGINT has come."""
         stopping: bool = self.interrupt_signal
         return stopping
+
+    @property
+    def hurried(self) -> bool:
+        """Somebody waits for the end: SIGINT has come (Ctrl-C), or a second stop."""
+        return self._hurried
 
     def take_reload(self) -> bool:
         """Whether SIGHUP has come since it was asked last."""
@@ -270,6 +292,10 @@ class ProcessServer(MPServer):
             raise
         self.interrupt_children.clear()  # granian's own list of deaths, which would spoil the exit code
         self.shutdown(int(failed))
+
+    def signal_handler_interrupt(self, number: int, frame: Any) -> None:
+        self._hurried = self.stopping or number == signal.SIGINT
+        super().signal_handler_interrupt(number, frame)
 
     def _spawn_workers(self, spawn_target: Any, target_loader: Any) -> None:
         """They are the heir's."""

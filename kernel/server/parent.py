@@ -135,8 +135,9 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
         server = Supervisor(
             loader,
             Reload(loader, read, keys.complete, say),
+            settings.drain_seconds,
             kill_after,
-            server_options(settings, _connections(settings), kill_after),
+            server_options(settings, _connections(settings)),
         )
         build = __version__ + (", compiled" if COMPILED else "")
         say(f"version {build}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")

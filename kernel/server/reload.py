@@ -24,6 +24,7 @@ AT_START = (
     "header_timeout_seconds",
     "max_header_bytes",
     "max_connections",
+    "drain_seconds",
     "shutdown_grace_seconds",
     "tls_cert_file",
     "tls_key_file",

@@ -12,6 +12,8 @@ import signal
 import sys
 from types import FrameType
 
+# From the parent to a worker: end now, without the wait for balancers; and: another worker has taken over.
+HURRY, HAND_OVER = signal.SIGUSR2, signal.SIGUSR1
 _STOPS = {signal.SIGTERM, signal.SIGINT}
 # Longer than the loop goes on after a worker's start-up; it then stands still until the server listens.
 SOON = 0.05
@@ -43,12 +45,12 @@ def hold_in_workers() -> None:
 
 def hold() -> None:
     """Hold stops back in this process."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*_STOPS, HURRY})
 
 
 def release_soon(loop: asyncio.AbstractEventLoop) -> None:
     """To be called by a worker that has started, in its loop: when that runs again, SIGTERM arrives."""
-    loop.call_later(SOON, signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+    loop.call_later(SOON, signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM, HURRY})
 
 
 def tell_server() -> None:
@@ -62,4 +64,4 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _release() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_STOPS, HURRY})

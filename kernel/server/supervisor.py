@@ -11,8 +11,6 @@ Rules:
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -62,15 +60,19 @@ class Supervisor(ProcessServer):
     Args:
         loader: makes the workers' applications.
         reload: reads the configuration again.
-        kill_after: seconds until a worker that was told to end is killed.
+        drain: seconds that workers go on accepting after SIGTERM.
+        kill_after: seconds until a worker that was told to end, and does not wait for balancers any more, is killed.
         options: granian's.
     """
 
-    def __init__(self, loader: Loader, reload: Reload, kill_after: float, options: dict[str, Any]) -> None:
+    def __init__(
+        self, loader: Loader, reload: Reload, drain: float, kill_after: float, options: dict[str, Any]
+    ) -> None:
         self._bell = _Bell()
         super().__init__(loader, self._bell, options)
         self._loader = loader
         self._read_again = reload
+        self._drain = drain
         self._kill_after = kill_after
         # By place.
         self._workers: list[Process] = []
@@ -190,10 +192,9 @@ class Supervisor(ProcessServer):
         return True
 
     def _hand_over(self, old: Process) -> None:
-        assert old.pid is not None
-        os.kill(old.pid, signal.SIGUSR1)
+        old.hand_over()
         self._wait(_HANDOVER_SECONDS, lambda: not old.is_alive())
-        old.terminate()
+        old.hurry()
         self._leaving.append((old, time.monotonic() + self._kill_after))
 
     def _see_off(self, now: float) -> None:
@@ -220,8 +221,14 @@ class Supervisor(ProcessServer):
         self._workers += [worker for worker, _ in self._leaving]
         for worker in self._workers:
             worker.terminate()
-        end = time.monotonic() + self._kill_after
+        end = time.monotonic() + self._drain + self._kill_after
+        waiting = True
         while any(worker.is_alive() for worker in self._workers) and time.monotonic() < end:
+            if waiting and self.hurried:
+                waiting = False
+                end = time.monotonic() + self._kill_after
+                for worker in self._workers:
+                    worker.hurry()
             time.sleep(_GLANCE_SECONDS)
         for worker in self._workers:
             if worker.is_alive():

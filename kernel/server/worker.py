@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from kernel.server.cpu_policy import CpuPolicy
 from kernel.server.granian import CHECKED, Hook, Put, version
 from kernel.server.idle_connections import IdleConnections
 from kernel.server.intake import Intake
-from kernel.server.signals import SOON, hold, release_soon, tell_server
+from kernel.server.signals import HAND_OVER, HURRY, SOON, hold, release_soon, tell_server
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
@@ -76,6 +77,7 @@ class Worker:
         self._idle_connections: IdleConnections | None = None
         self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
+        self._hurried = asyncio.Event()
         self._hook = Hook(self._put)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -122,7 +124,8 @@ class Worker:
         )
         loop.set_exception_handler(_unheard)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
-        loop.add_signal_handler(signal.SIGUSR1, self._hand_over)
+        loop.add_signal_handler(HURRY, self._hurry)
+        loop.add_signal_handler(HAND_OVER, self._hand_over)
         # PERF: what a worker builds at its start lives as long as the worker; no collection need walk it.
         gc.collect()
         gc.freeze()
@@ -139,36 +142,60 @@ class Worker:
         if _LEAVE in self._state.baseline:
             return
         self._state.baseline.append(_LEAVE)
-        if self.listener is not None:
-            # granian stops accepting only when it stops, and then drops those just accepted, unheard. In exchange it gets a
-            # socket that nobody knows; what it had belongs to the parent and the new worker as well.
-            with socket.socket(socket.AF_UNIX) as unknown:
-                unknown.bind("")
-                unknown.listen(0)
-                unknown.setblocking(False)
-                os.dup2(unknown.fileno(), self.listener, inheritable=False)
+        self._stop_accepting()
+
+    def _stop_accepting(self) -> None:
+        """Where this worker has a listening socket of its own: granian goes on with the connections it has.
+
+        It stops accepting only when it stops, and then drops those just accepted, unheard. So it gets a socket that nobody
+        knows in exchange; what it had belongs to the parent and, at a reload, to the new worker as well.
+        """
+        if self.listener is None:
+            return
+        with socket.socket(socket.AF_UNIX) as unknown:
+            unknown.bind("")
+            unknown.listen(0)
+            unknown.setblocking(False)
+            os.dup2(unknown.fileno(), self.listener, inheritable=False)
 
     def _drain(self) -> None:
-        """Say that this worker is going and end its streams; granian finishes what is in flight. A second one is ignored."""
+        """SIGTERM: say that this worker is going, and accept until balancers have noticed. A second one ends the wait."""
         assert self._state is not None
         if self._state.draining:
+            self._hurried.set()
             return
         self._state.draining = True
+        if _LEAVE not in self._state.baseline:
+            self._state.baseline.append(_LEAVE)
         self._leaving = asyncio.get_running_loop().create_task(self._leave(self._state))
 
+    def _hurry(self) -> None:
+        """End without that wait: somebody waits for the end, or another worker has taken over."""
+        assert self._state is not None
+        self._hurried.set()
+        if not self._state.draining:
+            self._drain()
+
     async def _leave(self, state: State) -> None:
-        # granian waits for requests, not for what an upgrade made of a connection: told to stop, it would cut the sockets
-        # before their close frames, which it sends by itself some time after the relay has ended.
+        """1. Accept and answer as ever, but with `Connection: close`; readiness is false.
+        2. Accept no more, end the streams and the sockets.
+        3. Have granian finish what is in flight, break it off when the grace is over, and end.
+        """
         loop = asyncio.get_running_loop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurried.wait(), state.settings.drain_seconds)
+        self._stop_accepting()
         grace = state.settings.shutdown_grace_seconds
         end = loop.time() + grace
         state.streams.drain()
-        if await state.sockets.gone(grace / 2):
+        # granian waits for requests, not for what an upgrade made of a connection: told to stop, it would cut the sockets
+        # before their close frames, which it sends by itself some time after the relay has ended.
+        if await state.sockets.gone(grace / 2) or not self._hurried.is_set():
             await asyncio.sleep(_CLOSE_LINGER_SECONDS)
         tell_server()
-        if self._intake is not None:
-            # Requests that go on are answered, or broken off, and logged; a kill would do neither.
-            loop.call_at(end, self._intake.cut_short)
+        assert self._intake is not None
+        # Requests that go on are answered, or broken off, and logged; a kill would do neither.
+        loop.call_at(end, self._intake.cut_short)
         loop.call_at(end + _CUT_SECONDS, lambda: loop.create_task(self._end_anyway()))
 
     async def _end_anyway(self) -> None:

@@ -42,7 +42,12 @@ class Container:
         command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m kernel "$@"\n')
         command.chmod(0o755)
         self.directory = directory
-        self.env = {"PATH": f"{directory}:{os.environ['PATH']}", "PORT": str(free_port()), **env}
+        self.env = {
+            "PATH": f"{directory}:{os.environ['PATH']}",
+            "PORT": str(free_port()),
+            "DRAIN_SECONDS": "0",
+            **env,
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

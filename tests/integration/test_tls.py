@@ -25,7 +25,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path
     directory = tmp_path_factory.mktemp("tls")
     certificate, key = pair(directory)
     port = free_port()
-    env = {"PYTHONPATH": str(ROOT), "ENVIRONMENT": "dev", "HOST": "127.0.0.1", "PORT": str(port)}
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "ENVIRONMENT": "dev",
+        "DRAIN_SECONDS": "0",
+        "HOST": "127.0.0.1",
+        "PORT": str(port),
+    }
     env |= {"TLS_CERT_FILE": str(certificate), "TLS_KEY_FILE": str(key)}
     log = directory / "log"
     with log.open("wb") as sink:

@@ -100,6 +100,7 @@ def start_gateway(
         "PORT": str(port),
         "ENVIRONMENT": "dev",
         "LOG_LEVEL": "INFO",
+        "DRAIN_SECONDS": "0",
         **{name: value for name, value in env.items() if name != "PORT"},
     }
     output = Path(tempfile.mkstemp(dir=directory, suffix=".log")[1])

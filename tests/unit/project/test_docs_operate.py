@@ -110,11 +110,14 @@ def test_the_rules_are_named_once_and_say_how_bad_it_is() -> None:
     assert all(rule["expr"].count("(") == rule["expr"].count(")") for rule in rules())
 
 
+def seconds_to_stop() -> float:
+    defaults = {variable.name: variable.default for variable in VARIABLES}
+    return float(defaults["DRAIN_SECONDS"]) + float(defaults["SHUTDOWN_GRACE_SECONDS"])
+
+
 def test_the_pod_has_time_to_drain_and_runs_as_the_image_does() -> None:
     spec = kind("Deployment")["spec"]["template"]["spec"]
-    grace = next(variable.default for variable in VARIABLES if variable.name == "SHUTDOWN_GRACE_SECONDS")
-    (pause,) = container()["lifecycle"]["preStop"]["exec"]["command"][1:]
-    assert spec["terminationGracePeriodSeconds"] > float(grace) + float(pause)
+    assert spec["terminationGracePeriodSeconds"] > seconds_to_stop()
     user = f"USER {spec['securityContext']['runAsUser']}:{spec['securityContext']['runAsGroup']}"
     assert user in (ROOT / "Dockerfile").read_text()
     assert f"EXPOSE {container()['ports'][0]['containerPort']}" in (ROOT / "Dockerfile").read_text()
@@ -126,7 +129,6 @@ def test_the_unit_reloads_by_the_signal_and_stops_after_the_grace() -> None:
     (block,) = blocks("ini")
     unit = configparser.RawConfigParser(strict=False)
     unit.read_string(block)
-    grace = next(variable.default for variable in VARIABLES if variable.name == "SHUTDOWN_GRACE_SECONDS")
     assert unit["Service"]["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert unit["Service"]["KillMode"] == "mixed"
-    assert float(unit["Service"]["TimeoutStopSec"]) > float(grace)
+    assert float(unit["Service"]["TimeoutStopSec"]) > seconds_to_stop()
