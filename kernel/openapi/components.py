@@ -20,8 +20,6 @@ from kernel.openapi.parts import (
 )
 from kernel.openapi.schemas import Schemas
 
-_LONGEST_CHAIN = 32
-
 
 class Components:
     """`raw` as the document has them; `clean` those that are needed; `bad` why others cannot be had."""
@@ -33,6 +31,8 @@ class Components:
             self.raw[section] = found if isinstance(found, dict) else {}
         self.clean: dict[Key, Part] = {}
         self.bad: dict[Key, str] = {}
+        # What is wrong with where a reference (component, rest) leads to.
+        self._verdicts: dict[tuple[Key, str], str] = {}
         # What the part that is being cleaned refers to.
         self.refs: list[Ref] = []
         # Operations that are served, by id and by pointer.
@@ -114,18 +114,29 @@ class Components:
 
     def _astray(self, ref: Ref) -> str:
         """What is wrong with where `ref` leads to, reference after reference; "" when nothing is."""
-        for _ in range(_LONGEST_CHAIN):
-            if ref.key not in self.clean:
-                return ""  # bad itself
-            try:
-                target = _target(self.clean[ref.key], ref.rest)
-            except LookupError:
-                return "which is not there"
-            following = target.get("$ref") if isinstance(target, dict) else None
+        passed: dict[tuple[Key, str], None] = {}
+        while True:
+            at = (ref.key, ref.rest)
+            verdict = self._verdicts.get(at)
+            if verdict is not None:
+                break
+            if at in passed:
+                verdict = "which leads in a circle"
+                break
+            passed[at] = None
+            following = None
+            verdict = ""
+            if ref.key in self.clean:  # or it is bad itself
+                try:
+                    target = _target(self.clean[ref.key], ref.rest)
+                    following = target.get("$ref") if isinstance(target, dict) else None
+                except LookupError:
+                    verdict = "which is not there"
             if not isinstance(following, Ref):
-                return ""
+                break
             ref = following
-        return "which leads in a circle"
+        self._verdicts.update(dict.fromkeys(passed, verdict))
+        return verdict
 
     def prune(self, wanted: list[Part]) -> None:
         """Leave only the components that are still needed; none of them is bad."""

@@ -1,25 +1,22 @@
 """Documents: the merged document of one worker, made when it is asked for and made anew when it has grown old.
 
 Nobody who finds one that is old waits for the next: it is fetched behind their back. The first one waits, for no service
-longer than a few seconds. Merging runs in a thread: it may take longer than requests should wait.
+longer than a few seconds. Merging runs in a process of its own, and only when something has changed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple
 
-from kernel import __version__
 from kernel.http.problems import GatewayError
-from kernel.openapi.merge import BEARER, merge
-from kernel.openapi.parts import Json, Unusable
-from kernel.openapi.source import Routed, Source
+from kernel.openapi.maker import Maker, NotMade
+from kernel.openapi.together import merged
 from kernel.primitives.single_flight import SingleFlight
-from kernel.routing.catalog import METHODS, RouteRow, Service
-from kernel.routing.trie import Trie
+from kernel.routing.catalog import RouteRow, Service
 from kernel.upstream.client import Answer
 
 _FRESH_SECONDS = 60.0
@@ -27,20 +24,6 @@ _FRESH_SECONDS = 60.0
 _INCOMPLETE_SECONDS = 10.0
 _MAX_BYTES = 1024 * 1024
 _AT_ONCE = 8
-_LIST = "\n\nNot in here, because the document of the service could not be used: "
-
-SCHEMES: Json = {
-    BEARER: {
-        "type": "http",
-        "scheme": "bearer",
-        "bearerFormat": "JWT",
-        "description": "An access token of the auth service (log in to get one), or a service token.",
-    }
-}
-_ABOUT = (
-    "Everything that is served here: the gateway's own endpoints and those of the services behind it. "
-    "Any operation may answer with a problem document (RFC 9457) of the gateway's, such as 401, 403, 429 or 503."
-)
 
 Call = Callable[[str, str], Awaitable[Answer]]
 
@@ -60,10 +43,14 @@ class Documents:
     ) -> None:
         self._services = services
         self._rows = rows
+        self._maker = Maker(rows)
         self._call = call
         self._own = own
         self._flight: SingleFlight[str, Document] = SingleFlight()
         self._document: Document | None = None
+        # A digest of what it was made of.
+        self._of = b""
+        self._complete = False
         self._until = 0.0
 
     async def get(self) -> Document:
@@ -76,6 +63,7 @@ class Documents:
 
     async def close(self) -> None:
         """End what is under way."""
+        self._maker.stop()
         await self._flight.close()
 
     async def _make(self) -> Document:
@@ -87,10 +75,28 @@ class Documents:
 
         answers = await asyncio.gather(*(fetch(service) for service in self._services))
         found = {service.name: answer for service, answer in zip(self._services, answers, strict=True)}
-        body, complete = await asyncio.to_thread(merged, self._own(), found, self._rows)
-        self._document = Document(body, b'"%b"' % sha256(body).hexdigest()[:32].encode())
-        self._until = monotonic() + (_FRESH_SECONDS if complete else _INCOMPLETE_SECONDS)
+        own = await asyncio.to_thread(self._own)
+        self._document = await asyncio.to_thread(self._merge, own, found)
+        self._until = monotonic() + (_FRESH_SECONDS if self._complete else _INCOMPLETE_SECONDS)
         return self._document
+
+    def _merge(self, own: bytes, found: dict[str, bytes | str]) -> Document:
+        """The document of `own` and `found`: the last one, if they are what that was made of."""
+        of = sha256()
+        for name, body in (("", own), *found.items()):
+            # A reason in a document's place is something else than a document.
+            data = body if isinstance(body, bytes) else b"\0" + body.encode()
+            of.update(b"%b %d\n" % (name.encode(), len(data)))
+            of.update(data)
+        if self._document is not None and of.digest() == self._of:
+            return self._document
+        try:
+            body, self._complete = self._maker(own, found)
+            self._of = of.digest()
+        except NotMade as why:
+            body, self._complete = merged(own, dict.fromkeys(found, f"merging failed: {why}"), self._rows)
+            self._of = b""
+        return Document(body, b'"%b"' % sha256(body).hexdigest()[:32].encode())
 
     async def _fetch(self, service: Service) -> bytes | str:
         """The document, or why there is none."""
@@ -103,48 +109,3 @@ class Documents:
         if len(answer.body) > _MAX_BYTES:
             return f"the document has more than {_MAX_BYTES} bytes"
         return answer.body
-
-
-def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, ...]) -> tuple[bytes, bool]:
-    """The document of `own` and the services' (or why there is none), and whether all of them were there and sound."""
-    trie: Trie[RouteRow] = Trie()
-    for row in rows:
-        trie.add(METHODS if row.methods is None else row.methods, row.pattern, row)
-    sources = [Source(None, own, _routed(trie, None))]
-    states: Json = {}
-    missing: list[str] = []
-    for service, body in found.items():
-        state: Json = {"included": False}
-        states[service] = state
-        try:
-            if isinstance(body, str):
-                raise Unusable(body)
-            source = Source(service, body, _routed(trie, service))
-        except Unusable as why:
-            state["reason"] = str(why)
-            missing.append(service)
-            continue
-        sources.append(source)
-        title, version = source.title
-        state.update({"included": True, "title": title, "version": version, "operations": len(source.served)})
-        if source.left_out:
-            state["left_out"] = source.left_out
-        if source.not_told:
-            state["left_out_too"] = source.not_told
-    about = _ABOUT + (_LIST + ", ".join(missing) + "." if missing else "")
-    head: Json = {
-        "openapi": "3.1.0",
-        "info": {"title": "Bakery Gateway", "version": __version__, "description": about},
-        "servers": [{"url": "/"}],
-        "x-services": states,
-    }
-    return merge(head, sources, SCHEMES), not missing
-
-
-def _routed(trie: Trie[RouteRow], service: str | None) -> Routed:
-    def routed(path: str, method: str) -> RouteRow | None:
-        routes, _ = trie.match(path.encode())
-        row = routes.get(method) if routes else None
-        return row if row is not None and row.service == service else None
-
-    return routed

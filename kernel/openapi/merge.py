@@ -1,13 +1,13 @@
 """Sources put together: one name for what is the same, different names for what is not.
 
-Components are the same when they and all they refer to are the same; comparing goes in rounds, as one minimises an
-automaton, so that recursive ones are no trouble. The gateway's own keep their names.
+Components are the same when they and all they refer to are the same: those that refer to each other in a circle are compared
+together, and each circle with what it refers to: the work grows as the documents do. The gateway's own keep their names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -35,7 +35,7 @@ def merge(head: Json, sources: Sequence[Source], schemes: Json) -> bytes:
     spelled: dict[str, str] = {}
     tags: dict[str, Json] = {}
     for source in sources:
-        descriptions = source.descriptions()
+        descriptions = source.descriptions
         for served in source.served:
             path = spelled.setdefault(_PARAMETER.sub("{}", served.path), served.path)
             if path != served.path:
@@ -75,11 +75,7 @@ def _security(served: Served) -> list[Json]:
     """The gateway's token where the route needs one, and what the service demands beside it."""
     token: Json = {} if served.row.public else {BEARER: []}
     alternatives = [{**token, **{ref.name: scopes for ref, scopes in wanted}} for wanted in served.security]
-    return (
-        []
-        if alternatives == [{}]
-        else [each for at, each in enumerate(alternatives) if each not in alternatives[:at]]
-    )
+    return [] if alternatives == [{}] else alternatives
 
 
 def _respell(served: Served, path: str) -> None:
@@ -103,6 +99,7 @@ def _name_components(sources: Sequence[Source], schemes: set[str]) -> None:
         source.names = {}
         for key in source.components:
             claims.setdefault(key, {}).setdefault(alike[place, key], []).append(place)
+    free = _Free(taken)
     prefixed: list[tuple[Key, list[int]]] = []
     for key, kinds in claims.items():
         for places in kinds.values():
@@ -112,7 +109,7 @@ def _name_components(sources: Sequence[Source], schemes: set[str]) -> None:
                 prefixed.append((key, places))
     for key, places in prefixed:
         prefix = "".join(part.capitalize() for part in (sources[places[0]].service or "gateway").split("-"))
-        _give(sources, key, places, _free(key[0], prefix + _sound(key[1]), taken), taken)
+        _give(sources, key, places, free(key[0], prefix + _sound(key[1])), taken)
     for source in sources:
         for ref in _refs(source):
             ref.name = source.names[ref.key]
@@ -124,11 +121,21 @@ def _give(sources: Sequence[Source], key: Key, places: list[int], name: str, tak
         sources[place].names[key] = name
 
 
-def _free(section: str, name: str, taken: set[Key]) -> str:
-    free, number = name, 2
-    while (section, free) in taken:
-        free, number = f"{name}{number}", number + 1
-    return free
+class _Free:
+    """Finds names that are not `taken`, by a number at the end. Remembers how far it came: thousands may want one name."""
+
+    def __init__(self, taken: set[Key], mark: str = "") -> None:
+        self._taken = taken
+        self._mark = mark
+        self._numbers: dict[Key, int] = {}
+
+    def __call__(self, section: str, name: str) -> str:
+        free = name
+        number = self._numbers.get((section, name), 2)
+        while (section, free) in self._taken:
+            free, number = f"{name}{self._mark}{number}", number + 1
+        self._numbers[section, name] = number
+        return free
 
 
 def _sound(name: str) -> str:
@@ -142,26 +149,55 @@ def _refs(source: Source) -> Iterator[Ref]:
 
 
 def _alike(sources: Sequence[Source]) -> dict[tuple[int, Key], bytes]:
-    """A digest of each component, the same for what is the same."""
-    own = {
-        (place, key): sha256(_encoder.encode(part.document)).digest()
-        for place, source in enumerate(sources)
-        for key, part in source.components.items()
-    }
-    below = {
-        (place, key): sorted({ref.key for ref in part.refs})
-        for place, source in enumerate(sources)
-        for key, part in source.components.items()
-    }
-    current = own
-    while True:
-        following = {
-            at: sha256(b"".join((own[at], *(current[at[0], key] for key in below[at])))).digest()
-            for at in own
-        }
-        if len(set(following.values())) == len(set(current.values())):
-            return following
-        current = following
+    """A digest of each component, the same for what is the same, by one name each."""
+    found: dict[tuple[int, Key], bytes] = {}
+    for place, source in enumerate(sources):
+        components = source.components
+        own = {key: sha256(_encoder.encode(part.document)).digest() for key, part in components.items()}
+        below = {key: list(dict.fromkeys(ref.key for ref in part.refs)) for key, part in components.items()}
+        # All of a circle reach the same components: it is told by its members and by the circles it leads to.
+        circle: dict[Key, bytes] = {}
+        for members in _circles(below):
+            within = set(members)
+            beyond = {circle[to] for key in members for to in below[key] if to not in within}
+            texts = sorted(b"%b %b" % (own[key], "/".join(key).encode()) for key in members)
+            digest = sha256(b"\0".join((*texts, b"", *sorted(beyond)))).digest()
+            for key in members:
+                circle[key] = digest
+                found[place, key] = sha256(own[key] + digest).digest()
+    return found
+
+
+def _circles(below: Mapping[Key, Sequence[Key]]) -> Iterator[list[Key]]:
+    """The strongly connected components (Tarjan's), each after those it leads to. Not recursive: chains may be long."""
+    index: dict[Key, int] = {}
+    lowest: dict[Key, int] = {}
+    open_: dict[Key, None] = {}  # a stack, and what is on it
+    for start in below:
+        if start in index:
+            continue
+        path = [(start, iter(below[start]))]
+        index[start] = lowest[start] = len(index)
+        open_[start] = None
+        while path:
+            key, following = path[-1]
+            for to in following:
+                if to not in index:
+                    index[to] = lowest[to] = len(index)
+                    open_[to] = None
+                    path.append((to, iter(below[to])))
+                    break
+                if to in open_:
+                    lowest[key] = min(lowest[key], index[to])
+            else:
+                path.pop()
+                if path:
+                    lowest[path[-1][0]] = min(lowest[path[-1][0]], lowest[key])
+                if lowest[key] == index[key]:
+                    members: list[Key] = []
+                    while not members or members[-1] != key:
+                        members.append(open_.popitem()[0])
+                    yield members
 
 
 def _name_operations(sources: Sequence[Source]) -> None:
@@ -175,7 +211,8 @@ def _name_operations(sources: Sequence[Source]) -> None:
                 found.append((source.service, shared))
                 claims[shared.value] = claims.get(shared.value, 0) + 1
     own = {shared.value for service, shared in found if service is None}
-    taken = {shared.value for service, shared in found if service is None or claims[shared.value] == 1}
+    taken = {("", shared.value) for service, shared in found if service is None or claims[shared.value] == 1}
+    free = _Free(taken, "_")
     kept: set[str] = set()
     for service, shared in found:
         plain = shared.value
@@ -183,8 +220,5 @@ def _name_operations(sources: Sequence[Source]) -> None:
             kept.add(plain)
             continue
         base = plain if service is None else f"{service.replace('-', '_')}_{plain}"
-        free, number = base, 2
-        while free in taken:
-            free, number = f"{base}_{number}", number + 1
-        taken.add(free)
-        shared.value = free
+        shared.value = free("", base)
+        taken.add(("", shared.value))

@@ -8,7 +8,7 @@ another file, a component that is not there or malformed) leaves that operation 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,6 +16,7 @@ import msgspec
 
 from kernel.openapi.components import Components, key_scheme
 from kernel.openapi.parts import (
+    MAX_MADE,
     METHODS,
     Json,
     Key,
@@ -26,14 +27,27 @@ from kernel.openapi.parts import (
     escaped,
     pointer,
     shown,
+    weight,
 )
 from kernel.routing.catalog import RouteRow
 
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
 _TEMPLATE = re.compile(r"/(?:[^{}?#\s]|\{[^{}/]+\})*")
+_VARIABLE = re.compile(r"\{([^{}]*)\}")
 _MAX_TOLD = 20
+# Each path is looked for below each of these, and each path is looked up: more of either is nobody's real document.
+_MAX_SERVERS = 4
+_MAX_BASE = 256
+_MAX_PATHS = 10_000
+# Of a path item, what is read here.
+_ITEM_MEMBERS = frozenset({*METHODS, "parameters", "summary", "description", "servers"})
 
-Routed = Callable[[str, str], RouteRow | None]
+# The rows by which requests for a path get to the service, by method.
+Routed = Callable[[str], Mapping[str, RouteRow]]
+
+
+class _TooMuch(Unusable):
+    """All of the document is left out."""
 
 
 class Served(NamedTuple):
@@ -48,8 +62,8 @@ class Served(NamedTuple):
 
 
 class Source:
-    """A document read for `service` (None: the gateway's own). `routed(path, method)` is the row by which a request gets to
-    it, if any. Raises Unusable when nothing can be made of it."""
+    """A document read for `service` (None: the gateway's own). `routed(path)` are the rows by which requests get to
+    it. Raises Unusable when nothing can be made of it."""
 
     def __init__(self, service: str | None, body: bytes, routed: Routed) -> None:
         self.service = service
@@ -60,35 +74,45 @@ class Source:
         self.left_out: list[str] = []
         self.not_told = 0
         self._routed = routed
+        # Bytes that what has been read so far would make.
+        self._made = 0
         try:
-            self._document = _parsed(body)
-            self._read()
+            document = _parsed(body)
+            self.title = _title(document)
+            # What it says of its tags.
+            self.descriptions = _descriptions(document)
+            self._read(document)
+            self.size = self._size()
         except RecursionError:
             raise Unusable("it is nested too deeply") from None
+        finally:
+            # What is taken over lives on; the rest of the document need not.
+            self._document: Json = {}
+            self._components = Components({}, legacy=False)
+        self._spend(self.size - self._made)
 
-    @property
-    def title(self) -> tuple[str, str]:
-        """Title and version that the document gives itself."""
-        info = self._document.get("info")
-        info = info if isinstance(info, dict) else {}
-        return str(info.get("title", ""))[:200], str(info.get("version", ""))[:100]
+    def _size(self) -> int:
+        """The bytes of all that is served, with the names it gets at the longest."""
+        parts = (*self.components.values(), *(served.part for served in self.served))
+        longer = len(self.service or "") + 8
+        named = sum(len(part.refs) for part in parts) + sum(len(served.tags) for served in self.served)
+        tags = weight(self.descriptions)
+        return sum(weight(part.document) for part in parts) + longer * (named + len(self.components)) + tags
 
-    def descriptions(self) -> dict[str, str]:
-        """What the document says of its tags."""
-        tags = self._document.get("tags")
-        return {
-            each["name"]: each["description"]
-            for each in (tags if isinstance(tags, list) else ())
-            if isinstance(each, dict)
-            and isinstance(each.get("name"), str)
-            and isinstance(each.get("description"), str)
-        }
+    def _spend(self, size: int) -> None:
+        """Count what is made. Raises Unusable when it comes to too much."""
+        self._made += size
+        if self._made > MAX_MADE:
+            raise _TooMuch(f"it makes more than {MAX_MADE >> 20} MiB")
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        legacy = str(self._document["openapi"]).startswith("3.0")
-        self._components = Components(self._document.get("components"), legacy)
+    def _read(self, document: Json) -> None:
+        self._document = document
+        self._bases = tuple(_bases(document))
+        legacy = str(document["openapi"]).startswith("3.0")
+        self._components = Components(document.get("components"), legacy)
+        self._demanded = self._security(document.get("security"))
         operations = self._components.operations
         chosen = list(self._chosen())
         # Links may lead to an operation further down.
@@ -105,6 +129,8 @@ class Source:
         for at, (full, _, method, item, row) in enumerate(chosen):
             try:
                 cleaned.append(self._serve(at, full, method, item, row))
+            except _TooMuch:
+                raise
             except Unusable as why:
                 self._leave_out(f"{method.upper()} {full}: {why}")
         components = self._components
@@ -123,6 +149,8 @@ class Source:
         paths = self._document.get("paths")
         if not isinstance(paths, dict):
             raise Unusable("it has no paths")
+        if len(paths) > _MAX_PATHS:
+            raise Unusable(f"it has more than {_MAX_PATHS} paths")
         spelled: dict[str, str] = {}
         for path, given in paths.items():
             if path.startswith("x-"):
@@ -132,14 +160,15 @@ class Source:
             except Unusable as why:
                 self._leave_out(f"{path[:200]}: {why}")
                 continue
-            for base in dict.fromkeys((*_bases(item), *_bases(self._document), "")):
+            for base in dict.fromkeys((*_bases(item), *self._bases, "")):
                 full = base + path
                 if not _TEMPLATE.fullmatch(full):
                     continue
+                rows = self._routed(full)
                 found = [
                     (full, path, method, item, row)
                     for method in METHODS
-                    if method in item and (row := self._routed(full, method.upper())) is not None
+                    if method in item and (row := rows.get(method.upper())) is not None
                 ]
                 if not found:
                     continue
@@ -153,19 +182,19 @@ class Source:
         """A path item; one that is a reference stands for what it refers to."""
         if not isinstance(given, dict):
             raise Unusable(f"the path item is {shown(given)}")
+        own = {key: given[key] for key in given if key in _ITEM_MEMBERS}
         if "$ref" not in given:
-            return given
+            return own
         text = given["$ref"]
         parts = pointer(text) if isinstance(text, str) and text.startswith("#/") else []
         if len(parts) != 3 or parts[:2] != ["components", "pathItems"] or depth > 8:
             raise Unusable(f"it refers to {shown(text)}")
-        return {
-            **self._item(self._components.raw["pathItems"].get(parts[2]), depth + 1),
-            **_without_ref(given),
-        }
+        return {**self._item(self._components.raw["pathItems"].get(parts[2]), depth + 1), **own}
 
     def _serve(self, at: int, full: str, method: str, item: Json, row: RouteRow) -> Served:
         raw = item[method]
+        # Before it is made: what is too much is not made at all.
+        self._spend(weight(raw))
         refs: list[Ref] = []
         self._components.refs = refs
         operation: Json = self._components.objects.clean("operation", raw)
@@ -179,9 +208,11 @@ class Source:
         for key in ("summary", "description"):
             if key not in operation and isinstance(item.get(key), str):
                 operation[key] = item[key]
+                self._spend(len(item[key]))
         tags = raw.get("tags")
         named = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
-        security = self._security(raw.get("security", self._document.get("security")))
+        security = self._security(raw["security"]) if "security" in raw else self._demanded
+        self._spend(sum(len(ref.key[1]) + 8 for alternative in security for ref, _ in alternative))
         refs += [ref for alternative in security for ref, _ in alternative]
         return Served(full, method, Part(operation, refs), row, named, security)
 
@@ -193,6 +224,7 @@ class Source:
                 raise Unusable("parameters are no list")
             for given in listed:
                 raw = self._parameter(given)
+                self._spend(weight(raw))
                 place, name = str(raw.get("in")), str(raw.get("name"))
                 if place == "header" and name.lower() in {"accept", "content-type", "authorization"}:
                     continue  # 3.1, section 4.8.12.2: ignored
@@ -220,18 +252,19 @@ class Source:
 
     def _security(self, listed: Any) -> list[list[tuple[Ref, list[str]]]]:
         """What is demanded beside a token: the gateway checks tokens, and passes keys on."""
-        alternatives: list[list[tuple[Ref, list[str]]]] = []
+        alternatives: dict[tuple[str, ...], None] = {}
         for requirement in listed if isinstance(listed, list) else ():
             if not isinstance(requirement, dict):
                 continue
-            alternatives.append(
-                [
-                    (Ref(("securitySchemes", name)), [])
-                    for name in sorted(requirement)
-                    if key_scheme(self._components.raw["securitySchemes"].get(name)) is not None
-                ]
+            names = (
+                name
+                for name in sorted(requirement)
+                if key_scheme(self._components.raw["securitySchemes"].get(name)) is not None
             )
-        return alternatives or [[]]
+            alternatives[tuple(names)] = None
+        return [
+            [(Ref(("securitySchemes", name)), []) for name in names] for names in alternatives or {(): None}
+        ]
 
     def _leave_out(self, what: str) -> None:
         if len(self.left_out) < _MAX_TOLD:
@@ -256,19 +289,37 @@ def _parsed(body: bytes) -> Json:
 def _bases(holder: Json) -> Iterator[str]:
     """The paths of the servers that `holder` names, their variables at their defaults."""
     servers = holder.get("servers")
-    for server in servers if isinstance(servers, list) else ():
+    for server in servers[:_MAX_SERVERS] if isinstance(servers, list) else ():
         if not isinstance(server, dict) or not isinstance(server.get("url"), str):
             continue
-        url: str = server["url"]
-        variables = server.get("variables")
-        for name, variable in (variables if isinstance(variables, dict) else {}).items():
-            if isinstance(variable, dict):
-                url = url.replace(f"{{{name}}}", str(variable.get("default", "")))
+        given = server.get("variables")
+        variables: Json = given if isinstance(given, dict) else {}
+
+        def default(found: re.Match[str], variables: Json = variables) -> str:
+            variable = variables.get(found[1])
+            return str(variable.get("default", ""))[:_MAX_BASE] if isinstance(variable, dict) else found[0]
+
         try:
-            yield urlsplit(url).path.rstrip("/")
+            base = urlsplit(_VARIABLE.sub(default, server["url"][:_MAX_BASE])).path.rstrip("/")
         except ValueError:
             continue
+        if len(base) <= _MAX_BASE:
+            yield base
 
 
-def _without_ref(given: Json) -> Json:
-    return {key: value for key, value in given.items() if key != "$ref"}
+def _title(document: Json) -> tuple[str, str]:
+    """Title and version that the document gives itself."""
+    info = document.get("info")
+    info = info if isinstance(info, dict) else {}
+    return str(info.get("title", ""))[:200], str(info.get("version", ""))[:100]
+
+
+def _descriptions(document: Json) -> dict[str, str]:
+    tags = document.get("tags")
+    return {
+        each["name"]: each["description"]
+        for each in (tags if isinstance(tags, list) else ())
+        if isinstance(each, dict)
+        and isinstance(each.get("name"), str)
+        and isinstance(each.get("description"), str)
+    }

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from handlers import OPERATIONS
-from kernel.openapi.documents import merged
 from kernel.openapi.own import own_document
+from kernel.openapi.together import merged
 from kernel.routing.catalog import ROUTES, RouteRow
 
 OWN = own_document(ROUTES, OPERATIONS)

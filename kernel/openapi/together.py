@@ -1,0 +1,75 @@
+"""The document of all services and the gateway: what is in it, and what could not be used and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kernel import __version__
+from kernel.openapi.merge import BEARER, merge
+from kernel.openapi.parts import MAX_ALL, Json, Unusable
+from kernel.openapi.source import Routed, Source
+from kernel.routing.catalog import METHODS, RouteRow
+from kernel.routing.trie import Trie
+
+_LIST = "\n\nNot in here, because the document of the service could not be used: "
+
+SCHEMES: Json = {
+    BEARER: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "An access token of the auth service (log in to get one), or a service token.",
+    }
+}
+_ABOUT = (
+    "Everything that is served here: the gateway's own endpoints and those of the services behind it. "
+    "Any operation may answer with a problem document (RFC 9457) of the gateway's, such as 401, 403, 429 or 503."
+)
+
+
+def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, ...]) -> tuple[bytes, bool]:
+    """The document of `own` and the services' (or why there is none), and whether all of them were there and sound."""
+    trie: Trie[RouteRow] = Trie()
+    for row in rows:
+        trie.add(METHODS if row.methods is None else row.methods, row.pattern, row)
+    sources = [Source(None, own, _routed(trie, None))]
+    made = sources[0].size
+    states: Json = {}
+    missing: list[str] = []
+    for service, body in found.items():
+        state: Json = {"included": False}
+        states[service] = state
+        try:
+            if isinstance(body, str):
+                raise Unusable(body)
+            source = Source(service, body, _routed(trie, service))
+            if made + source.size > MAX_ALL:
+                raise Unusable(f"all documents together would have more than {MAX_ALL >> 20} MiB")
+        except Unusable as why:
+            state["reason"] = str(why)
+            missing.append(service)
+            continue
+        sources.append(source)
+        made += source.size
+        title, version = source.title
+        state.update({"included": True, "title": title, "version": version, "operations": len(source.served)})
+        if source.left_out:
+            state["left_out"] = source.left_out
+        if source.not_told:
+            state["left_out_too"] = source.not_told
+    about = _ABOUT + (_LIST + ", ".join(missing) + "." if missing else "")
+    head: Json = {
+        "openapi": "3.1.0",
+        "info": {"title": "Bakery Gateway", "version": __version__, "description": about},
+        "servers": [{"url": "/"}],
+        "x-services": states,
+    }
+    return merge(head, sources, SCHEMES), not missing
+
+
+def _routed(trie: Trie[RouteRow], service: str | None) -> Routed:
+    def routed(path: str) -> Mapping[str, RouteRow]:
+        routes, _ = trie.match(path.encode())
+        return {method: row for method, row in (routes or {}).items() if row.service == service}
+
+    return routed
