@@ -228,13 +228,13 @@ class Gateway:
     def _compile(self, row: RouteRow) -> Route:
         return self._route(row, row.pattern, self._handler_for(row))
 
-    def _refusing(self, template: str, problem: Problem) -> Route:
-        """A route that answers with `problem` whoever passes its stages."""
+    def _refusing(self, template: str, problem: Problem, admin: bool) -> Route:
+        """A route that answers with `problem` whoever passes its stages, those of `admin` routes if it is for them alone."""
 
         async def refuse(x: Exchange) -> None:
             raise GatewayError(problem)
 
-        row = RouteRow(pattern=template, public=True, always_writable=True)
+        row = RouteRow(pattern=template, public=True, always_writable=True, admin=admin)
         return self._route(row, template, refuse)
 
     def _route(self, row: RouteRow, template: str, handler: Handler) -> Route:

@@ -22,6 +22,7 @@ from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
+from kernel.identity.stamp import Stamp
 from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
@@ -66,14 +67,11 @@ def baseline_headers(settings: Settings) -> HeaderList:
 
 def key_set(settings: Settings) -> KeySet:
     """The local keys. Raises `KeyConfigError`."""
-    keys: list[Key] = []
+    keys: list[Key] = [secret_key(secret) for secret in settings.jwt_secret_keys]
     if settings.jwt_service_public_key:
-        keys += load_public_keys(settings.jwt_service_public_key, settings.jwt_algorithm)
-        for key in keys:
-            key.access = False
+        keys += load_public_keys(settings.jwt_service_public_key, settings.jwt_algorithm, service=True)
     if settings.jwt_public_key:
         keys += load_public_keys(settings.jwt_public_key, settings.jwt_algorithm)
-    keys += [secret_key(secret) for secret in settings.jwt_secret_keys]
     return KeySet(keys, provisional=settings.provisional_keys)
 
 
@@ -163,13 +161,15 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         signer = Signer(settings.jwt_secret_keys[0], "HS256")
         minter = Minter(signer, issuer=settings.jwt_issuer[0], audience=settings.jwt_audience)
     client = ServiceClient(upstreams, minter.token if minter else None)
+    # Without a secret that the gateways share, each worker finds out for itself.
+    stamp = Stamp(settings.jwt_secret_keys) if settings.jwt_secret_keys else None
     authority, key_upstreams = make_authority(
-        settings, verifier, store, metrics, telemetry.log, client, make_upstream
+        settings, verifier, store, metrics, telemetry.log, client, make_upstream, stamp
     )
     metrics.register_source("authority", authority.families)
     revocations = Revocations(store)
     metrics.register_source("revocations", revocations.families)
-    tenants = Tenants(store, client)
+    tenants = Tenants(store, client, stamp)
     demo = DemoSessions(store, client)
     tickets = Tickets(store, verifier)
     metrics.register_source("tickets", tickets.families)

@@ -13,7 +13,7 @@ from kernel.http.problems import GatewayError
 from kernel.identity.authority import Authority
 from kernel.identity.jwks import JwksSource
 from kernel.identity.keys import KeySet
-from kernel.identity.l2_cache import Stamp
+from kernel.identity.stamp import Stamp
 from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
 from kernel.identity.shared_refresh import SharedRefresh
@@ -53,6 +53,7 @@ def make_authority(
     log: Log,
     client: ServiceClient,
     make_upstream: MakeUpstream,
+    stamp: Stamp | None,
 ) -> tuple[Authority, list[Upstream]]:
     """The authority, and the upstreams of its key sets, which the caller closes."""
     upstreams = [make_upstream("jwks", (source.url,)) for source in settings.jwt_jwks_url]
@@ -76,8 +77,6 @@ def make_authority(
         return await ask("refresh", {"refresh_token": token}, token)
 
     remote = RemoteVerifier(verifier, verify) if asks_auth(settings) else None
-    # Without a secret that the gateways share, each worker verifies for itself.
-    stamp = Stamp(settings.jwt_secret_keys) if settings.jwt_secret_keys else None
     authority = Authority(verifier, store, metrics, sources=sources, remote=remote, stamp=stamp)
     authority.refresh_with(
         Refresher(verifier, SharedRefresh(store, by_body), authority.verify),

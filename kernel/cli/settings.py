@@ -36,15 +36,20 @@ def usable_keys(settings: Settings, given: frozenset[str]) -> Iterator[ConfigErr
     from kernel.identity.keys import KeyConfigError, secret_key  # noqa: PLC0415
     from kernel.identity.pem import load_public_keys  # noqa: PLC0415
 
+    loaded: list[set[str]] = []
     for name, given_keys, example in (
         ("JWT_PUBLIC_KEY", settings.jwt_public_key, "/run/keys/jwt_public.pem"),
         ("JWT_SERVICE_PUBLIC_KEY", settings.jwt_service_public_key, "/run/keys/services_public.pem"),
     ):
         if given_keys is not None:
             try:
-                load_public_keys(given_keys, settings.jwt_algorithm)
+                loaded.append({key.digest for key in load_public_keys(given_keys, settings.jwt_algorithm)})
             except KeyConfigError as error:
                 yield ConfigError(name, str(error), example)
+    # SECURITY: whoever signs for users could make services, which are admins everywhere.
+    if len(loaded) > 1 and loaded[0] & loaded[1]:
+        problem = "has a key of JWT_PUBLIC_KEY: users' tokens and services' are signed with different keys"
+        yield ConfigError("JWT_SERVICE_PUBLIC_KEY", problem, "/run/keys/services_public.pem")
     for secret in settings.jwt_secret_keys:
         if len(secret.encode()) >= 32:
             try:

@@ -3,7 +3,7 @@
 In this order, each costing more than the one before:
 1. the worker's own cache (a dict hit, asked by whoever has the token: `cached`),
 2. the second-level cache in the store, filled by whichever worker verified the token first,
-3. the local keys; an unknown `kid` has the key sets fetched, at most once a minute,
+3. the local keys; an unknown `kid` has its issuer's key sets fetched, at most once in five seconds,
 4. without a local key for users: the auth service's word.
 
 An expired token whose signature is good can be exchanged for a new one with a refresh token.
@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from kernel.http.problems import AUTH_UNAVAILABLE, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE, GatewayError
-from kernel.identity.claims import decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.identity import Identity
 from kernel.identity.jwks import JwksSource
-from kernel.identity.jws import parse, parse_head
-from kernel.identity.l2_cache import Stamp, encode, fingerprint, lifetime, restore
+from kernel.identity.jws import parse
+from kernel.identity.l2_cache import encode, fingerprint, lifetime, restore
 from kernel.identity.refresh import Refreshed, Refresher
 from kernel.identity.remote import RemoteVerifier
+from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import auth_token
@@ -97,9 +97,13 @@ class Authority:
         try:
             identity = await self._prove(token)
         except TokenError as error:
-            if not self.sources or not self._names_unknown_key(token, error):
+            if not self.sources or error.kind not in (TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE):
                 raise
-            if not await self._seek():
+            # With a bad signature: keys without a name were tried for want of the one that the token names.
+            wanted = self.verifier.may_learn(parse(token))
+            if wanted is None:
+                raise
+            if not await self._seek(*wanted):
                 if not self.ready:
                     raise GatewayError(AUTH_UNAVAILABLE("No keys have been loaded yet.")) from None
                 raise
@@ -141,20 +145,9 @@ class Authority:
     async def _prove(self, token: bytes) -> Identity:
         return await self._remote.verify(token) if self._remote else self.verifier.verify(token)
 
-    def _names_unknown_key(self, token: bytes, error: TokenError) -> bool:
-        """Whether a fresh key set might change the verdict."""
-        if error.kind is TOKEN_KEY_UNKNOWN:
-            return True
-        if error.kind is not TOKEN_SIGNATURE:
-            return False
-        # Keys without a name were tried for want of the one that the token names.
-        header = decode_header(parse_head(parse(token).head))
-        keys = self.verifier.keys
-        known = header.kid is None or keys.named(header.alg, header.kid)
-        return not known and header.alg in keys.open_algorithms
-
-    async def _seek(self) -> bool:
-        return any(await asyncio.gather(*(source.seek() for source in self.sources)))
+    async def _seek(self, kid: str | None, issuer: str | None) -> bool:
+        sources = [source for source in self.sources if source.issuer in (None, issuer)]
+        return any(await asyncio.gather(*(source.seek(kid) for source in sources)))
 
     async def _recall(self, token: bytes) -> Identity | None:
         """What some worker verified. The store's trouble is never the client's."""

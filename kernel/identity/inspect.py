@@ -67,7 +67,7 @@ def _signature(compact: Compact, verifier: Verifier, findings: list[Finding]) ->
         return None
     findings.append(Finding("ok", "header", _text(header), ""))
     try:
-        candidates = verifier.keys.candidates(header.alg, header.kid)
+        candidates = verifier.candidates(compact)
     except TokenError as error:
         findings.append(_refused("key", _text({"alg": header.alg, "kid": header.kid}), error))
         return None

@@ -21,7 +21,11 @@ from kernel.primitives.single_flight import SingleFlight
 
 MAX_JWKS_BYTES = 262_144
 MAX_JWKS_KEYS = 64
-_SEEK_INTERVAL = 60.0
+# Seconds between fetches for the sake of an unknown `kid`, and until one that a fetch did not bring may ask again: at first,
+# and at most.
+_SEEK_INTERVAL = 5.0
+_LONGEST_PAUSE = 60.0
+_MAX_SOUGHT = 256
 _FIRST_RETRY = 1.0
 
 Fetch = Callable[[], Awaitable[bytes]]
@@ -111,14 +115,14 @@ def parse_jwks(raw: bytes, *, rsa: str = "RS256", issuer: str | None = None) -> 
 class JwksSource:
     """Keeps `keys` supplied from one address. `fetch` gives the body of a 200 answer or raises.
 
-    `interval` and `timeout` are seconds; `patience` is how long after its start a fetch may hold up the requests whose
-    `kid` is unknown. `clock` is monotonic seconds. `fetched(source)` is called after every fetch. `loads` (those
-    that brought keys), `failures` and `last_error` are for health and metrics.
+    `issuer` is the only `iss` the keys are for, None: any. `interval` and `timeout` are seconds; `patience` is how long after
+    its start a fetch may hold up the requests whose `kid` is unknown. `clock` is monotonic seconds. `fetched(source)` is
+    called after every fetch. `loads` (those that brought keys), `failures` and `last_error` are for health and metrics.
     """
 
     __slots__ = (
-        "_clock", "_fetch", "_fetched", "_flight", "_interval", "_issuer", "_keys", "_patience", "_rsa", "_sought",
-        "_started", "_timeout", "failures", "fetches", "last_error", "loads", "name",
+        "_clock", "_fetch", "_fetched", "_flight", "_interval", "_keys", "_patience", "_pauses", "_rsa", "_sought",
+        "_started", "_timeout", "_timer", "failures", "fetches", "issuer", "last_error", "loads", "name",
     )  # fmt: skip
 
     def __init__(
@@ -140,19 +144,22 @@ class JwksSource:
         self._fetch = fetch
         self._keys = keys
         self._rsa = rsa if rsa.startswith(("RS", "PS")) else "RS256"
-        self._issuer = issuer
+        self.issuer = issuer
         self._interval = interval
         self._timeout = timeout
         self._patience = patience
         self._clock = clock
         self._flight: SingleFlight[str, bool] = SingleFlight()
         self._sought = float("-inf")
+        # An unknown `kid` -> when it may have the keys fetched again, and the pause after that.
+        self._pauses: dict[str | None, tuple[float, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._started = 0.0
         self.fetches = 0
         self.loads = 0
         self.failures = 0
         self.last_error = ""
-        keys.open_algorithms |= ASYMMETRIC
+        keys.expect(issuer)
 
     @property
     def loaded(self) -> bool:
@@ -173,15 +180,23 @@ class JwksSource:
         """Fetch now, or join the fetch under way; True when good keys were taken over. Never raises."""
         return asyncio.shield(self._launch())
 
-    async def seek(self) -> bool:
-        """Look for a `kid` that is unknown: at most one fetch a minute. True when the keys are worth trying again.
+    async def seek(self, kid: str | None) -> bool:
+        """Look for an unknown `kid`. True when the keys are worth trying again.
+
+        One fetch in five seconds at most. Who comes too early is answered at once, and the fetch made when its time has
+        come: a key just put in use is known within five seconds, whatever was invented before. A `kid` that a fetch did not
+        bring may ask again after 5, 10, 20, ... seconds, up to a minute: invented ones cost little, however often they come.
 
         Waits for a fetch until `patience` after its start, so that a hanging address costs nobody more.
         """
         now = self._clock()
         task = self._flight.running("")
         if task is None:
-            if now - self._sought < _SEEK_INTERVAL:
+            early = self._sought + _SEEK_INTERVAL - now
+            if self._timer is not None or not self._pays(kid, now + max(0.0, early)):
+                return False
+            if early > 0:
+                self._timer = asyncio.get_running_loop().call_later(early, self._seek_late)
                 return False
             self._sought = now
             task = self._launch()
@@ -190,6 +205,20 @@ class JwksSource:
             return False
         done, _ = await asyncio.wait({task}, timeout=remaining)
         return bool(done) and not task.cancelled() and task.result()
+
+    def _pays(self, kid: str | None, moment: float) -> bool:
+        """Whether `kid` may have the keys fetched at `moment`; then it may not again for a while."""
+        due, pause = self._pauses.pop(kid, (moment, _SEEK_INTERVAL))
+        if len(self._pauses) >= _MAX_SOUGHT:
+            del self._pauses[next(iter(self._pauses))]
+        pays = due <= moment
+        self._pauses[kid] = (moment + pause, min(2 * pause, _LONGEST_PAUSE)) if pays else (due, pause)
+        return pays
+
+    def _seek_late(self) -> None:
+        self._timer = None
+        self._sought = self._clock()
+        self._launch()
 
     def _launch(self) -> asyncio.Task[bool]:
         if self._flight.running("") is None:
@@ -201,7 +230,7 @@ class JwksSource:
         try:
             async with asyncio.timeout(self._timeout):
                 raw = await self._fetch()
-            keys = parse_jwks(raw, rsa=self._rsa, issuer=self._issuer)
+            keys = parse_jwks(raw, rsa=self._rsa, issuer=self.issuer)
         except Exception as error:
             # Whatever the client library raises: the last good keys stay, and the loop goes on.
             self.failures += 1
@@ -215,4 +244,6 @@ class JwksSource:
         return True
 
     async def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         await self._flight.close()

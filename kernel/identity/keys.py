@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -23,6 +24,7 @@ from jwt.exceptions import InvalidKeyError
 from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 from kernel.identity.errors import TokenError
 
+_Slot = TypeVar("_Slot")
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | Ed448PublicKey
 
 ASYMMETRIC = frozenset(
@@ -31,7 +33,7 @@ ASYMMETRIC = frozenset(
 SYMMETRIC = frozenset(("HS256", "HS384", "HS512"))
 
 _RSA_BITS = range(2048, 8193)  # a longer modulus makes each verification a burden
-_MAX_TRIED = 4  # signatures computed for one token that names no key
+MAX_TRIED = 4  # signatures of one source's keys that are computed for one token
 
 
 class KeyConfigError(ValueError):
@@ -50,21 +52,33 @@ class Key:
     """One key bound to one algorithm.
 
     `kid` None matches tokens of any `kid` that no named key claims. `access` tells whether it may sign users' tokens,
-    `issuer` the only `iss` it may sign for (None: any configured one). `digest` (of a public key its RFC 7638
-    thumbprint) and `trust` (the same with the algorithm) identify the key without revealing it.
+    `service` whether services'; `issuer` is the only `iss` it may sign for (None: any configured one). `digest` (of a public
+    key its RFC 7638 thumbprint) names the key without revealing it, `trust` the key with all that it may do.
     """
 
-    __slots__ = ("_material", "_verify", "access", "algorithm", "digest", "issuer", "kid", "trust")
+    __slots__ = ("_material", "_verify", "access", "algorithm", "digest", "issuer", "kid", "service", "trust")
 
     def __init__(
-        self, alg: str, material: Any, digest: str, *, kid: str | None, access: bool, issuer: str | None
+        self,
+        alg: str,
+        material: Any,
+        digest: str,
+        *,
+        kid: str | None,
+        access: bool,
+        service: bool,
+        issuer: str | None,
     ) -> None:
         self.algorithm = alg
         self.kid = kid
         self.access = access
+        self.service = service
         self.issuer = issuer
         self.digest = digest
-        self.trust = f"{alg}:{digest}"
+        # SECURITY: what another issuer publishes as its own, our public keys included, is another trust.
+        self.trust = f"{alg}:{digest}" + ("" if issuer is None else f"@{issuer}")
+        if service and alg in ASYMMETRIC:
+            self.trust += " for services"
         self._material = material
         self._verify: Callable[[bytes, Any, bytes], bool] = algorithm(alg).verify
 
@@ -76,8 +90,15 @@ class Key:
         return f"Key({self.trust}, kid={self.kid!r})"
 
 
-def public_key(alg: str, material: PublicKey, *, kid: str | None = None, issuer: str | None = None) -> Key:
-    """A key for users' and services' tokens. Raises `KeyConfigError` when `material` does not fit `alg`."""
+def public_key(
+    alg: str,
+    material: PublicKey,
+    *,
+    kid: str | None = None,
+    issuer: str | None = None,
+    service: bool = False,
+) -> Key:
+    """A key for users' tokens, or for services' alone. Raises `KeyConfigError` when `material` does not fit `alg`."""
     if alg not in ASYMMETRIC:
         raise KeyConfigError(f"algorithm {alg!r} takes no public key")
     implementation = algorithm(alg)
@@ -87,11 +108,12 @@ def public_key(alg: str, material: PublicKey, *, kid: str | None = None, issuer:
         raise KeyConfigError(f"a {_family(material)} key does not fit algorithm {alg}") from None
     if isinstance(material, RSAPublicKey) and material.key_size not in _RSA_BITS:
         raise KeyConfigError(f"an RSA key of {material.key_size} bits is refused: use 2048 to 8192")
-    return Key(alg, prepared, thumbprint(implementation, material), kid=kid, access=True, issuer=issuer)
+    digest = thumbprint(implementation, material)
+    return Key(alg, prepared, digest, kid=kid, access=not service, service=service, issuer=issuer)
 
 
 def secret_key(secret: str, alg: str = "HS256", *, access: bool = False) -> Key:
-    """A shared secret, by default for service tokens only. Raises `KeyConfigError`."""
+    """A shared secret, for services' tokens and by default for no others. Raises `KeyConfigError`."""
     if alg not in SYMMETRIC:
         raise KeyConfigError(f"algorithm {alg!r} takes no shared secret")
     raw = secret.encode()
@@ -102,7 +124,7 @@ def secret_key(secret: str, alg: str = "HS256", *, access: bool = False) -> Key:
             "an empty text, public key, certificate or JWK cannot be a shared secret"
         ) from None
     digest = hmac.new(raw, b"bakery-gateway key id", hashlib.sha256).hexdigest()[:32]
-    return Key(alg, material, digest, kid=None, access=access, issuer=None)
+    return Key(alg, material, digest, kid=None, access=access, service=True, issuer=None)
 
 
 def thumbprint(implementation: Algorithm, material: PublicKey) -> str:
@@ -120,16 +142,53 @@ def _family(material: object) -> str:
     return "Ed25519/Ed448" if isinstance(material, Ed25519PublicKey | Ed448PublicKey) else "foreign"
 
 
+class _Choice:
+    """The keys among which a token of one issuer chooses; `unnamed` are for any `kid` that no key claims."""
+
+    __slots__ = ("by_algorithm", "by_kid", "unnamed")
+
+    def __init__(self, sources: Iterable[Iterable[Key]]) -> None:
+        self.by_kid: dict[tuple[str, str], tuple[Key, ...]] = {}
+        self.by_algorithm: dict[str, tuple[Key, ...]] = {}
+        self.unnamed: dict[str, tuple[Key, ...]] = {}
+        for keys in sources:
+            named: defaultdict[tuple[str, str], list[Key]] = defaultdict(list)
+            usable: defaultdict[str, list[Key]] = defaultdict(list)
+            unnamed: defaultdict[str, list[Key]] = defaultdict(list)
+            for key in keys:
+                # A key is also known by its thumbprint, which many issuers use as `kid`.
+                for name in {key.kid or key.digest, key.digest}:
+                    named[key.algorithm, name].append(key)
+                usable[key.algorithm].append(key)
+                if key.kid is None:
+                    unnamed[key.algorithm].append(key)
+            _add(self.by_kid, named)
+            _add(self.by_algorithm, usable)
+            _add(self.unnamed, unnamed)
+
+
+def _add(choice: dict[_Slot, tuple[Key, ...]], found: Mapping[_Slot, list[Key]]) -> None:
+    # Each source has its own share of tries: one that has many keys does not crowd out the others'. Secrets cost nothing.
+    for slot, keys in found.items():
+        tried = keys if keys[0].algorithm in SYMMETRIC else keys[:MAX_TRIED]
+        choice[slot] = (*choice.get(slot, ()), *tried)
+
+
 class KeySet:
-    """The keys now trusted: those of the configuration, and those of sources that may change (JWKS)."""
+    """The keys now trusted: those of the configuration, and those of sources that may change (JWKS).
+
+    `issuers` are those for which some key, or some source's keys, are kept apart: a token of one of them chooses among its
+    own and the keys of any issuer, every other token among the latter. SECURITY: so what a partner publishes, be it our
+    `kid`, is never tried for a token of ours.
+    """
 
     __slots__ = (
-        "_by_algorithm",
-        "_by_kid",
+        "_choices",
         "_configured",
         "_listeners",
+        "_open",
         "_sources",
-        "open_algorithms",
+        "issuers",
         "provisional",
         "trusted",
     )
@@ -140,21 +199,28 @@ class KeySet:
         self._configured = tuple(keys)
         self._sources: dict[str, tuple[Key, ...]] = {}
         self._listeners: list[Callable[[], None]] = []
-        # Algorithms a source may yet bring a key for: an unknown `kid` with one of them is worth a fetch.
-        self.open_algorithms: frozenset[str] = frozenset()
+        # Issuers of sources that may yet bring a key for any algorithm of ASYMMETRIC; None: for any issuer.
+        self._open: set[str | None] = set()
         self._index()
 
     def _index(self) -> None:
-        everything = [*self._configured, *(key for keys in self._sources.values() for key in keys)]
-        self._by_kid: dict[tuple[str, str], tuple[Key, ...]] = {}
-        self._by_algorithm: dict[str, tuple[Key, ...]] = {}
-        for key in everything:
-            # A key is also known by its thumbprint, which many issuers use as `kid`.
-            for name in {key.kid or key.digest, key.digest}:
-                slot = (key.algorithm, name)
-                self._by_kid[slot] = (*self._by_kid.get(slot, ()), key)[:_MAX_TRIED]
-            self._by_algorithm[key.algorithm] = (*self._by_algorithm.get(key.algorithm, ()), key)
+        users = [key for key in self._configured if key.access]
+        services = [key for key in self._configured if not key.access]
+        sources = (users, services, *self._sources.values())
+        everything = [key for keys in sources for key in keys]
+        self.issuers = frozenset(
+            issuer for issuer in (*(key.issuer for key in everything), *self._open) if issuer is not None
+        )
+        self._choices: dict[str | None, _Choice] = {
+            issuer: _Choice([key for key in keys if key.issuer in (None, issuer)] for keys in sources)
+            for issuer in (None, *self.issuers)
+        }
         self.trusted: dict[str, Key] = {key.trust: key for key in everything}
+
+    def expect(self, issuer: str | None) -> None:
+        """A source may bring keys at any time, for `issuer` or (None) for all: an unknown `kid` is worth a fetch."""
+        self._open.add(issuer)
+        self._index()
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever the keys change: what was verified with the old ones is to be forgotten."""
@@ -165,9 +231,7 @@ class KeySet:
         new = tuple(keys)
         old = self._sources.get(source, ())
         self._sources[source] = new
-        if {(k.kid, k.algorithm, k.trust, k.issuer) for k in old} == {
-            (k.kid, k.algorithm, k.trust, k.issuer) for k in new
-        }:
+        if {(k.kid, k.trust) for k in old} == {(k.kid, k.trust) for k in new}:
             return
         self._index()
         for listener in self._listeners:
@@ -178,31 +242,36 @@ class KeySet:
 
     @property
     def algorithms(self) -> frozenset[str]:
-        return frozenset(self._by_algorithm)
+        return frozenset(key.algorithm for key in self.trusted.values())
 
     @property
     def verifies_users(self) -> bool:
         """Whether any local key may vouch for a user (else the auth service must be asked)."""
         return not self.provisional and any(key.access for key in self.trusted.values())
 
-    def named(self, alg: str, kid: str) -> bool:
-        """Whether a key for `alg` has this `kid`."""
-        return (alg, kid) in self._by_kid
+    def _choice(self, issuer: str | None) -> _Choice:
+        return self._choices.get(issuer) or self._choices[None]
 
-    def candidates(self, alg: str, kid: str | None) -> tuple[Key, ...]:
-        """The keys that may have signed a token with this header, at most four.
+    def may_come(self, alg: str, kid: str | None, issuer: str | None) -> bool:
+        """Whether a fetch may bring the key that a token with this header and `iss` names."""
+        if alg not in ASYMMETRIC or not (None in self._open or issuer in self._open):
+            return False
+        choice = self._choice(issuer)
+        return (alg, kid) not in choice.by_kid if kid is not None else alg not in choice.by_algorithm
+
+    def candidates(self, alg: str, kid: str | None, issuer: str | None = None) -> tuple[Key, ...]:
+        """The keys that may have signed a token with this header and `iss`, at most four of each source.
 
         Raises `TokenError`: TOKEN_ALGORITHM when no key may use `alg`, TOKEN_KEY_UNKNOWN when none has this `kid`.
         """
+        choice = self._choice(issuer)
         if kid is not None:
-            named = self._by_kid.get((alg, kid))
+            named = choice.by_kid.get((alg, kid))
             if named is not None:
                 return named
-        usable = self._by_algorithm.get(alg, ())
-        if kid is not None:
-            usable = tuple(key for key in usable if key.kid is None)
+        usable = (choice.by_algorithm if kid is None else choice.unnamed).get(alg)
         if usable:
-            return usable[:_MAX_TRIED]
-        if alg in self._by_algorithm or alg in self.open_algorithms:
+            return usable
+        if alg in self.algorithms or (self._open and alg in ASYMMETRIC):
             raise TokenError(TOKEN_KEY_UNKNOWN)
         raise TokenError(TOKEN_ALGORITHM)

@@ -4,14 +4,12 @@ Stored are the claims we use and the key that vouched for them, never the token.
 signature is checked again, with the keys and the policy of that moment.
 
 SECURITY: what is read there is believed without a signature, so it carries a code that only gateways can make, for this very
-token: whoever can write to the store must not be able to become anybody.
+token (see stamp.py): whoever can write to the store must not be able to become anybody.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-from collections.abc import Sequence
 
 import msgspec
 from msgspec import Struct
@@ -39,33 +37,6 @@ _decoder = msgspec.json.Decoder(Record)
 def fingerprint(token: bytes) -> str:
     """SHA-256 of the whole token, hexadecimal: its name in the store."""
     return hashlib.sha256(token).hexdigest()
-
-
-class Stamp:
-    """Marks values as ours, with a key made from the first of `secrets`, which the gateways of a platform share. Marks of
-    the others are known: while a secret is changed, gateways with the old and the new one believe each other."""
-
-    __slots__ = ("_keys",)
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        about = b"bakery-gateway second-level cache"
-        self._keys = tuple(hmac.digest(secret.encode(), about, "sha256") for secret in secrets)
-
-    def put(self, name: str, value: bytes) -> bytes:
-        """`value` as it is stored for the token whose fingerprint is `name`."""
-        return b"%b:%b" % (_code(self._keys[0], name, value), value)
-
-    def take(self, name: str, stored: bytes) -> bytes | None:
-        """The value; None for what no gateway stored for this token."""
-        code, _, value = stored.partition(b":")
-        for key in self._keys:
-            if hmac.compare_digest(code, _code(key, name, value)):
-                return value
-        return None
-
-
-def _code(key: bytes, name: str, value: bytes) -> bytes:
-    return hmac.digest(key, b"%b:%b" % (name.encode(), value), "sha256").hex().encode()
 
 
 def lifetime(identity: Identity, now: float) -> int:

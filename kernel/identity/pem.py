@@ -11,7 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from kernel.identity.keys import Key, KeyConfigError, PublicKey, public_key
+from kernel.identity.keys import MAX_TRIED, Key, KeyConfigError, PublicKey, public_key
 
 # RFC 7468 section 2: text outside the encapsulation boundaries is explanatory; we read `kid: NAME` in it.
 _BLOCK = re.compile(
@@ -22,17 +22,25 @@ _LABELS = ("PUBLIC KEY", "RSA PUBLIC KEY")
 _MAX_FILE_BYTES = 65536
 
 
-def load_public_keys(value: str, alg: str, base: Path | None = None) -> tuple[Key, ...]:
-    """The keys of a `JWT_PUBLIC_KEY` value, all for `alg`. Raises `KeyConfigError`.
+def load_public_keys(
+    value: str, alg: str, base: Path | None = None, *, service: bool = False
+) -> tuple[Key, ...]:
+    """The keys of a `JWT_PUBLIC_KEY` value (`service`: of `JWT_SERVICE_PUBLIC_KEY`), all for `alg`. Raises `KeyConfigError`.
 
     The value is PEM text of one or more keys (line feeds may be written `\\n`), or files separated by commas, each
     `[kid=]path` relative to `base`. In PEM text and files a line `kid: NAME` names the key that follows.
     """
-    if "-----BEGIN" in value:
-        return _from_text(value.replace("\\n", "\n"), alg, None)
     keys: list[Key] = []
-    for path, kid in _files(value, base):
-        keys.extend(_from_text(_text(path), alg, kid))
+    if "-----BEGIN" in value:
+        keys.extend(_from_text(value.replace("\\n", "\n"), alg, None, service))
+    else:
+        for path, kid in _files(value, base):
+            keys.extend(_from_text(_text(path), alg, kid, service))
+    unnamed = sum(key.kid is None for key in keys)
+    if unnamed > MAX_TRIED:
+        raise KeyConfigError(
+            f"{unnamed} keys have no kid, and a token is tried with {MAX_TRIED} at most: name them"
+        )
     return tuple(keys)
 
 
@@ -69,7 +77,7 @@ def _text(path: Path) -> str:
     return text.decode("ascii", "replace")
 
 
-def _from_text(text: str, alg: str, kid: str | None) -> tuple[Key, ...]:
+def _from_text(text: str, alg: str, kid: str | None, service: bool) -> tuple[Key, ...]:
     keys: list[Key] = []
     for block in _BLOCK.finditer(text):
         if "PRIVATE" in block["label"]:
@@ -82,7 +90,8 @@ def _from_text(text: str, alg: str, kid: str | None) -> tuple[Key, ...]:
             material = serialization.load_pem_public_key(pem.encode())
         except (ValueError, UnsupportedAlgorithm):
             raise KeyConfigError("the PEM text cannot be decoded") from None
-        keys.append(public_key(alg, cast("PublicKey", material), kid=named[1] if named else kid))
+        name = named[1] if named else kid
+        keys.append(public_key(alg, cast("PublicKey", material), kid=name, service=service))
     if not keys:
         raise KeyConfigError("no PEM block found")
     return tuple(keys)

@@ -71,6 +71,13 @@ def check_type(policy: Policy, claims: Claims, key: Signer, _now: float) -> None
     # SECURITY: every service holds the shared secret; none of them may speak for a user.
     if kind == "access" and key is not None and not key.access:
         raise TokenError(TOKEN_ALGORITHM, "This key signs service tokens only.")
+    # SECURITY: a service is an admin everywhere. Whoever signs for users, a partner say, makes none; nor does the auth
+    # service's word, which may rest on such a key.
+    if kind == "service" and (key is None or not key.service):
+        raise TokenError(
+            TOKEN_ALGORITHM,
+            "Service tokens are signed with JWT_SECRET_KEY or a key of JWT_SERVICE_PUBLIC_KEY.",
+        )
 
 
 def check_subject(policy: Policy, claims: Claims, _key: Signer, _now: float) -> None:

@@ -92,7 +92,7 @@ class RemoteVerifier:
         if not keys.provisional or header.alg not in ASYMMETRIC:
             return True
         try:
-            self._verifier.signer(compact, keys.candidates(header.alg, header.kid))
+            self._verifier.signer(compact, self._verifier.candidates(compact))
         except TokenError:
             return False
         return True

@@ -1,7 +1,7 @@
 """The verifier: from a token's bytes to an `Identity`.
 
-Order of work: size and shape, header, key, signature, claims' types, policy, expiry. Nothing of the payload is looked
-at before the signature is good.
+Order of work: size and shape, header, key, signature, claims' types, policy, expiry. Of the payload nothing is looked at
+before the signature is good, but for `iss` where issuers have keys of their own: it says which keys to try.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from kernel.http.problems import TOKEN_SIGNATURE
+import msgspec
+from msgspec import Struct
+
+from kernel.http.problems import TOKEN_ISSUER, TOKEN_SIGNATURE
 from kernel.identity.cache import IdentityCache, Refusals
 from kernel.identity.claims import Claims, decode_claims, decode_header
 from kernel.identity.errors import TokenError
@@ -21,6 +24,13 @@ from kernel.identity.policy import Policy, identify
 __all__ = ["TokenError", "Verifier"]
 
 _HEADERS = 64
+
+
+class _Issuer(Struct, frozen=True):
+    iss: str | None = None
+
+
+_issuer_decoder = msgspec.json.Decoder(_Issuer)
 
 
 class Verifier:
@@ -47,7 +57,7 @@ class Verifier:
         # PERF: bound once, a call to the cache and not to a method that calls it (0.1 us).
         self.cached: Callable[[bytes], Identity | None] = self.cache.get
         self.refusals = Refusals()
-        self._headers: dict[bytes, tuple[Key, ...]] = {}
+        self._headers: dict[tuple[bytes, str | None], tuple[Key, ...]] = {}
         keys.on_change(self.forget)
 
     def forget(self) -> None:
@@ -61,8 +71,9 @@ class Verifier:
         now = self.clock()
         self.refusals.check(token, now)
         compact = parse(token)
+        issuer = self._issuer(compact)
         # PERF: headers that have led to a good signature are few; finding one again saves 6 us.
-        candidates = self._headers.get(compact.head) or self.candidates(compact.head)
+        candidates = self._headers.get((compact.head, issuer)) or self._candidates(compact.head, issuer)
         try:
             key = self.signer(compact, candidates)
             identity = self.admit(decode_claims(compact.payload), key, key.trust)
@@ -70,14 +81,35 @@ class Verifier:
             self.refusals.remember(token, error, now)
             raise
         if len(self._headers) < _HEADERS:
-            self._headers[compact.head] = candidates
+            self._headers[compact.head, issuer] = candidates
         self.cache.put(token, identity)
         return identity
 
-    def candidates(self, head: bytes) -> tuple[Key, ...]:
-        """The keys that a token with this header segment may be signed with. Raises `TokenError`."""
+    def candidates(self, compact: Compact) -> tuple[Key, ...]:
+        """The keys that a token may be signed with by its header and issuer. Raises `TokenError`."""
+        return self._candidates(compact.head, self._issuer(compact))
+
+    def may_learn(self, compact: Compact) -> tuple[str | None, str | None] | None:
+        """The `kid` and the issuer of a token whose key a fetch of key sets may bring; None for others."""
+        header = decode_header(parse_head(compact.head))
+        issuer = self._issuer(compact)
+        return (header.kid, issuer) if self.keys.may_come(header.alg, header.kid, issuer) else None
+
+    def _candidates(self, head: bytes, issuer: str | None) -> tuple[Key, ...]:
         header = decode_header(parse_head(head))
-        return self.keys.candidates(header.alg, header.kid)
+        return self.keys.candidates(header.alg, header.kid, issuer)
+
+    def _issuer(self, compact: Compact) -> str | None:
+        """The `iss` that a token's payload gives itself, where that decides which keys are tried."""
+        if not self.keys.issuers:
+            return None
+        try:
+            issuer = _issuer_decoder.decode(compact.payload).iss
+        except (ValueError, RecursionError):
+            return None
+        if issuer is not None and issuer not in self.policy.issuers:
+            raise TokenError(TOKEN_ISSUER)
+        return issuer
 
     def signer(self, compact: Compact, candidates: tuple[Key, ...]) -> Key:
         """The key that signed. Raises `TokenError`: TOKEN_SIGNATURE."""

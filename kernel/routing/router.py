@@ -32,8 +32,10 @@ _KNOWN_LENGTH = 128
 class Router(Generic[RouteT]):
     """`match` never raises and always finds a route.
 
-    `compile_route(row)` makes the route of a row, `refuse(template, problem)` one that answers with a problem. Paths that
-    match nothing share one template.
+    `compile_route(row)` makes the route of a row, `refuse(template, problem, admin)` one that answers with a problem. Paths
+    that match nothing share one template.
+
+    SECURITY: `admin` refusals are for who may know of the route; a stranger must not learn of it by a wrong method or path.
     """
 
     __slots__ = ("_allow", "_bad", "_known", "_refuse", "_trie", "_unknown")
@@ -42,7 +44,7 @@ class Router(Generic[RouteT]):
         self,
         rows: tuple[RouteRow, ...],
         compile_route: Callable[[RouteRow], RouteT],
-        refuse: Callable[[str, Problem], RouteT],
+        refuse: Callable[[str, Problem, bool], RouteT],
     ) -> None:
         """Compile `rows`.
 
@@ -53,8 +55,8 @@ class Router(Generic[RouteT]):
         self._refuse = refuse
         for row in rows:
             self._trie.add(row.answered, row.pattern, compile_route(row))
-        self._unknown = refuse(UNMATCHED, ROUTE_UNKNOWN())
-        self._bad: dict[str, RouteT] = {}
+        self._unknown = refuse(UNMATCHED, ROUTE_UNKNOWN(), False)
+        self._bad: dict[tuple[str, bool], RouteT] = {}
         self._allow: dict[tuple[str, str], RouteT] = {}
         self._known: dict[bytes, tuple[dict[str, RouteT], tuple[bytes, ...]]] = {}
 
@@ -81,7 +83,7 @@ class Router(Generic[RouteT]):
                 path, row.pattern, row.allow_encoded_slash, lambda plain: self._trie.match(plain)[0] is routes
             )
             if wrong:
-                return self._bad_path(wrong), ()
+                return self._bad_path(wrong, row.admin), ()
         # With an encoded slash, another method's route may not allow it.
         if not (otherwise and has_encoded_slash(path)) and len(path) <= _KNOWN_LENGTH:
             if len(self._known) >= _KNOWN_LIMIT:
@@ -89,10 +91,10 @@ class Router(Generic[RouteT]):
             self._known[path] = routes, params
         return route, params
 
-    def _bad_path(self, wrong: str) -> RouteT:
-        route = self._bad.get(wrong)
+    def _bad_path(self, wrong: str, admin: bool = False) -> RouteT:
+        route = self._bad.get((wrong, admin))
         if route is None:
-            route = self._bad[wrong] = self._refuse(UNMATCHED, BAD_PATH(wrong))
+            route = self._bad[wrong, admin] = self._refuse(UNMATCHED, BAD_PATH(wrong), admin)
         return route
 
     def _wrong_method(self, routes: dict[str, RouteT]) -> RouteT:
@@ -101,5 +103,6 @@ class Router(Generic[RouteT]):
         route = self._allow.get((template, allow))
         if route is None:
             problem = METHOD_NOT_ALLOWED(f"Allowed here: {allow}.", ((b"allow", allow.encode()),))
-            route = self._allow[template, allow] = self._refuse(template, problem)
+            admin = all(each.row.admin for each in routes.values())
+            route = self._allow[template, allow] = self._refuse(template, problem, admin)
         return route

@@ -62,6 +62,8 @@ def make(state: State, row: RouteRow) -> Stage:
     header_limit = settings.max_header_bytes
     too_large = f"Target and headers may have at most {header_limit} bytes."
     body_limit = row.max_body or settings.max_body_bytes
+    # SECURITY: a stranger learns of an admin route by its limit; who may use it is told when the body is read.
+    announced_limit = settings.max_body_bytes if row.admin else body_limit
 
     def believe(x: Exchange, peer: str) -> None:
         """Take client, scheme, host and request id from a trusted proxy's headers, each from what that proxy itself said."""
@@ -124,8 +126,8 @@ def make(state: State, row: RouteRow) -> Stage:
         if x.content_length != -1:
             if x.content_length < 0:
                 return _BAD_FRAMING
-            if x.content_length > body_limit:
-                return BODY_TOO_LARGE(f"The body may have at most {body_limit} bytes.")
+            if x.content_length > announced_limit:
+                return BODY_TOO_LARGE(f"The body may have at most {announced_limit} bytes.")
         x.max_body = body_limit
         return None
 

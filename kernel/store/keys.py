@@ -40,7 +40,7 @@ def tenant_demo(tenant_id: str) -> str:
 
 
 def tenant_ancestors(tenant_id: str) -> str:
-    """String, JSON: what the tenant service said of the tenant's place. Not tracked: it is a cache."""
+    """String: what the tenant service said of the tenant's place, stamped. Not tracked: it is a cache."""
     return f"gateway:ancestors:{tenant_id}"
 
 

@@ -2,12 +2,15 @@
 
 Where a tenant stands is asked once and kept for five minutes in the store, half a minute in the worker. A denial rests on
 an answer of the last ten seconds only, so that a new outlet is reachable soon. Without an answer nobody is admitted.
+
+SECURITY: what the store says of it is stamped: whoever can write there could be the owner of every tenant.
 """
 
 from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Container
+from contextlib import suppress
 from functools import partial
 from time import time
 from typing import Annotated, Any, TypeVar
@@ -17,6 +20,7 @@ from msgspec import Meta, Struct
 
 from kernel.http.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.identity.claims import TenantId
+from kernel.identity.stamp import Stamp
 from kernel.primitives.single_flight import SingleFlight
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
@@ -81,11 +85,19 @@ def _unavailable() -> Problem:
 
 
 class Tenants:
-    """One a worker. `clock` gives Unix seconds."""
+    """One a worker. `clock` gives Unix seconds; without a `stamp` each worker asks the tenant service for itself."""
 
-    def __init__(self, store: Store, client: ServiceClient, *, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self,
+        store: Store,
+        client: ServiceClient,
+        stamp: Stamp | None,
+        *,
+        clock: Callable[[], float] = time,
+    ) -> None:
         self._store = store
         self._client = client
+        self._stamp = stamp
         self._clock = clock
         # What is known, and from when until when it may be used.
         self._places: dict[str, tuple[Place, float, float]] = {}
@@ -122,14 +134,18 @@ class Tenants:
 
     async def _recall(self, tenant: str) -> Place:
         """What any worker learnt in the last five minutes, or else the service's answer."""
-        try:
-            stored = await self._store.execute("GET", tenant_ancestors(tenant))
-            if stored is not None:
-                place = _place_decoder.decode(stored)
-                if 0 <= self._clock() - place.at < _STORE_SECONDS:
-                    return self._keep(tenant, place)
-        except (StoreError, ValueError, RecursionError):
-            pass
+        stamp = self._stamp
+        if stamp is not None:
+            name = tenant_ancestors(tenant)
+            try:
+                stored = await self._store.execute("GET", name)
+                raw = stamp.take(name, stored) if stored is not None else None
+                if raw is not None:
+                    place = _place_decoder.decode(raw)
+                    if 0 <= self._clock() - place.at < _STORE_SECONDS:
+                        return self._keep(tenant, place)
+            except (StoreError, ValueError, RecursionError):
+                pass
         return await self._ask(tenant)
 
     async def _ask(self, tenant: str) -> Place:
@@ -139,12 +155,12 @@ class Tenants:
             place = Place(asked)
         else:
             place = Place(asked, _decoded(_hierarchy_decoder, answer).ancestors)
-        seconds = _STORE_SECONDS if place.ancestors else _DENIAL_SECONDS
-        try:
-            encoded = msgspec.json.encode(place)
-            await self._store.execute("SET", tenant_ancestors(tenant), encoded, "EX", seconds)
-        except StoreError:
-            pass
+        if self._stamp is not None:
+            seconds = _STORE_SECONDS if place.ancestors else _DENIAL_SECONDS
+            name = tenant_ancestors(tenant)
+            value = self._stamp.put(name, msgspec.json.encode(place))
+            with suppress(StoreError):
+                await self._store.execute("SET", name, value, "EX", seconds)
         return self._keep(tenant, place)
 
     def _keep(self, tenant: str, place: Place) -> Place:

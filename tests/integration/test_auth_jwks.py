@@ -160,7 +160,7 @@ def test_two_issuers_sign_each_for_itself(start: Start, auth: AuthService) -> No
         assert stack.ask(token=access_token(kid="ours")).status == 200
         assert stack.ask(token=access_token("rsa-2", kid="theirs", iss="partner")).status == 200
         wrong = access_token("rsa-2", kid="theirs", iss="bakery-auth")
-        assert code(stack.ask(token=wrong)) == (401, "token-issuer")
+        assert code(stack.ask(token=wrong)) == (401, "token-key-unknown")
 
 
 def test_several_keys_of_the_configuration_are_told_apart_by_kid(start: Start, tmp_path: Path) -> None:

@@ -177,6 +177,30 @@ def test_admin_routes_do_not_exist_for_strangers(proxied: Stack, session_store: 
         client.delete("token:revoked:admin-routes-revoked")
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [
+        ("POST", b"/metrics", b""),
+        ("OPTIONS", b"/metrics", b""),
+        ("DELETE", b"/openapi.json", b""),
+        ("PUT", b"/docs", b""),
+        ("GET", b"/internal/v1/tenants/t/read-only", b""),
+        ("PUT", b"/internal/v1/tenants/t%2Fu/read-only", b""),
+        ("PUT", b"/internal/v1/platform/read-only", b"x" * 5000),
+        ("GET", b"/internal/v1/no-such-thing", b""),
+    ],
+)
+def test_a_stranger_learns_of_no_admin_route(proxied: Stack, method: str, target: bytes, body: bytes) -> None:
+    def ask(client: bytes) -> tuple[int, str | None]:
+        reply = proxied.ask(method, target, behind(client), body, token=None, host=HOST)
+        return reply.status, reply.header("allow")
+
+    assert ask(b"203.0.113.7") == (404, None)
+    if b"no-such" not in target:
+        # An operator is told what is wrong.
+        assert ask(b"10.3.4.5")[0] in {400, 401, 405}
+
+
 def metrics(port: int) -> str:
     return ask(port, request(target=b"/metrics")).body.decode()
 

@@ -10,13 +10,15 @@ import msgspec
 import pytest
 import redis
 
+from kernel.identity.stamp import Stamp
 from kernel.store.keys import tenant_ancestors
 from tests.support.office import Office
 from tests.support.poll import poll
 from tests.support.raw import Reply
 from tests.support.stack import Stack
-from tests.support.tokens import OTHER_TENANT, TENANT, access_token, service_token
+from tests.support.tokens import OTHER_TENANT, SECRET, TENANT, access_token, service_token
 
+STAMP = Stamp([SECRET])
 GROUP = TENANT
 ENTRY = {"id": GROUP, "role": "owner", "tier": "enterprise", "can_view_children": True}
 
@@ -127,8 +129,9 @@ def test_a_known_outlet_costs_no_call_and_the_store_tells_other_workers(
     assert office.asked(outlet) == 1
     key = tenant_ancestors(outlet)
     assert 290 <= int(str(redis_cli.ttl(key))) <= 300
-    stored = msgspec.json.decode(str(redis_cli.get(key)))
-    assert stored["ancestors"] == [f"{outlet}-region", GROUP]
+    stored = STAMP.take(key, str(redis_cli.get(key)).encode())
+    assert stored is not None
+    assert msgspec.json.decode(stored)["ancestors"] == [f"{outlet}-region", GROUP]
 
 
 def test_what_another_worker_learnt_is_believed_unless_it_denies(
@@ -137,13 +140,14 @@ def test_what_another_worker_learnt_is_believed_unless_it_denies(
 
     minute_ago = time.time() - 60
     key = tenant_ancestors(outlet)
-    redis_cli.set(key, msgspec.json.encode({"at": minute_ago, "ancestors": [GROUP]}))
+    redis_cli.set(key, STAMP.put(key, msgspec.json.encode({"at": minute_ago, "ancestors": [GROUP]})))
     assert visit(stack, outlet, group_token()).status == 200
     assert office.calls == []
     # An old denial may be out of date: the outlet may have joined the group since.
     late = f"{outlet}-late"
     office.ancestors[late] = [GROUP]
-    redis_cli.set(tenant_ancestors(late), msgspec.json.encode({"at": minute_ago, "ancestors": []}))
+    key = tenant_ancestors(late)
+    redis_cli.set(key, STAMP.put(key, msgspec.json.encode({"at": minute_ago, "ancestors": []})))
     assert visit(stack, late, group_token()).status == 200
     assert office.asked(late) == 1
 
@@ -154,6 +158,17 @@ def test_garbage_in_the_store_is_not_believed(
     redis_cli.set(tenant_ancestors(outlet), '{"at": "x"}')
     assert visit(stack, outlet, group_token()).status == 200
     assert office.asked(outlet) == 1
+
+
+def test_who_can_write_to_the_store_oversees_nobody_by_it(
+    stack: Stack, office: Office, redis_cli: redis.Redis
+) -> None:
+    stranger = "stranger-of-the-group"
+    office.ancestors[stranger] = []
+    redis_cli.set(tenant_ancestors(stranger), msgspec.json.encode({"at": time.time(), "ancestors": [GROUP]}))
+    reply = visit(stack, stranger, group_token())
+    assert (reply.status, code(reply)) == (403, "tenant-forbidden")
+    assert office.asked(stranger) == 1
 
 
 def test_many_at_once_ask_once(stack: Stack, office: Office, outlet: str) -> None:

@@ -16,9 +16,19 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_ISSUER, TOKEN_KEY_UNKNOWN
 from kernel.identity.jwks import JwksError, JwksSource, parse_jwks
 from kernel.identity.keys import KeySet, secret_key
+from kernel.identity.l2_cache import revive
 from kernel.identity.policy import Policy
 from kernel.identity.tokens import TokenError, Verifier
-from tests.support.tokens import ISSUER, SECRET, access_token, private_key
+from tests.support.tokens import (
+    ISSUER,
+    SECRET,
+    access_token,
+    forge,
+    private_key,
+    service_payload,
+    service_token,
+    signer,
+)
 
 FAMILIES: dict[str, Any] = {
     "rsa": RSAAlgorithm,
@@ -221,20 +231,53 @@ async def test_hanging_answer_is_given_up_and_delays_no_known_key() -> None:
     assert "TimeoutError" in source.last_error
 
 
-async def test_unknown_kid_storm_costs_one_fetch_a_minute() -> None:
+async def test_an_unknown_kid_asks_less_and_less_often() -> None:
+    source, _ = build(Address(b""))
+    # 5, 10, 20, 40, then 60 seconds apart.
+    asked = [second for second in range(241) if source._pays("x", float(second))]
+    assert asked == [0, 5, 15, 35, 75, 135, 195]
+    assert source._pays("y", 240.0)
+
+
+async def test_a_storm_of_one_unknown_kid_costs_one_fetch() -> None:
+    address = Address(document(jwk("rsa")))
+    source, _ = build(address, clock=Clock())
+    await source.refresh()
+    assert await asyncio.gather(*(source.seek("x") for _ in range(500))) == [True] * 500
+    assert address.calls == 2
+    assert await asyncio.gather(*(source.seek("x") for _ in range(500))) == [False] * 500
+    assert address.calls == 2
+    await source.close()
+
+
+async def test_a_real_key_is_known_five_seconds_after_whatever_was_invented(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kernel.identity.jwks._SEEK_INTERVAL", 0.05)
+    address = Address(document(jwk("rsa")))
+    source, verifier = build(address)
+    await source.refresh()
+    for number in range(300):
+        await source.seek(f"invented-{number}")
+    address.answer = document(jwk("rsa"), jwk("rsa-2"))
+    calls = address.calls
+    # It comes once, too early, and need not come again for its key to be fetched.
+    await source.seek("rsa-2")
+    await until(lambda: len(verifier.keys.trusted) == 3)
+    assert address.calls == calls + 1
+    await source.close()
+
+
+async def test_invented_kids_cost_one_fetch_in_five_seconds_together() -> None:
     clock = Clock()
     address = Address(document(jwk("rsa")))
     source, _ = build(address, clock=clock)
     await source.refresh()
-    assert await asyncio.gather(*(source.seek() for _ in range(500))) == [True] * 500
+    for number in range(1000):
+        await source.seek(f"invented-{number}")
+    # One at once; the next is made when its time has come.
     assert address.calls == 2
-    assert await asyncio.gather(*(source.seek() for _ in range(500))) == [False] * 500
-    clock.now += 59.9
-    assert not await source.seek()
-    assert address.calls == 2
-    clock.now += 0.2
-    assert await source.seek()
-    assert address.calls == 3
+    await source.close()
 
 
 async def test_new_kid_is_found_by_the_first_request_that_carries_it() -> None:
@@ -245,7 +288,7 @@ async def test_new_kid_is_found_by_the_first_request_that_carries_it() -> None:
     token = access_token("rsa-2", kid="rsa-2")
     with pytest.raises(TokenError):
         verifier.verify(token)
-    assert await source.seek()
+    assert await source.seek("rsa-2")
     assert verifier.verify(token).user_id == "user-1"
 
 
@@ -253,10 +296,10 @@ async def test_hanging_address_holds_up_unknown_kids_no_longer_than_patience() -
     clock = Clock()
     address = Address(hang)
     source, _ = build(address, clock=clock, patience=0.02, timeout=60.0)
-    assert not await source.seek()
+    assert not await source.seek("rsa-2")
     clock.now += 0.03
     with pytest.raises(StopIteration) as ended:  # later ones do not wait at all
-        source.seek().send(None)
+        source.seek("rsa-2").send(None)
     assert ended.value.value is False
     assert address.calls == 1
     await source.close()
@@ -284,7 +327,7 @@ async def test_request_that_leaves_does_not_cancel_the_fetch() -> None:
         return document(jwk("rsa"))
 
     source, verifier = build(Address(slow), patience=5.0)
-    waiter = asyncio.create_task(source.seek())
+    waiter = asyncio.create_task(source.seek("rsa-2"))
     await until(lambda: source.fetches == 1)
     waiter.cancel()
     await asyncio.gather(waiter, return_exceptions=True)
@@ -293,16 +336,71 @@ async def test_request_that_leaves_does_not_cancel_the_fetch() -> None:
     assert verifier.verify(access_token(kid="rsa")).user_id == "user-1"
 
 
-async def test_keys_bound_to_an_issuer_do_not_sign_for_the_other() -> None:
-    keys = KeySet()
-    verifier = Verifier(keys, Policy(issuers=frozenset((ISSUER, "other")), services=frozenset()))
-    await JwksSource("one", Address(document(jwk("rsa"))), keys, issuer=ISSUER).refresh()
-    await JwksSource("two", Address(document(jwk("rsa-2"))), keys, issuer="other").refresh()
-    assert verifier.verify(access_token("rsa", kid="rsa")).user_id == "user-1"
-    assert verifier.verify(access_token("rsa-2", kid="rsa-2", iss="other")).user_id == "user-1"
+PARTNER = "https://partner.example"
+
+
+async def two_issuers(ours: bytes, theirs: bytes) -> Verifier:
+    keys = KeySet([secret_key(SECRET)])
+    policy = Policy(issuers=frozenset((ISSUER, PARTNER)), services=frozenset(("orders",)))
+    verifier = Verifier(keys, policy)
+    await JwksSource("theirs", Address(theirs), keys, issuer=PARTNER).refresh()
+    await JwksSource("ours", Address(ours), keys, issuer=ISSUER).refresh()
+    return verifier
+
+
+def refused(verifier: Verifier, token: bytes) -> object:
     with pytest.raises(TokenError) as error:
-        verifier.verify(access_token("rsa-2", kid="rsa-2", iss=ISSUER))
-    assert error.value.kind is TOKEN_ISSUER
+        verifier.verify(token)
+    return error.value.kind
+
+
+async def test_keys_bound_to_an_issuer_do_not_sign_for_the_other() -> None:
+    verifier = await two_issuers(document(jwk("rsa")), document(jwk("rsa-2")))
+    assert verifier.verify(access_token("rsa", kid="rsa")).user_id == "user-1"
+    assert verifier.verify(access_token("rsa-2", kid="rsa-2", iss=PARTNER)).user_id == "user-1"
+    assert refused(verifier, access_token("rsa-2", kid="rsa-2")) is TOKEN_KEY_UNKNOWN
+    assert refused(verifier, access_token("rsa", kid="rsa", iss=PARTNER)) is TOKEN_KEY_UNKNOWN
+    assert refused(verifier, access_token("rsa", kid="rsa", iss="https://nobody.example")) is TOKEN_ISSUER
+    assert refused(verifier, access_token("rsa", kid="rsa", iss=...)) is TOKEN_KEY_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        [jwk("rsa-2", kid="ours")],
+        [jwk(f"rsa-{n}", kid="ours") for n in "bcdef"],
+        [jwk(f"rsa-{n}", kid=...) for n in "bcdef"],
+        [jwk("rsa", kid="ours")],
+    ],
+    ids=["our kid", "five of our kid", "five without", "our very key"],
+)
+@pytest.mark.parametrize("kid", ["ours", None])
+async def test_a_partners_key_set_cannot_crowd_out_our_keys(theirs: list[Any], kid: str | None) -> None:
+    verifier = await two_issuers(document(jwk("rsa", kid="ours")), document(*theirs))
+    token = access_token("rsa", kid=kid)
+    identity = verifier.verify(token)
+    assert identity.user_id == "user-1"
+    # Nor what another worker verified.
+    assert revive(identity.trust, identity.claims, verifier) is not None
+
+
+async def test_a_key_set_without_an_issuer_cannot_crowd_out_the_others() -> None:
+    keys = KeySet()
+    verifier = Verifier(keys, Policy(issuers=frozenset((ISSUER,)), services=frozenset()))
+    await JwksSource("many", Address(document(*(jwk(f"rsa-{n}", kid="a") for n in "bcdef"))), keys).refresh()
+    await JwksSource("ours", Address(document(jwk("rsa", kid="a"))), keys).refresh()
+    assert verifier.verify(access_token("rsa", kid="a")).user_id == "user-1"
+    assert verifier.verify(access_token("rsa", kid=None)).user_id == "user-1"
+
+
+async def test_whoever_signs_for_users_makes_no_service() -> None:
+    verifier = await two_issuers(document(jwk("rsa")), document(jwk("rsa-2")))
+    sign = signer("RS256", "rsa-2")
+    forged = forge({"alg": "RS256", "kid": "rsa-2"}, service_payload("orders", iss=PARTNER), sign)
+    assert refused(verifier, forged) is TOKEN_ALGORITHM
+    own = forge({"alg": "RS256", "kid": "rsa"}, service_payload("orders"), signer("RS256", "rsa"))
+    assert refused(verifier, own) is TOKEN_ALGORITHM
+    assert verifier.verify(service_token("orders")).service == "orders"
 
 
 async def test_source_makes_a_fetch_worthwhile_for_public_key_algorithms_only() -> None:

@@ -13,7 +13,7 @@ from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN
 from kernel.identity.errors import TokenError
 from kernel.identity.jwks import parse_jwks
 from kernel.identity.jws import decode_segment, parse
-from kernel.identity.keys import ASYMMETRIC, Key, KeyConfigError, KeySet, algorithm, public_key, secret_key
+from kernel.identity.keys import Key, KeyConfigError, KeySet, algorithm, public_key, secret_key
 from kernel.identity.mint import Signer
 from kernel.identity.pem import generate_pair, load_public_keys
 from tests.support.tokens import SECRET, private_pem, public_pem
@@ -233,10 +233,30 @@ def test_token_without_kid_costs_at_most_four_signatures() -> None:
     assert len(KeySet(rsa(kid="a") for _ in range(9)).candidates("RS256", "a")) == 4
 
 
+def test_services_keys_and_secrets_do_not_crowd_out_those_of_users() -> None:
+    services = [
+        key
+        for name in "bcdef"
+        for key in load_public_keys(f"kid: {name}\n{public_pem(f'rsa-{name}')}", "RS256", service=True)
+    ]
+    user = rsa()
+    keys = KeySet((*services, user))
+    assert user in keys.candidates("RS256", None)
+    assert keys.candidates("RS256", "anything") == (user,)
+    secrets = [secret_key(f"{SECRET}-{number}") for number in range(9)]
+    assert len(KeySet(secrets).candidates("HS256", None)) == 9
+
+
+def test_more_keys_without_a_name_than_are_tried_are_refused() -> None:
+    text = "".join(public_pem(f"rsa-{name}") for name in "bcdef")
+    with pytest.raises(KeyConfigError, match="5 keys have no kid"):
+        load_public_keys(text, "RS256")
+
+
 def test_unknown_kid_is_worth_a_fetch_only_where_a_source_may_bring_it() -> None:
     keys = KeySet((secret_key(SECRET),))
     assert kind_of(keys, "RS256", "a") is TOKEN_ALGORITHM
-    keys.open_algorithms = ASYMMETRIC
+    keys.expect(None)
     assert kind_of(keys, "RS256", "a") is TOKEN_KEY_UNKNOWN
     assert kind_of(keys, "none", "a") is TOKEN_ALGORITHM
     assert kind_of(keys, "HS512", "a") is TOKEN_ALGORITHM

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from kernel.identity.identity import Identity
 from kernel.identity.keys import KeySet, secret_key
-from kernel.identity.l2_cache import REMOTE, Stamp, encode, fingerprint, lifetime, restore
+from kernel.identity.l2_cache import REMOTE, encode, fingerprint, lifetime, restore
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
+from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from tests.support.tokens import ISSUER, SECRET, access_token, public_pem, service_token
 

@@ -116,8 +116,18 @@ def test_service_token_identity_follows_from_the_service_name_alone(verifier: Ve
     assert (identity.tenant_id, identity.bucket) == (TENANT, "service:demo-session")
 
 
-def test_service_token_signed_with_the_platform_key_is_accepted(verifier: Verifier) -> None:
-    assert verifier.verify(signed(RS256, service_payload())).kind == "service"
+def test_service_token_signed_with_the_users_key_is_refused(verifier: Verifier) -> None:
+    assert refused(verifier, signed(RS256, service_payload())) is TOKEN_ALGORITHM
+
+
+def test_key_named_for_services_signs_their_tokens_and_no_users() -> None:
+    named = load_public_keys(public_pem("rsa-2"), "RS256", service=True)
+    keys = KeySet([*load_public_keys(public_pem(), "RS256"), *named])
+    verifier = Verifier(keys, Policy(issuers=frozenset((ISSUER,)), services=SERVICES))
+    sign = signer("RS256", "rsa-2")
+    assert verifier.verify(forge(RS256, service_payload(), sign)).kind == "service"
+    assert refused(verifier, forge(RS256, access_payload(), sign)) is TOKEN_ALGORITHM
+    assert verifier.verify(access_token()).kind == "access"
 
 
 # --- algorithms and keys -----------------------------------------------------------------------------------------

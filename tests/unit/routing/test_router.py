@@ -13,8 +13,8 @@ def router() -> Router[Route]:
     def compile_route(row: RouteRow) -> Route:
         return Route(row, row.pattern, (), cast("Handler", None), Metrics().route(row.pattern))
 
-    def refuse(template: str, problem: Problem) -> Route:
-        return compile_route(RouteRow(pattern=template))
+    def refuse(template: str, problem: Problem, admin: bool) -> Route:
+        return compile_route(RouteRow(pattern=template, admin=admin))
 
     rows = (
         RouteRow(pattern="/items/{id}", methods=frozenset({"GET"}), service="inventory"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
 import pytest
 
 from kernel.http.problems import UPSTREAM_TIMEOUT, GatewayError
+from kernel.identity.stamp import Stamp
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
@@ -17,6 +18,7 @@ from kernel.store.redis import Store
 from kernel.tenancy.tenants import Tenants
 from kernel.upstream.client import Answer
 from tests.support.store import until
+from tests.support.tokens import SECRET
 
 
 class TenantService:
@@ -38,6 +40,9 @@ class TenantService:
         return Answer(200, self.garbage or msgspec.json.encode({"ancestors": self.ancestors}))
 
 
+STAMP = Stamp([SECRET])
+
+
 class World:
     """A worker's `Tenants`, its clock, and those of another worker on the same store."""
 
@@ -49,7 +54,7 @@ class World:
 
     def worker(self) -> Tenants:
         client: Any = self.service
-        return Tenants(self.store, client, clock=lambda: self.now)
+        return Tenants(self.store, client, STAMP, clock=lambda: self.now)
 
     async def parent(self, tenant: str = "outlet", *, worker: Tenants | None = None) -> str | None:
         found = (worker or self.tenants).parent(tenant, {"group", "region"})
@@ -116,10 +121,35 @@ async def test_a_denial_is_asked_again_after_ten_seconds(world: World) -> None:
 
 
 async def test_what_the_store_says_of_the_future_is_not_believed(world: World) -> None:
-    record = {"at": world.now + 60, "ancestors": ["group"]}
-    await world.store.execute("SET", tenant_ancestors("outlet"), msgspec.json.encode(record))
+    record = msgspec.json.encode({"at": world.now + 60, "ancestors": ["group"]})
+    name = tenant_ancestors("outlet")
+    await world.store.execute("SET", name, STAMP.put(name, record))
     world.service.ancestors = []
     assert await world.parent() is None
+
+
+@pytest.mark.parametrize(
+    "stamped", [lambda record: record, lambda record: STAMP.put(tenant_ancestors("other"), record),
+                lambda record: Stamp(["another platform's secret"]).put(tenant_ancestors("outlet"), record)],
+    ids=["by hand", "another tenant's", "another platform's"],
+)  # fmt: skip
+async def test_what_no_gateway_wrote_of_this_tenant_is_not_believed(
+    world: World, stamped: Callable[[bytes], bytes]
+) -> None:
+    record = msgspec.json.encode({"at": world.now, "ancestors": ["group"]})
+    await world.store.execute("SET", tenant_ancestors("outlet"), stamped(record))
+    world.service.ancestors = []
+    assert await world.parent() is None
+    assert world.service.calls == 1
+
+
+async def test_without_a_secret_each_worker_asks_for_itself(world: World) -> None:
+    client: Any = world.service
+    for _ in range(2):
+        tenants = Tenants(world.store, client, None, clock=lambda: world.now)
+        assert await world.parent(worker=tenants) == "group"
+    assert world.service.calls == 2
+    assert await world.store.execute("GET", tenant_ancestors("outlet")) is None
 
 
 async def test_without_the_store_the_service_is_asked(world: World) -> None:
