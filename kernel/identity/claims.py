@@ -83,6 +83,14 @@ class Claims(Struct, frozen=True, omit_defaults=True):
             raise ValueError("`email` has characters that cannot be printed")
 
 
+class Grant(Struct, frozen=True):
+    """What an entry of `tenant_access` gives in that tenant."""
+
+    role: str
+    tier: str
+    can_view_children: bool
+
+
 _header_decoder = msgspec.json.Decoder(Header)
 _claims_decoder = msgspec.json.Decoder(Claims)
 

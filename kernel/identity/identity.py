@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
-
 from kernel.http.headers import encode_block
 from kernel.http.problems import TOKEN_CLAIMS
-from kernel.identity.claims import Access, Claims, seconds
+from kernel.identity.claims import Access, Claims, Grant, seconds
 from kernel.identity.errors import TokenError
 from kernel.store.keys import (
     PLATFORM_READ_ONLY,
@@ -25,14 +23,6 @@ from kernel.store.keys import (
 DEMO_SESSION = "demo-session"
 
 Kind = Literal["access", "service"]
-
-
-class Grant(Struct, frozen=True):
-    """What an entry of `tenant_access` gives in that tenant."""
-
-    role: str
-    tier: str
-    can_view_children: bool
 
 
 class Identity:
