@@ -17,7 +17,6 @@ RUN if [ "$COMPILE" = 1 ]; then apt-get update && apt-get install -y --no-instal
 COPY pyproject.toml setup.py README.md ./
 COPY kernel kernel
 COPY handlers handlers
-COPY bench bench
 RUN GATEWAY_COMPILE=$COMPILE CFLAGS=-g0 /opt/build/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir dist . \
     && /opt/build/bin/pip --python /opt/gateway/bin/python install --no-deps --no-index dist/*.whl \
     && /opt/gateway/bin/python -m compileall -q /opt/gateway/lib

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import machine, readme, report, run, scenarios
+from bench import machine, page, report, run, scenarios
 from bench.families.base import Context, Result
 from bench.load import many_tokens, one_token
 from bench.peers import PEERS
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.json.write_text(
             json.dumps(report.document(host, rows, loads, judged, results), indent=1) + "\n"
         )
-    if options.readme:
-        readme.write(host, rows, loads, judged, results, options.command)
+    if options.page:
+        page.write(host, rows, loads, judged, results, options.command)
     return 1 if options.strict and any(target.passed is False for target in judged) else 0
 
 
@@ -94,7 +94,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.add_argument(
-        "--readme", action="store_true", help="also write the tables and a picture into the README"
+        "--page", action="store_true", help="also write the tables and a picture into docs/benchmarks.md"
     )
     parser.add_argument("--strict", action="store_true", help="exit 1 when a target is missed")
     options = parser.parse_args(argv)
@@ -105,9 +105,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         options.cases = scenarios.chosen(options.scenarios, default=() if options.quick else scenarios.CASES)
     except ValueError as error:
         parser.error(str(error))
-    if options.readme and not options.table:
-        parser.error("--readme needs the table: leave --scenarios away")
-    given = " ".join(argument for argument in sys.argv[1:] if argument != "--readme")
+    if options.page and not options.table:
+        parser.error("--page needs the table: leave --scenarios away")
+    given = " ".join(argument for argument in sys.argv[1:] if argument != "--page")
     options.command = f"make bench ARGS='{given}'" if given else "make bench"
     if interpreter := os.environ.get("PYTHON"):  # make passes on what it was given
         options.command += f" PYTHON={interpreter}"

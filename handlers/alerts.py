@@ -22,7 +22,6 @@ from kernel.alerts.client import GONE, SLOW, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import CLIENT, Exchange, Handler
-from kernel.exchange.lasting import forget_request
 from kernel.exchange.phase import STREAM
 from kernel.http.problems import (
     OVERLOADED,
@@ -34,7 +33,7 @@ from kernel.http.problems import (
 from kernel.identity.identity import TenantContext
 from kernel.openapi.own import Answer, Operation, Operations, Query
 from kernel.routing.catalog import RouteRow
-from kernel.state import State
+from kernel.state import Factories, State
 from kernel.store.alertlog import OLDEST, Position
 from kernel.store.errors import StoreDown
 from kernel.tenancy.guard import Watch
@@ -92,7 +91,7 @@ def stream(state: State, row: RouteRow) -> Handler:
             await x.start(200, [*_HEADERS])
             x.phase = STREAM
             await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)
-            forget_request(x)
+            x.forget_request()
             state.streams.add(client.drain)
             await client.run(x.push)
         finally:
@@ -175,3 +174,6 @@ def _labels(given: dict[str, str], name: str) -> frozenset[str] | None:
                 )
             )
     return frozenset(words)
+
+
+FACTORIES: Factories = {"alert-stream": stream}

@@ -30,7 +30,7 @@ from kernel.http.problems import (
 )
 from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
 from kernel.routing.catalog import RouteRow
-from kernel.state import State
+from kernel.state import Factories, State
 from kernel.telemetry.audit import DISPATCH
 
 _JSON = (b"content-type", b"application/json")
@@ -131,3 +131,6 @@ def make(state: State, row: RouteRow) -> Handler:
         await x.respond(502, [_PROBLEM, _NO_STORE], msgspec.json.encode(told))
 
     return handle
+
+
+FACTORIES: Factories = {"alert-dispatch": make}

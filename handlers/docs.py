@@ -16,6 +16,7 @@ from msgspec import Struct
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.http.problems import ROUTE_UNKNOWN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations, Query
+from kernel.state import Factories
 
 _TYPES = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
@@ -127,3 +128,9 @@ def takes_gzip(accepted: bytes) -> bool:
             weight = next((each[2:].strip() for each in parameters if each.startswith(b"q=")), b"1")
             return weight.strip(b"0.") != b""
     return False
+
+
+FACTORIES: Factories = {
+    "docs": lambda state, row: page(),
+    "docs-file": lambda state, row: file(),
+}

@@ -10,7 +10,7 @@ from kernel.geocoding import questions
 from kernel.geocoding.places import Places
 from kernel.geocoding.questions import Reverse, Search
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.state import State
+from kernel.state import Factories, State
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -50,3 +50,9 @@ def reverse(state: State) -> Handler:
         await x.respond(200, [_JSON, _NO_STORE], await geocoder.ask(question))
 
     return handle
+
+
+FACTORIES: Factories = {
+    "geocode": lambda state, row: search(state),
+    "geocode-reverse": lambda state, row: reverse(state),
+}

@@ -10,6 +10,7 @@ from msgspec import Struct
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.health.report import Document
 from kernel.openapi.own import Answer, Operation, Operations
+from kernel.state import Factories
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -76,3 +77,11 @@ def make(document: Callable[[], Document]) -> Handler:
         await x.respond(status, [_JSON, _NO_STORE], body)
 
     return health
+
+
+FACTORIES: Factories = {
+    "health": lambda state, row: make(state.health.overall),
+    "services": lambda state, row: make(state.health.services),
+    "live": lambda state, row: make(state.health.live),
+    "ready": lambda state, row: make(state.health.ready),
+}

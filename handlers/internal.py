@@ -22,7 +22,7 @@ from kernel.exchange.json_body import read_json
 from kernel.http.problems import STORE_UNAVAILABLE, TENANT_FORBIDDEN, GatewayError
 from kernel.openapi.own import Answer, Operation, Operations
 from kernel.routing.catalog import RouteRow
-from kernel.state import State
+from kernel.state import Factories, State
 from kernel.store.errors import StoreError
 from kernel.store.keys import PLATFORM_READ_ONLY, tenant_read_only
 from kernel.telemetry.audit import ADMIN
@@ -122,3 +122,6 @@ def read_only(state: State, row: RouteRow) -> Handler:
         await _answer(x, {**subject, "read_only": True, "reason": lock.reason})
 
     return handle
+
+
+FACTORIES: Factories = {"read-only": read_only, "subscription-changed": subscription_changed}

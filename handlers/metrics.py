@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.openapi.own import Answer, Operation, Operations
+from kernel.state import Factories
 from kernel.telemetry.scrape import Scraper
 
 _NO_STORE = (b"cache-control", b"no-store")
@@ -28,3 +29,6 @@ def make(scraper: Scraper) -> Handler:
         await x.respond(200, [(b"content-type", content_type.encode()), _NO_STORE, _VARY], body)
 
     return metrics
+
+
+FACTORIES: Factories = {"metrics": lambda state, row: make(state.scraper)}

@@ -10,6 +10,7 @@ import msgspec
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.http.problems import CATALOGUE, ROUTE_UNKNOWN, GatewayError, ProblemKind
 from kernel.openapi.own import Answer, Operation, Operations
+from kernel.state import Factories
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -66,3 +67,6 @@ def make() -> Handler:
             await x.respond(200, [(b"content-type", b"application/json"), _CACHED, _VARY], _document(kind))
 
     return explain
+
+
+FACTORIES: Factories = {"problems": lambda state, row: make()}

@@ -8,7 +8,7 @@ from msgspec import Struct
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.exchange.json_body import read_json
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.state import State
+from kernel.state import Factories, State
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -48,3 +48,6 @@ def make(state: State) -> Handler:
         await x.respond(200, [_JSON, _NO_STORE], msgspec.json.encode(_Ticket(made, seconds)))
 
     return ticket
+
+
+FACTORIES: Factories = {"alert-ticket": lambda state, row: make(state)}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
 from kernel.exchange.cors import Cors
-from kernel.exchange.exchange import HeaderList
+from kernel.exchange.exchange import Handler, HeaderList
 from kernel.exchange.sockets import Sockets
 from kernel.exchange.streams import Streams
 from kernel.geocoding.geocoder import Geocoder
@@ -21,6 +21,7 @@ from kernel.identity.mint import Minter
 from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
+from kernel.routing.catalog import RouteRow
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
@@ -88,3 +89,8 @@ class State:
         """Let go of everything; the last lines and numbers are written first of all by what holds them."""
         for close in reversed(self.closers):
             await close()
+
+
+Factory = Callable[[State, RouteRow], Handler]
+# Handlers' names in the catalogue -> what makes them for a row.
+Factories = Mapping[str, Factory]

@@ -1,4 +1,4 @@
-"""The reference of the configuration as Markdown, for the README and `gateway check --reference`."""
+"""The reference of the configuration as Markdown, for docs/settings.md and `gateway check --reference`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def reference() -> str:
 def _lines() -> Iterator[str]:
     heads = ("Variable", "Type", "Default", "Meaning", "Example")
     for group, members in groupby(VARIABLES, lambda variable: variable.group):
-        yield from (f"#### {group}", "")
+        yield from (f"## {group}", "")
         yield from _table(
             heads,
             ((_code(v.name), v.kind.title, _value(v.default), v.about, _value(v.example)) for v in members),
         )
-    yield from ("#### Service URLs", "")
+    yield from ("## Service URLs", "")
     yield from (f"Each is a {REPLICAS.title}. A service of gateway.toml has one too.", "")
     rows = (
         (
@@ -40,9 +40,9 @@ def _lines() -> Iterator[str]:
     )
     yield from _table(("Variable", "Default", "Routes"), rows)
     for title, fields in (("`[services.NAME]`", SERVICE), ("`[[routes]]`", ROUTE)):
-        yield from (f"#### gateway.toml: {title}", "")
+        yield from (f"## gateway.toml: {title}", "")
         yield from _fields(fields)
-    yield from ("#### gateway.toml: `[limits.tiers.TIER]`, `[limits.tenants.ID]`", "")
+    yield from ("## gateway.toml: `[limits.tiers.TIER]`, `[limits.tenants.ID]`", "")
     yield from _table(
         ("Field", "Meaning", "Example"),
         (
@@ -50,7 +50,7 @@ def _lines() -> Iterator[str]:
             ("`window`", "Seconds.", "`60`"),
         ),
     )
-    yield from ("#### gateway.toml: `[alerts.channels]`", "")
+    yield from ("## gateway.toml: `[alerts.channels]`", "")
     rules = " ".join(f"`{name} = [{_quoted(channels)}]`" for name, channels in DEFAULT_CHANNELS.items())
     about = f"Where dispatched alerts of that severity go, out of {_quoted(CHANNELS)}. Built in: {rules}; others: sse."
     yield from _table(("Field", "Meaning", "Example"), [("a severity", about, '`["sse", "email"]`')])

@@ -1,4 +1,4 @@
-"""Console: what the parent process says, to whoever may have stopped reading."""
+"""The terminal: what the parent process says, to whoever may have stopped reading."""
 
 from __future__ import annotations
 

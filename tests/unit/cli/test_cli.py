@@ -163,7 +163,7 @@ def test_run_refuses_to_start_with_errors(gateway: Gateway) -> None:
 def test_reference_is_printed_as_markdown(gateway: Gateway) -> None:
     code, out, _ = gateway("check", "--reference")
     assert code == 0
-    assert out.startswith("#### Server\n\n| Variable |")
+    assert out.startswith("## Server\n\n| Variable |")
 
 
 def test_routes_prints_an_aligned_table(gateway: Gateway) -> None:
@@ -245,3 +245,12 @@ def test_errors_are_wrapped_and_marked_in_plain_ascii_where_unicode_does_not_go(
     assert lines[0] == "  x NAME"
     assert lines[-1] == "      for example: NAME=value"
     assert max(map(len, lines)) <= 120
+
+
+def test_the_demo_says_what_an_installed_package_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("demo", "demo.run"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["demo"]) == 1
+    assert "make demo" in capsys.readouterr().err

@@ -10,7 +10,10 @@ import pytest
 from kernel.cli import COMMANDS
 from kernel.cli.reference import BLOCKS, ROOT, documents, renewed
 
-DOCUMENTS = [*documents(), ROOT / "CHANGELOG.md", ROOT / "bench" / "README.md"]
+DOCUMENTS = [
+    *documents(),
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "bench/README.md")),
+]
 
 
 def anchors(path: Path) -> set[str]:

@@ -1,9 +1,10 @@
-"""The run in the README: tables, targets and a picture, between the markers, with the day and the command."""
+"""The run in docs/benchmarks.md: tables, targets and a picture, between the markers, with the day and the command."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 
 from bench import plot, report
@@ -13,7 +14,7 @@ from bench.run import Row, Scenario
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 PICTURE = "docs/bench.svg"
-README = REPOSITORY / "README.md"
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
 
 
 def write(
@@ -24,7 +25,7 @@ def write(
     results: Sequence[Result],
     command: str,
 ) -> None:
-    """Rewrite the README's block and the picture."""
+    """Rewrite the page's block and the picture."""
     main = scenarios[0]
     measured = [
         (row.peer.title, median(sample.rate for sample in row.samples[main.name]))
@@ -33,10 +34,10 @@ def write(
     ]
     title = f"requests per second, {main.title}, one core"
     (REPOSITORY / PICTURE).write_text(plot.bars(title, measured, "Bakery Gateway"), encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    README.write_text(
+    PAGE.write_text(
         f"{head}{BEGIN}\n{block(host, rows, scenarios, judged, results, command)}\n{END}{tail}",
         encoding="utf-8",
     )
@@ -57,7 +58,7 @@ def block(
     parts = [
         f"`{command}` on {day}: {host['cpu']} ({kind}{host['cores']} cores), Linux {host['kernel']}, Python "
         f"{host['python']}; {noise:.0%} of a core went to other programs.",
-        f"![{scenarios[0].title}: requests per second]({PICTURE})",
+        f"![{scenarios[0].title}: requests per second]({Path(PICTURE).name})",
     ]
     for scenario in scenarios:
         parts += [
