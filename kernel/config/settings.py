@@ -184,8 +184,13 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
         60.0
     )
     keepalive_seconds: Annotated[
-        float, _seconds("How long an idle connection to a service is kept.", "30", low=0)
-    ] = 30.0
+        float,
+        _seconds(
+            "How long an idle connection to a service is kept: below the service's own time (uvicorn, Node 5; gunicorn 2).",
+            "4",
+            low=0,
+        ),
+    ] = 4.0
     upstream_max_connections: Annotated[
         int,
         _var(

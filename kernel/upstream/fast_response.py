@@ -11,12 +11,14 @@ where the full parser with its call a header takes 1.8.
 from __future__ import annotations
 
 import re
+from math import inf
 
-from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH, ResponseHeaders
+from kernel.upstream.response_headers import CONNECTION, ENCODING, KEEP_ALIVE, LENGTH, ResponseHeaders
 
 # RFC 9112 section 4; RFC 9110 section 5.5: a value is of visible characters, spaces, tabs and obs-text.
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (2[0-9]{2}|[45][0-9]{2}|30[0-35-9]) [\t\x20-\x7e\x80-\xff]*")
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
+_KEEP_ALIVE = re.compile(rb'(?:.*[,\t ])?timeout[\t ]*=[\t ]*"?([0-9]{1,9})(?:[",\t ].*)?', re.IGNORECASE)
 _NUMBER = re.compile(rb"0|[1-9][0-9]{0,15}")
 _NO_BODY = (204,)
 # Long lines are rarely sent twice, and the memo is to stay small: 512 KiB at most.
@@ -31,12 +33,13 @@ Pair = tuple[bytes, bytes]
 
 
 class FastResponseReader:
-    """One an upstream."""
+    """One an upstream. `rest` is how long its connections may be idle, in seconds, by what it has told."""
 
-    __slots__ = ("_head", "_known", "_lines", "_statuses", "names")
+    __slots__ = ("_head", "_known", "_lines", "_statuses", "names", "rest")
 
     def __init__(self, names: ResponseHeaders) -> None:
         self.names = names
+        self.rest = inf
         self._statuses: dict[bytes, int] = {}
         # The last plain head, with the empty line, and what it says: status, headers, content length.
         self._head = b""
@@ -61,6 +64,12 @@ class FastResponseReader:
         if end + length != len(data):
             return None
         return status, headers.copy(), data[end:]
+
+    def keep_alive(self, value: bytes) -> None:
+        """A `Keep-Alive` field: the service closes what is idle for `timeout` seconds, the last of which is not safe."""
+        match = _KEEP_ALIVE.fullmatch(value)
+        if match is not None:
+            self.rest = min(self.rest, int(match[1]) - 1.0)
 
     def _plain(self, head: bytes) -> tuple[int, list[Pair], int] | None:
         """What a plain head says."""
@@ -113,6 +122,8 @@ class FastResponseReader:
         value = match[2].rstrip(b" \t")
         if isinstance(kind, bytes):
             return kind, value
+        if kind == KEEP_ALIVE:
+            self.keep_alive(value)
         if kind == LENGTH:
             return int(value) if _NUMBER.fullmatch(value) else UNUSUAL
         if kind == ENCODING or (kind == CONNECTION and value.lower() != b"keep-alive"):

@@ -47,7 +47,7 @@ class PoolLimits(Struct, frozen=True):
     max_waiting: int = 1024
     queue_timeout: float = 5.0
     connect_timeout: float = 3.0
-    keepalive: float = 30.0
+    keepalive: float = 4.0
 
 
 class Sweeper:
@@ -190,7 +190,7 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange, however that ended."""
         self.busy.discard(connection)
-        if not connection.finish() or self._closed:
+        if not connection.finish() or self._closed or self._reader.rest <= 0:
             connection.abort()
             return
         if self._queue.places and self._queue.give(connection):
@@ -212,7 +212,7 @@ class Pool:
                 connection.watching = Disconnect(connection.watched.receive, partial(_left, connection))
         self._queue.sweep(now)
         self.uploads.queue.sweep(now)
-        oldest = now - self._limits.keepalive
+        oldest = now - min(self._limits.keepalive, self._reader.rest)
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
             self.idle.popleft().abort()
         if self._closed and not self.size:

@@ -17,6 +17,7 @@ The stages of an exchange on a connection, and what leads from one to another. A
 
 from __future__ import annotations
 
+import re
 from typing import Final, Literal
 
 import httptools
@@ -24,9 +25,12 @@ import httptools
 from kernel.http.headers import connection_options
 from kernel.http.problems import UPSTREAM_PROTOCOL, GatewayError
 from kernel.upstream.fast_response import FastResponseReader
-from kernel.upstream.response_headers import CONNECTION, ENCODING, LENGTH
+from kernel.upstream.response_headers import CONNECTION, ENCODING, KEEP_ALIVE, LENGTH
 
 MAX_HEADERS = 256
+# The parser takes any version, and any byte in the reason (RFC 9112 section 4).
+_VERSIONS = frozenset({"1.0", "1.1"})
+_BAD_TEXT = re.compile(rb"[^\t\x20-\x7e\x80-\xff]")
 
 # How far an exchange is; see the table. PERF: plain integers, compared several times a read: 13 ns, 68 by an enum's name.
 Stage = Literal[0, 1, 2, 3, 4]
@@ -154,10 +158,18 @@ class Response:
             named = connection_options(value)
             if named:
                 self._connection_names = (self._connection_names or frozenset()) | named
+        elif kind == KEEP_ALIVE:
+            self._quick.keep_alive(value.strip())
+
+    def on_status(self, reason: bytes) -> None:
+        if _BAD_TEXT.search(reason):
+            self.refuse("a control character in the status line")
 
     def on_headers_complete(self) -> None:
         if self.stage != HEAD:
             return
+        if self._parser.get_http_version() not in _VERSIONS:
+            self.refuse("not HTTP/1")
         status = self.status = self._parser.get_status_code()
         if status < 200:
             if status < 100 or status == 101:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from kernel.http.headers import HOP_BY_HOP
 
 # What a header of a response is to us, when it is not simply passed on under its lower-case name.
-DROP, LENGTH, ENCODING, CONNECTION = 0, 1, 2, 3
-_SPECIAL = {b"content-length": LENGTH, b"transfer-encoding": ENCODING, b"connection": CONNECTION}
+DROP, LENGTH, ENCODING, CONNECTION, KEEP_ALIVE = 0, 1, 2, 3, 4
+_SPECIAL = {
+    b"content-length": LENGTH,
+    b"transfer-encoding": ENCODING,
+    b"connection": CONNECTION,
+    b"keep-alive": KEEP_ALIVE,
+}
 # The gateway says these itself; a service's copy would contradict or double it.
 _OURS = frozenset(
     {
