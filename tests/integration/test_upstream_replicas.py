@@ -153,7 +153,7 @@ async def test_a_replica_that_only_fails_is_ejected_while_the_others_are_well(ba
             upstream.replicas[0].standing.until = upstream.sweeper.now
             for _ in range(100):
                 await outcome(upstream)
-            assert seen[0] == failures
+            assert failures <= seen[0] <= failures + 3  # nothing was known of the others yet
             assert upstream.snapshot()["ejected"] == 1
             assert upstream.breaker_state == "closed"
 
