@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.health.report import Document
 from kernel.openapi.own import Answer, Operation, Operations
-from kernel.state import Factories
+from kernel.state import Factories, State
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -27,6 +27,7 @@ class _Service(Struct):
     checked_at: str | None
     breaker: str
     ejected: int
+    reason: str | UnsetType = UNSET
 
 
 class _Health(Struct):
@@ -40,7 +41,7 @@ class _Health(Struct):
 
 
 class _Services(Struct):
-    """The same with what the last probe of each service found."""
+    """The same with what the last probe of each service found; its `reason` only for the networks of ADMIN_ALLOW."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
     version: str
@@ -79,9 +80,21 @@ def make(document: Callable[[], Document]) -> Handler:
     return health
 
 
+def make_services(state: State) -> Handler:
+    """The handler of `/api/v1/health`."""
+    everyone = state.settings.environment == "dev"
+
+    async def services(x: Exchange) -> None:
+        operator = everyone or x.client_ip in state.admins
+        status, body = state.health.services(operator=operator)
+        await x.respond(status, [_JSON, _NO_STORE], body)
+
+    return services
+
+
 FACTORIES: Factories = {
     "health": lambda state, row: make(state.health.overall),
-    "services": lambda state, row: make(state.health.services),
+    "services": lambda state, row: make_services(state),
     "live": lambda state, row: make(state.health.live),
     "ready": lambda state, row: make(state.health.ready),
 }

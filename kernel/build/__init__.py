@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.build.identity import MakeUpstream, make_authority
-from kernel.routing.catalog import INTERNAL_SERVICES
+from kernel.primitives.tls import client_context
+from kernel.routing.catalog import INTERNAL_SERVICES, Trust
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
@@ -261,7 +263,12 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
         keepalive=settings.keepalive_seconds,
     )
 
-    def make(name: str, urls: tuple[str, ...]) -> Upstream:
+    contexts: dict[Trust | None, ssl.SSLContext] = {}
+
+    def make(name: str, urls: tuple[str, ...], trust: Trust | None = None) -> Upstream:
+        # PERF: a store of authorities is 0.8 MiB and 20 ms: one for all that are judged alike.
+        if trust not in contexts and any(url.startswith("https:") for url in urls):
+            contexts[trust] = client_context(trust.ca, trust.identity) if trust else client_context()
         return Upstream(
             name,
             urls,
@@ -270,13 +277,15 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
             metrics.upstream(name),
             idle_timeout=settings.idle_timeout_seconds,
             body_timeout=settings.body_timeout_seconds,
+            tls=contexts.get(trust),
         )
 
     return make
 
 
 def _upstreams(settings: Settings, metrics: Metrics, make: MakeUpstream) -> dict[str, Upstream]:
-    upstreams = {name: make(name, urls) for name, urls in settings.services.items()}
+    trust = {service.name: service.trust for service in settings.service_catalog}
+    upstreams = {name: make(name, urls, trust.get(name)) for name, urls in settings.services.items()}
     metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
     return upstreams
 

@@ -40,22 +40,30 @@ def make_prober(
         elif mine and service in ill:
             log.info("service healthy again", service=service)
 
-    return HealthProber(settings.services, probe, run_dir=run_dir, changed=changed)
+    def reason(service: str) -> str:
+        return "; ".join(dict.fromkeys(failure for _, failure in upstreams[service].tls_failures()))
+
+    return HealthProber(settings.services, probe, run_dir=run_dir, changed=changed, reason=reason)
 
 
 def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
-    """Tells of the store, the breakers and the replicas."""
+    """Tells of the store, the breakers, the replicas and their TLS."""
 
-    def breakers() -> Iterator[tuple[str, str]]:
+    def breakers() -> Iterator[tuple[str, str, str]]:
         for name, upstream in upstreams.items():
             for replica in upstream.replicas:
                 if replica.breaker.state(upstream.sweeper.now) != CLOSED:
-                    yield name, replica.pool.address.authority
+                    yield name, replica.pool.address.authority, ""
 
-    def ejected() -> Iterator[tuple[str, str]]:
+    def ejected() -> Iterator[tuple[str, str, str]]:
         for name, upstream in upstreams.items():
             for replica in upstream.replicas:
                 if upstream.sweeper.now < replica.standing.until:
-                    yield name, replica.pool.address.authority
+                    yield name, replica.pool.address.authority, ""
 
-    return Incidents(log, lambda: (store.connected, store.last_error), breakers, ejected)
+    def tls() -> Iterator[tuple[str, str, str]]:
+        for name, upstream in upstreams.items():
+            for replica, failure in upstream.tls_failures():
+                yield name, replica.pool.address.authority, failure
+
+    return Incidents(log, lambda: (store.connected, store.last_error), breakers, ejected, tls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,7 @@ from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
 from kernel.identity.shared_refresh import SharedRefresh
 from kernel.identity.tokens import Verifier
+from kernel.routing.catalog import Trust
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
@@ -26,7 +28,13 @@ from kernel.upstream.client import ServiceClient
 
 _PREFIX = "/api/v1/auth"
 
-MakeUpstream = Callable[[str, tuple[str, ...]], Upstream]
+
+
+class MakeUpstream(Protocol):
+    """Makes the upstream of a service's URLs; `trust` is how its TLS is judged and shown."""
+
+    def __call__(self, name: str, urls: tuple[str, ...], trust: Trust | None = None) -> Upstream: ...
+
 
 
 class FetchFailed(Exception):

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 from kernel.cli.output import Row, Style, plural, table
 from kernel.config import Settings
+from kernel.primitives.tls import client_context, explain
+from kernel.routing.catalog import Trust
 
 _THREADS = 64
 
@@ -64,7 +66,7 @@ def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
             yield Target(
                 service.name,
                 url,
-                lambda url=url, path=service.health: _get(url, path, timeout),  # type: ignore[misc]
+                lambda url=url, service=service: _get(url, service.health, timeout, service.trust),  # type: ignore[misc]
             )
 
 
@@ -78,8 +80,8 @@ def _try(target: Target) -> tuple[bool, Row]:
         sound, found = False, "no answer in time"
     except socket.gaierror:
         sound, found = False, "the host name is not known"
-    except ssl.SSLCertVerificationError as error:
-        sound, found = False, f"the certificate is refused: {error.verify_message}"
+    except ssl.SSLError as error:
+        sound, found = False, explain(error)
     except OSError as error:
         sound, found = False, (error.strerror or str(error)).lower()
     return sound, (target.name, target.address, found, f"{(perf_counter() - started) * 1000:.0f} ms")
@@ -103,10 +105,18 @@ async def _ask_store(url: str, seconds: float) -> str:
     return f"Redis {fields.get('redis_version', 'of an unknown version')}"
 
 
-def _get(url: str, path: str, timeout: float) -> str:
+def _get(url: str, path: str, timeout: float, trust: Trust | None = None) -> str:
     """GET `path` of the service at `url` (or `url` itself); its status when that is 2xx."""
     parts = urlsplit(url)
-    connection = _connection(parts.scheme, parts.hostname or "localhost", parts.port, parts.path, timeout)
+    host = parts.hostname or "localhost"
+    connection: http.client.HTTPConnection
+    if parts.scheme == "unix":
+        connection = _UnixConnection(parts.path, timeout)
+    elif parts.scheme == "https":
+        context = client_context(trust.ca, trust.identity) if trust else client_context()
+        connection = http.client.HTTPSConnection(host, parts.port, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, parts.port, timeout=timeout)
     target = path or parts.path or "/"
     if not path and parts.query:
         target = f"{target}?{parts.query}"
@@ -131,13 +141,3 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
-
-
-def _connection(
-    scheme: str, host: str, port: int | None, path: str, timeout: float
-) -> http.client.HTTPConnection:
-    if scheme == "unix":
-        return _UnixConnection(path, timeout)
-    if scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=timeout)
-    return http.client.HTTPConnection(host, port, timeout=timeout)

@@ -32,6 +32,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from kernel.config import trust
 from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -161,6 +162,9 @@ class _Reader:
         known = self._catalog.get(name)
         prefixes = tuple(values.pop("prefixes", () if known else (name,)))
         own = {field: values.pop(field) for field in _SERVICE_FIELDS if field in values}
+        trusted = trust.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
+        if trusted is not None:
+            own["trust"] = trusted
         if known is None:
             env = name.upper().replace("-", "_") + "_SERVICE_URL"
             service = Service(name, env, prefixes, **own)

@@ -22,6 +22,7 @@ Effect = Literal["logout", "subscription-changed"]
 Channel = Literal["sse", "email", "whatsapp"]
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 _Operation = Annotated[str, Meta(pattern=r"^(?:[a-z][a-z0-9-]{0,63})?$")]
+_File = Annotated[str, Meta(min_length=1)]
 _Segment = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~-]+$")]
 
 
@@ -69,6 +70,17 @@ SERVICE: Mapping[str, Field] = {
     "health": Field(_Path, "Path of its health check.", '"/health"'),
     "openapi": Field(_Path, "Path of its OpenAPI document.", '"/openapi.json"'),
     "tenant_scoped": Field(bool, "Also answers below `/api/v1/tenants/{tenant_id}/`.", "false"),
+    "ca": Field(
+        _File,
+        "PEM file of the authorities that may sign its certificate, instead of the system's.",
+        '"/run/tls/internal-ca.crt"',
+    ),
+    "client_cert": Field(
+        _File, "PEM file of the certificate (chain) it is shown, with `client_key`.", '"/run/tls/gateway.crt"'
+    ),
+    "client_key": Field(
+        _File, "PEM file of its private key, without a passphrase.", '"/run/tls/gateway.key"'
+    ),
     **POLICY,
 }
 ROUTE: Mapping[str, Field] = {

@@ -1,5 +1,6 @@
 """Incidents: what an operator must read in the log without a request that tells of it: the store lost and back, breakers
-opened and closed, replicas ejected and let back in. Looked at once a second: nothing on a request's way has to tell."""
+opened and closed, replicas ejected and let back in, TLS that fails. Looked at once a second: nothing on a request's way has
+to tell."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from kernel.telemetry.log import Log
 _SECONDS = 1.0
 # (connected, why it is not)
 StoreState = Callable[[], tuple[bool, str]]
-# (service, replica) of everyone that something is the matter with
-Replicas = Callable[[], Iterable[tuple[str, str]]]
+# (service, replica, why) of everyone that something is the matter with
+Replicas = Callable[[], Iterable[tuple[str, str, str]]]
 
 
 def _none() -> tuple[()]:
@@ -27,14 +28,23 @@ class Incidents:
         store: the store's state.
         breakers: the breakers that let nothing or only a probe through.
         ejected: the replicas that are left alone because they fail while the others are well.
+        tls: the replicas that no connection can be made to because of TLS.
     """
 
-    def __init__(self, log: Log, store: StoreState, breakers: Replicas, ejected: Replicas = _none) -> None:
+    def __init__(
+        self,
+        log: Log,
+        store: StoreState,
+        breakers: Replicas,
+        ejected: Replicas = _none,
+        tls: Replicas = _none,
+    ) -> None:
         self._log = log
         self._store = store
         self._told = (
             _Told(log, breakers, "breaker opened", "breaker closed"),
             _Told(log, ejected, "replica ejected: it fails while the others are well", "replica let back in"),
+            _Told(log, tls, "TLS to a service failed", "TLS to a service works again"),
         )
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -74,14 +84,17 @@ class _Told:
         self._concerned = concerned
         self._begins = begins
         self._ends = ends
-        self._since: Mapping[tuple[str, str], float] = {}
+        self._since: Mapping[tuple[str, str], tuple[str, float]] = {}
 
     def look(self, now: float) -> None:
-        since = self._since
-        found = {each: since.get(each, now) for each in self._concerned()}
-        for service, replica in found.keys() - since.keys():
-            self._log.warning(self._begins, service=service, replica=replica)
+        since, found = self._since, {}
+        for service, replica, why in self._concerned():
+            before = since.get((service, replica))
+            found[service, replica] = (why, before[1] if before else now)
+            if before is None or before[0] != why:
+                reason = {"reason": why} if why else {}
+                self._log.warning(self._begins, service=service, replica=replica, **reason)
         for gone in since.keys() - found.keys():
-            seconds = round(now - since[gone], 1)
+            seconds = round(now - since[gone][1], 1)
             self._log.info(self._ends, service=gone[0], replica=gone[1], seconds=seconds)
         self._since = found

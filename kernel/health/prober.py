@@ -35,12 +35,13 @@ class ProbeFailed(Exception):
 
 
 class ServiceHealth(msgspec.Struct, frozen=True):
-    """What the last probe of a service found; `checked` in Unix seconds."""
+    """What the last probe of a service found; `checked` in Unix seconds. `error` is for anyone, `reason` for operators."""
 
     status: str = UNKNOWN
     latency_ms: float | None = None
     error: str = ""
     checked: float = 0.0
+    reason: str = ""
 
 
 Changed = Callable[[str, ServiceHealth, bool], None]
@@ -64,6 +65,7 @@ class HealthProber:
         run_dir: shared with the other workers; None when there are none.
         changed: `changed(service, result, mine)` is told of a service whose status is another one now; `mine` when this
             worker has found it out.
+        reason: `reason(name)` is what operators should know of a probe that has failed.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class HealthProber:
         follow: float = FOLLOW_SECONDS,
         run_dir: Path | None = None,
         changed: Changed = _nothing,
+        reason: Callable[[str], str] = lambda name: "",
     ) -> None:
         self.results: dict[str, ServiceHealth] = {name: ServiceHealth() for name in services}
         self._probe = probe
@@ -86,6 +89,7 @@ class HealthProber:
         self._follow = follow
         self._run_dir = run_dir
         self._changed = changed
+        self._reason = reason
         self._lock_fd = -1
         self._task: asyncio.Task[None] | None = None
 
@@ -147,7 +151,8 @@ class HealthProber:
         except Exception as failure:
             error = type(failure).__name__
         latency = round((time.perf_counter() - started) * 1000, 1)
-        return ServiceHealth(UNHEALTHY if error else HEALTHY, latency, error, time.time())
+        reason = self._reason(name) if error else ""
+        return ServiceHealth(UNHEALTHY if error else HEALTHY, latency, error, time.time(), reason)
 
     def _note(self, name: str, result: ServiceHealth, *, mine: bool) -> None:
         before, self.results[name] = self.results[name], result

@@ -77,8 +77,11 @@ class Health:
         found = self._found(self._breakers())
         return self._document({name: result.status for name, result in found.items()}, found)
 
-    def services(self) -> Document:
-        """`/api/v1/health`: each service with its latency, last error, breaker and ejected replicas."""
+    def services(self, *, operator: bool) -> Document:
+        """`/api/v1/health`: each service with its latency, last error, breaker and ejected replicas.
+
+        SECURITY: only an `operator` is told what may name hosts: why TLS to a service fails.
+        """
         breakers = self._breakers()
         ejected = self._ejected()
         found = self._found(breakers)
@@ -92,6 +95,8 @@ class Health:
                 "breaker": breakers.get(name, "closed"),
                 "ejected": ejected.get(name, 0),
             }
+            if operator and result.reason:
+                details[name]["reason"] = result.reason
         return self._document(details, found)
 
     def _found(self, breakers: Mapping[str, str]) -> dict[str, ServiceHealth]:

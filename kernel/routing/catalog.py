@@ -42,6 +42,17 @@ class Limit(Struct, frozen=True):
         return f"{self.requests} requests in {self.window:g} s"
 
 
+class Trust(Struct, frozen=True):
+    """PEM texts: who may have signed a service's certificate (empty: the system's authorities), and our own with its key."""
+
+    ca: bytes = b""
+    identity: bytes = b""
+
+    def __repr__(self) -> str:
+        # SECURITY: a private key is in it.
+        return "Trust(...)"
+
+
 class Service(Struct, frozen=True):
     """A service behind the gateway.
 
@@ -55,6 +66,8 @@ class Service(Struct, frozen=True):
     health: str = "/health"
     openapi: str = "/openapi.json"
     tenant_scoped: bool = True
+    # How its TLS is judged and shown; None as most are.
+    trust: Trust | None = None
 
 
 def with_head(methods: frozenset[str] | None) -> frozenset[str]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 from kernel.http.problems import UPSTREAM_OPEN, UPSTREAM_TIMEOUT, GatewayError, Problem, ProblemKind
+from kernel.primitives.tls import client_context
 from kernel.upstream.address import parse
 from kernel.upstream.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
 from kernel.upstream.fast_response import FastResponseReader
@@ -63,7 +65,9 @@ class Upstream:
         self.replicas: list[Replica] = []
         for url in urls:
             address = parse(url)
-            context = (tls or ssl.create_default_context()) if address.tls else None
+            if address.tls and tls is None:
+                tls = client_context()
+            context = tls if address.tls else None
             self.replicas.append(Replica(Pool(address, limits, sweeper, reader, context), address.authority))
         # The usual case is decided without a call.
         self.only = self.replicas[0] if len(self.replicas) == 1 else None
@@ -140,6 +144,13 @@ class Upstream:
         """Whether it gets no request while another can take it."""
         now = self.sweeper.now
         return now < replica.standing.until or replica.breaker.state(now) != CLOSED
+
+    def tls_failures(self) -> Iterator[tuple[Replica, str]]:
+        """The replicas that no connection can be made to because of TLS, each with the reason, which is for operators."""
+        for replica in self.replicas:
+            failure = replica.pool.tls_failure
+            if failure:
+                yield replica, failure
 
     def snapshot(self) -> dict[str, Any]:
         """Numbers for metrics and health, summed over the replicas."""

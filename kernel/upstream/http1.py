@@ -90,6 +90,8 @@ class Connection(Response):
         "_paused",
         "_readable",
         "_tls",
+        "born",
+        "cause",
         "closed",
         "deadline",
         "exchanges",
@@ -114,8 +116,10 @@ class Connection(Response):
         self._readable: Callable[[int], list[Any]] = _nothing  # whether the kernel holds something unread
         self._tls = False
         self.on_lost: Callable[[Connection], None] | None = None
+        self.born = 0.0  # loop time
         self.closed = False
         self.lost = False
+        self.cause: Exception | None = None  # of being lost
         self.exchanges = 0
         self.idle_since = 0.0
         # For one exchange.
@@ -329,6 +333,7 @@ class Connection(Response):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = self.lost = True
+        self.cause = exc
         self._ended(clean=exc is None)
         self.resume_writing()
         if self.on_lost is not None:

@@ -31,6 +31,7 @@ from kernel.http.problems import (
     ClientGone,
     GatewayError,
 )
+from kernel.primitives.tls import explain
 from kernel.upstream.address import Address
 from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import Connection, Outbox
@@ -91,6 +92,8 @@ class Pool:
         "_loop",
         "_queue",
         "_reader",
+        "_tls_failed_at",
+        "_tls_failure",
         "address",
         "busy",
         "idle",
@@ -115,6 +118,8 @@ class Pool:
         self._limits = limits
         self._reader = reader
         self.tls = tls
+        self._tls_failure = ""
+        self._tls_failed_at = 0.0
         self._queue = Queue(self._loop, limits.max_waiting, limits.queue_timeout, self._hand_on)
         half = max(1, limits.max_connections // 2)
         self.uploads = Slots(self._loop, half, limits.max_waiting, limits.queue_timeout)
@@ -141,6 +146,19 @@ class Pool:
     def outstanding(self) -> int:
         """Requests that have a connection, wait for one to open, or queue."""
         return self.size - len(self.idle) + self.waiting
+
+    @property
+    def tls_failure(self) -> str:
+        """Why new connections fail, for operators; empty when it was not TLS, or one made since has served."""
+        if self._tls_failure and any(each.born > self._tls_failed_at for each in self.idle):
+            self._tls_failure = ""
+        return self._tls_failure
+
+    def blame_tls(self, error: BaseException | None) -> None:
+        """A connection could not be made, or was lost at once; remember why if it was for TLS."""
+        if isinstance(error, ssl.SSLError):
+            self._tls_failed_at = self._loop.time()
+            self._tls_failure = explain(error)
 
     def take_idle(self) -> Connection | None:
         """An idle connection, or None; never waits."""
@@ -251,6 +269,7 @@ class Pool:
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
         except OSError as error:  # TLS failures are of this kind too
             self._slot_free()
+            self.blame_tls(error)
             raise GatewayError(UPSTREAM_CONNECT(unreachable(error))) from None
         except BaseException:
             self._slot_free()
@@ -260,6 +279,7 @@ class Pool:
             self._slot_free()
             raise GatewayError(UPSTREAM_CONNECT("the connection was closed as soon as it was made"))
         self.opened += 1
+        connection.born = self._loop.time()
         self.busy.add(connection)
         return connection
 
@@ -281,6 +301,9 @@ class Pool:
         return cast("Connection", connection)
 
     def _lost(self, connection: Connection) -> None:
+        # With TLS 1.3 a service refuses our certificate, or that there is none, when we take the handshake for done.
+        if connection.exchanges <= 1:
+            self.blame_tls(connection.cause)
         self._slot_free()
 
 

@@ -25,6 +25,7 @@ from kernel.http.problems import (
     GatewayError,
     ProblemKind,
 )
+from kernel.primitives.tls import client_context
 from kernel.telemetry.metrics import UpstreamMeter
 from kernel.upstream.attempt import IDEMPOTENT, Attempt
 from kernel.upstream.balance import Upstream
@@ -148,7 +149,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
             if self._sweeper is None:
                 self._sweeper = Sweeper(asyncio.get_running_loop())
             if url.scheme == "https" and self._verify is None:
-                self._verify = ssl.create_default_context()
+                self._verify = client_context()
             upstream = self._origins[origin] = Upstream(
                 url.host,
                 (f"unix://{self._uds}" if self._uds else f"{url.scheme}://{url.netloc.decode()}",),

@@ -190,6 +190,7 @@ async def _open(
     except TimeoutError:
         raise failure(UPSTREAM_CONNECT_TIMEOUT, "the connection was not accepted in time") from None
     except OSError as error:
+        replica.pool.blame_tls(error)
         raise failure(UPSTREAM_CONNECT, unreachable(error)) from None
     try:
         async with limit(times.answer):

@@ -1,4 +1,4 @@
-"""Certificates made for a test, for `localhost`."""
+"""Certificates made for a test, for `localhost` unless another name is said."""
 
 from __future__ import annotations
 
@@ -13,14 +13,21 @@ from cryptography.x509.oid import NameOID
 _PEM = serialization.Encoding.PEM
 
 
-def pair(directory: Path, name: str = "tls", *, passphrase: bytes = b"") -> tuple[Path, Path]:
-    """Files with a certificate that signs itself and with its private key."""
+def pair(
+    directory: Path,
+    name: str = "tls",
+    *,
+    passphrase: bytes = b"",
+    host: str = "localhost",
+    ends: timedelta = timedelta(days=1),
+) -> tuple[Path, Path]:
+    """Files with a certificate for `host` that signs itself, good until it `ends`, and with its private key."""
     key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     made = (
-        x509.CertificateBuilder(who, who, key.public_key(), 1, now - timedelta(1), now + timedelta(1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        x509.CertificateBuilder(who, who, key.public_key(), 1, now - timedelta(2), now + ends)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )
     encryption: serialization.KeySerializationEncryption = (

@@ -215,7 +215,7 @@ def test_the_status_says_how_the_gateway_itself_is(
     gateway.found(*found)
     gateway.redis = redis
     gateway.reason = reason
-    for document in (gateway.health.overall(), gateway.health.services()):
+    for document in (gateway.health.overall(), gateway.health.services(operator=False)):
         assert (document[0], json.loads(document[1])["status"]) == expected
         assert json.loads(document[1])["redis"] == ("connected" if redis else "disconnected")
 
@@ -224,7 +224,7 @@ def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -
     gateway.found(UNKNOWN, UNHEALTHY)
     gateway.breakers["sales"] = "open"
     gateway.prober.results["auth"] = ServiceHealth()
-    services = json.loads(gateway.health.services()[1])["services"]
+    services = json.loads(gateway.health.services(operator=False)[1])["services"]
     assert services["sales"] == {
         "status": "unhealthy",
         "latency_ms": 1.5,
@@ -243,12 +243,24 @@ def test_each_service_is_told_with_latency_error_and_breaker(gateway: Gateway) -
     }
 
 
+def test_only_operators_are_told_the_reason(gateway: Gateway) -> None:
+    found = ServiceHealth(
+        UNHEALTHY, 1.5, "the TLS handshake failed", 1.0, "Hostname mismatch: not valid for 'a'"
+    )
+    gateway.prober.results["sales"] = found
+    _, body = gateway.health.services(operator=False)
+    assert b"Hostname" not in body
+    services = json.loads(gateway.health.services(operator=True)[1])["services"]
+    assert services["sales"]["reason"] == found.reason
+    assert "reason" not in services["auth"]
+
+
 def test_a_service_is_unhealthy_as_soon_as_its_breaker_is_open(gateway: Gateway) -> None:
     gateway.found(HEALTHY, HEALTHY)
     gateway.breakers["sales"] = "open"
     assert json.loads(gateway.health.overall()[1])["services"]["sales"] == "unhealthy"
     assert json.loads(gateway.health.overall()[1])["status"] == "degraded"
-    told = json.loads(gateway.health.services()[1])["services"]["sales"]
+    told = json.loads(gateway.health.services(operator=False)[1])["services"]["sales"]
     assert (told["status"], told["last_error"]) == ("unhealthy", "failed repeatedly")
     # Half-open, nobody knows: what the last probe found counts.
     gateway.breakers["sales"] = "half-open"
