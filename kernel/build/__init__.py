@@ -103,7 +103,7 @@ class _Telemetry:
         self.log.take_over_stdlib()
         if settings.audit_log_file:
             self.audit_writer = Writer(AuditFile(Path(settings.audit_log_file)))
-            self.audit = Audit(self.audit_writer)
+            self.audit = Audit(self.audit_writer, marks=True)
         else:
             self.audit_writer = self.writer
             self.audit = Audit(self.writer, encoder, anonymizer)

@@ -14,7 +14,8 @@ from kernel.cli.output import Formatter, plural
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
 What the audit log holds about a user: hand it out (GDPR article 15), or erase who it was (article 17). The file is that of
-AUDIT_LOG_FILE with all its rotated ones; workers may go on writing meanwhile. The access log is the log system's."""
+AUDIT_LOG_FILE with all its rotated ones; running workers are first asked to write what they still hold, which takes up to two
+seconds, and may go on writing. The access log is the log system's."""
     parser.epilog = """\
 examples:
   gateway audit export --user 81a4f2d3 > events.jsonl
@@ -46,20 +47,38 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"gateway: there is no audit log {path}\n")
         return 1
     try:
+        if args.action == "erase" and not args.yes and not _agreed(args.user):
+            sys.stderr.write("gateway: nothing was changed\n")
+            return 1
+        missed = _flushed(path)
         if args.action == "export":
             count = 0
             for event in export(path, args.user):
                 sys.stdout.write(orjson.dumps(event).decode() + "\n")
                 count += 1
             sys.stderr.write(f"gateway: {plural(count, 'event')}\n")
-            return 0
-        if not args.yes and not _agreed(args.user):
-            sys.stderr.write("gateway: nothing was changed\n")
-            return 1
+            return missed
         sys.stderr.write(f"gateway: {plural(erase(path, args.user), 'event')} changed\n")
     except OSError as error:
         sys.stderr.write(f"gateway: the audit log cannot be used: {error}\n")
         return 1
+    return missed
+
+
+def _flushed(path: Path) -> int:
+    """Have running workers write what they hold. 1 when some did not: what follows may miss events."""
+    from kernel.telemetry.auditflush import flush  # noqa: PLC0415
+
+    done = flush(path)
+    if done.silent:
+        sys.stderr.write(
+            f"gateway: {plural(done.silent, 'running worker')} did not write what is still in memory: try again\n"
+        )
+        return 1
+    if not done.written:
+        sys.stderr.write(
+            "gateway: no worker that runs here writes to this file; of one elsewhere, the last second may be missing\n"
+        )
     return 0
 
 

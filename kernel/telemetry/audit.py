@@ -93,13 +93,20 @@ class Audit:
     """Gathers events and writes them once a second.
 
     `writer` is an `AuditFile`'s, or the log's own when no file is configured; `anonymizer` is the log's, for there it must
-    not tell what the lines beside it hide.
+    not tell what the lines beside it hide. With `marks` the writer gets an empty piece after each flush, by which an
+    `AuditFile` knows how far it is.
     """
 
     def __init__(
-        self, writer: Writer, encoder: Encoder | None = None, anonymizer: Anonymizer | None = None
+        self,
+        writer: Writer,
+        encoder: Encoder | None = None,
+        anonymizer: Anonymizer | None = None,
+        *,
+        marks: bool = False,
     ) -> None:
         self._writer = writer
+        self._marks = marks
         self._anonymizer = anonymizer
         self._encoder = encoder or JsonLines()
         self._events: dict[_Key, _Event] = {}
@@ -216,6 +223,8 @@ class Audit:
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(FLUSH_SECONDS, self._tick, loop)
         self.flush()
+        if self._marks:
+            self._writer.write(b"", 0)
 
 
 def _requested(x: Audited) -> str:

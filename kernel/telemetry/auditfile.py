@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 
+from kernel.telemetry.auditflush import Presence
+
 MAX_BYTES = 16 * 1024 * 1024
 FILES = 8
 # What of an event tells who somebody is. Time, route, tenant and outcome stay: they are the security record.
@@ -41,8 +43,13 @@ class AuditFile:
         self._fd = -1
         with _lock(path, fcntl.LOCK_SH):
             self._open()
+        self._presence = Presence(path)
 
     def __call__(self, data: bytes) -> None:
+        """Append `data`; nothing tells that all that was gathered a moment ago is here."""
+        if not data:
+            self._presence.mark()
+            return
         with _lock(self._path, fcntl.LOCK_SH):
             self._open()
             view = memoryview(data)
@@ -54,6 +61,10 @@ class AuditFile:
 
     def close(self) -> None:
         """Close the file."""
+        self._close()
+        self._presence.close()
+
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -64,7 +75,7 @@ class AuditFile:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
                     return
-            self.close()
+            self._close()
         self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _rotate(self) -> None:
@@ -92,7 +103,7 @@ def erase(path: Path, user_id: str) -> int:
     """Pseudonymise a person in all files (GDPR article 17); how many events were changed.
 
     The events stay, and stay linked to each other by a random pseudonym that leads nobody back. Workers go on writing
-    meanwhile; what they have not written yet (up to a second) is not changed.
+    meanwhile; what they have not written yet (up to a second) is not changed: `flush` first.
     """
     pseudonym = f"erased-{secrets.token_hex(6)}"
     changed = 0

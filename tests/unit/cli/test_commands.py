@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 from kernel.cli import main
 from kernel.identity.pem import generate_pair
+from kernel.telemetry.auditfile import AuditFile
+from kernel.telemetry.writer import Writer
 
 SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
 
@@ -160,6 +163,36 @@ def test_a_user_is_erased_only_when_that_is_confirmed(
     assert "u1" not in left
     assert left.count("u2") == 1
     assert left.count("192.0.2.1") == 1
+
+
+def test_what_a_running_worker_holds_is_waited_for(capsys: pytest.CaptureFixture[str], trail: Path) -> None:
+    arguments = ["audit", "export", "--user", "u1", "--file", str(trail)]
+    assert main(arguments) == 0
+    assert "no worker that runs here writes to this file" in capsys.readouterr().err
+    file = AuditFile(trail)
+    writer = Writer(file)
+    held = [b'{"event":"denied","user_id":"u1","n":7}\n']
+    asked = trail.with_name("audit.jsonl.writers") / "flush"
+    stop = threading.Event()
+
+    def work() -> None:
+        """A worker's seconds, shorter; what it holds goes with the first flush after it was asked."""
+        while not stop.wait(0.02):
+            if held and asked.exists() and asked.read_bytes():
+                writer.write(held.pop())
+            writer.write(b"", 0)
+
+    asked.unlink(missing_ok=True)
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert main(arguments) == 0
+    stop.set()
+    worker.join()
+    assert writer.close(5)
+    file.close()
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[-1])["n"] == 7
+    assert "no worker" not in told.err
 
 
 def test_a_missing_trail_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_files_are_private_rotated_by_size_and_bounded(tmp_path: Path) -> None:
     for _ in range(100):
         file(line)
     file.close()
-    names = {entry.name for entry in tmp_path.iterdir()} - {"audit.log.lock"}
+    names = {entry.name for entry in tmp_path.iterdir() if entry.is_file()} - {"audit.log.lock"}
     assert {"audit.log.1", "audit.log.2"} <= names <= {"audit.log", "audit.log.1", "audit.log.2"}
     assert all(stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600 for name in names)
     for name in names:
@@ -204,7 +204,9 @@ def test_workers_append_and_rotate_together_without_losing_or_mixing_a_line(tmp_
                 file.write(event("u-9"))
             erase(path, "u-9")
     assert [worker.wait() for worker in workers] == [0, 0, 0]
-    files = [entry for entry in tmp_path.iterdir() if entry.suffix not in {".lock", ".new"}]
+    files = [
+        entry for entry in tmp_path.iterdir() if entry.is_file() and entry.suffix not in {".lock", ".new"}
+    ]
     assert len(files) > 2
     found = [line for file in files for line in file.read_bytes().splitlines() if not line.startswith(b"{")]
     assert sorted(found) == sorted(
