@@ -28,6 +28,7 @@ from kernel.http.problems import (
     TENANT_FORBIDDEN,
     GatewayError,
 )
+from kernel.identity.claims import TenantId, fold_tenant
 from kernel.openapi.own import PROBLEM, Answer, Operation, Operations
 from kernel.routing.catalog import RouteRow
 from kernel.state import Factories, State
@@ -43,7 +44,7 @@ _Line = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"\A[^\x00-\x1
 class _Alert(Struct):
     """What is demanded of an alert."""
 
-    tenant_id: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+    tenant_id: TenantId
     alert_id: _Line | int
     severity: Annotated[str, Meta(min_length=1, max_length=64)]
     message: Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -51,6 +52,9 @@ class _Alert(Struct):
     timestamp: datetime | Annotated[float, Meta(ge=0, le=99_999_999_999)]  # Unix seconds
     type: Annotated[str, Meta(max_length=64)] | None = None
     channels: Annotated[list[Literal["sse", "email", "whatsapp"]], Meta(min_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        fold_tenant(self, "tenant_id", self.tenant_id)
 
 
 _documents = msgspec.json.Decoder(dict[str, Any])

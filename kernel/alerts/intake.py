@@ -7,17 +7,16 @@ usable `alert_id` (text or an integer) goes by the digest of its content: publis
 from __future__ import annotations
 
 import hashlib
-import re
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from kernel.alerts.event import Payload, encode_payload
+from kernel.primitives.tenant_id import canonical
 from kernel.store.keys import ALERT_CHANNEL_PREFIX
 
 _PREFIX = ALERT_CHANNEL_PREFIX.encode()
-_TENANT = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _MAX_ID = 256
 _MAX_LABEL = 64
 
@@ -49,9 +48,10 @@ def parse(channel: bytes, data: bytes, max_bytes: int) -> Alert:
     Raises:
         Malformed: tenant, too-large, not-utf8, not-json, not-object.
     """
-    tenant = channel.removeprefix(_PREFIX)
-    if not _TENANT.fullmatch(tenant):
-        raise Malformed("tenant")
+    try:
+        tenant = canonical(channel.removeprefix(_PREFIX).decode("latin-1"))
+    except ValueError:
+        raise Malformed("tenant") from None
     if len(data) > max_bytes:
         raise Malformed("too-large")
     try:
@@ -69,7 +69,7 @@ def parse(channel: bytes, data: bytes, max_bytes: int) -> Alert:
     payload = Payload(
         _key(published.alert_id, line), _severity(published.severity), _type(published.type), line
     )
-    return Alert(tenant.decode(), payload.key, encode_payload(payload))
+    return Alert(tenant, payload.key, encode_payload(payload))
 
 
 def _key(alert_id: object, line: bytes) -> str:

@@ -41,6 +41,7 @@ from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
 from kernel.http.paths import flaw
+from kernel.primitives.tenant_id import canonical
 from kernel.routing.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
 from kernel.routing.trie import RouteConflictError, Trie
 
@@ -49,7 +50,6 @@ _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
-_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MAX_BODY = size(0, 1024**4)
 
@@ -106,9 +106,10 @@ class _Reader:
         limits = dict(self._tables(document, "limits"))
         self._known(limits, _LIMITED, "[limits] ")
         tiers = self._limits(limits, "tiers", lambda name: "" if name in TIERS else unknown(name, TIERS))
-        tenants = self._limits(
-            limits, "tenants", lambda name: "" if _TENANT.fullmatch(name) else "is not a tenant id"
-        )
+        tenants = {
+            canonical(name): limit
+            for name, limit in self._limits(limits, "tenants", self._tenant_flaw()).items()
+        }
         alerts = dict(self._tables(document, "alerts"))
         self._known(alerts, ("channels",), "[alerts] ")
         return replace(
@@ -310,6 +311,23 @@ class _Reader:
                 self._error(f"{where} max_body", str(error), 'max_body = "50MiB"')
                 del values["max_body"]
         return values
+
+    @staticmethod
+    def _tenant_flaw() -> Callable[[str], str]:
+        """What is wrong with the name of a tenant's table: it is no id, or one whose tenant has a table already."""
+        seen: set[str] = set()
+
+        def flaw(name: str) -> str:
+            try:
+                tenant = canonical(name)
+            except ValueError as error:
+                return f"{str(error)[0].lower()}{str(error)[1:]}"
+            if tenant in seen:
+                return "is the same tenant as another table's: a UUID is one in any case"
+            seen.add(tenant)
+            return ""
+
+        return flaw
 
     def _limits(self, limits: dict[str, Any], kind: str, flaw: Callable[[str], str]) -> dict[str, Limit]:
         found: dict[str, Limit] = {}

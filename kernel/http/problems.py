@@ -204,7 +204,7 @@ TENANT_INVALID = ProblemKind(
     "tenant-invalid",
     400,
     "Tenant id malformed",
-    "Send one tenant id of letters, digits, '-' and '_', at most 64.",
+    "Send one tenant id of letters, digits, '-' and '_', at most 64; a UUID in any case, with its dashes.",
 )
 TENANT_FORBIDDEN = ProblemKind(
     "tenant-forbidden", 403, "No access to this tenant", "Ask an owner of the tenant for access."

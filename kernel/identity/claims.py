@@ -12,9 +12,11 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.structs import force_setattr
 
 from kernel.http.problems import TOKEN_CLAIMS, TOKEN_CRITICAL_HEADER, TOKEN_MALFORMED, TOKEN_TYPE, ProblemKind
 from kernel.identity.errors import TokenError
+from kernel.primitives.tenant_id import PATTERN, canonical
 
 _Struct = TypeVar("_Struct")
 
@@ -23,9 +25,20 @@ MAX_TENANTS = 512
 # `\Z`, not `$`: `$` also matches before a trailing line feed.
 Text = Annotated[str, Meta(max_length=256, pattern=r"\A(?:[!-~](?:[ -~]*[!-~])?)?\Z")]
 Id = Annotated[str, Meta(pattern=r"\A[!-~]{1,256}\Z")]
-TenantId = Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+# Structs that have one fold it to its one spelling when they are made: see `fold_tenant`.
+TenantId = Annotated[str, Meta(pattern=PATTERN)]
 # Addresses may be international (RFC 6532); as a header value they are UTF-8, never latin-1.
 Email = Annotated[str, Meta(max_length=256, pattern=r"\A[^ ]*\Z")]
+
+
+def fold_tenant(struct: Struct, field: str, given: str) -> None:
+    """Set a field to the canonical spelling of the tenant `given`. Raises ValueError, which names the field."""
+    try:
+        tenant = canonical(given)
+    except ValueError as error:
+        raise ValueError(f"`{field}`: {error}") from None
+    if tenant != given:
+        force_setattr(struct, field, tenant)
 
 
 class Header(Struct, frozen=True):
@@ -54,6 +67,9 @@ class Access(Struct, frozen=True, omit_defaults=True):
     tier: Text | None = None
     can_view_children: bool | None = None
 
+    def __post_init__(self) -> None:
+        fold_tenant(self, "id", self.id)
+
 
 class Claims(Struct, frozen=True, omit_defaults=True):
     """Payload of an access or service token. Numeric dates are Unix seconds and finite (JSON has no other)."""
@@ -79,6 +95,8 @@ class Claims(Struct, frozen=True, omit_defaults=True):
     demo_account_type: Text | None = None
 
     def __post_init__(self) -> None:
+        if self.tenant_id is not None:
+            fold_tenant(self, "tenant_id", self.tenant_id)
         if self.email is not None and not self.email.isprintable():
             raise ValueError("`email` has characters that cannot be printed")
 

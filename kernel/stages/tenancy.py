@@ -1,6 +1,7 @@
 """Tenant access: which tenant is asked for, may this identity reach it, and the context headers that follow.
 
-The tenant is the path's, else `X-Tenant-ID`, else the token's own. What was allowed once is kept with the identity, encoded:
+The tenant is the path's, else `X-Tenant-ID`, else the token's own, in its one spelling from here on; the path goes on as it
+came. What was allowed once is kept with the identity, encoded:
 a known pair of token and tenant costs one dict hit. A tenant below another one is looked up each time, in memory when the
 answer is known: families move.
 
@@ -10,7 +11,6 @@ whatever its token lists.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable
 from typing import Final
 
@@ -20,6 +20,7 @@ from kernel.exchange.phase import Phase
 from kernel.http.problems import DEMO_FORBIDDEN, TENANT_FORBIDDEN, TENANT_INVALID, GatewayError, Problem
 from kernel.identity.access import below, decide, overseen
 from kernel.identity.identity import Identity, TenantContext
+from kernel.primitives.tenant_id import canonical
 from kernel.routing.catalog import RouteRow
 from kernel.stages.lookup import Lookup
 from kernel.state import State
@@ -27,7 +28,6 @@ from kernel.store.tracked import Values
 
 NAME: Final = Phase("tenancy")
 
-_TENANT = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 # Contexts kept with an identity: of tenants by the client's spelling, and as many of those below others by their id.
 _MOST = 64
 _IN_DEMO = DEMO_FORBIDDEN("This is a demo's tenant: only its own session reaches it.")
@@ -73,9 +73,10 @@ def make(state: State, row: RouteRow) -> Stage | None:
 
     def first_time(x: Exchange, identity: Identity, asked: bytes | None) -> Outcome:
         """A pair of token and tenant that is not known here."""
-        if asked is not None and not _TENANT.fullmatch(asked):
-            return TENANT_INVALID()
-        tenant = identity.tenant_id if asked is None else asked.decode()
+        try:
+            tenant = identity.tenant_id if asked is None else canonical(asked.decode("latin-1"))
+        except ValueError as error:
+            return TENANT_INVALID(f"{error}.")
         made = decide(identity, tenant)
         if isinstance(made, Problem):
             return made

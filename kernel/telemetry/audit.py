@@ -13,7 +13,7 @@ from time import time
 from typing import Any, Protocol
 
 from kernel.telemetry.lines import Encoder, JsonLines, stamp
-from kernel.telemetry.redact import Anonymizer
+from kernel.telemetry.redact import Anonymizer, clean_path
 from kernel.telemetry.writer import Writer
 
 FLUSH_SECONDS = 1.0
@@ -228,11 +228,11 @@ class Audit:
 
 
 def _requested(x: Audited) -> str:
-    """The tenant that a refused request asked for, as it was written."""
+    """The tenant that a refused request asked for, as it was written; a token's parts are not."""
     segments = x.route.template.split("/")
     named = [segment for segment in segments if segment.startswith("{")]
     if "{tenant_id}" in named and len(x.params) >= len(named):
         wanted = x.params[named.index("{tenant_id}")]
     else:
         wanted = x.captured.get(b"x-tenant-id", b"")
-    return wanted[:_MAX_TENANT].decode("latin-1")
+    return clean_path(wanted[:_MAX_TENANT])

@@ -26,7 +26,7 @@ from kernel.http.problems import (
     GatewayError,
     Problem,
 )
-from kernel.identity.claims import Claims, Id, Subscription, TenantId, Text
+from kernel.identity.claims import Claims, Id, Subscription, TenantId, Text, fold_tenant
 from kernel.identity.errors import REALM
 from kernel.identity.identity import DEMO_SESSION, Identity, access_identity
 from kernel.primitives.single_flight import SingleFlight
@@ -57,6 +57,9 @@ class _Session(Struct, frozen=True):
     status: str
     expires_at: datetime
     subscription: Subscription
+
+    def __post_init__(self) -> None:
+        fold_tenant(self, "virtual_tenant_id", self.virtual_tenant_id)
 
 
 _decoder = msgspec.json.Decoder(_Session)

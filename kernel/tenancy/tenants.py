@@ -17,11 +17,13 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from kernel.http.problems import TENANT_UNAVAILABLE, GatewayError, Problem
 from kernel.identity.claims import TenantId
 from kernel.identity.stamp import Stamp
 from kernel.primitives.single_flight import SingleFlight
+from kernel.primitives.tenant_id import canonical
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Script, Store
@@ -66,6 +68,9 @@ class Place(Struct, frozen=True):
 
 class _Hierarchy(Struct, frozen=True):
     ancestors: _Ancestors
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "ancestors", tuple(canonical(tenant) for tenant in self.ancestors))
 
 
 class Verdict(Struct, frozen=True):

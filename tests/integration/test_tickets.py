@@ -34,6 +34,9 @@ STREAM = "/api/v1/alerts/stream"
 SOCKET = "/api/v1/training/ws"
 ROWS = (
     RouteRow(pattern=STREAM, methods=frozenset({"GET"}), handler=ALERT_STREAM),
+    RouteRow(
+        pattern="/api/v1/tenants/{tenant_id}/alerts/stream", methods=frozenset({"GET"}), handler=ALERT_STREAM
+    ),
     RouteRow(pattern=SOCKET, methods=frozenset({"GET"}), handler="socket", websocket=True),
     RouteRow(
         pattern="/api/v1/tenants/{tenant_id}/training/ws",
@@ -157,6 +160,22 @@ async def test_a_ticket_is_for_the_tenant_it_was_asked_for(here: Local) -> None:
     assert reply.document["tenant"] == OTHER_TENANT
     refused = await here.ask("POST", TICKET, access_token(), headers={"x-tenant-id": "6f1c9f0e-9999"})
     assert (refused.status, refused.code) == (403, "tenant-forbidden")
+
+
+async def test_a_tickets_tenant_may_be_spelled_in_any_case(here: Local) -> None:
+    spelled = OTHER_TENANT.upper()
+    for asked, used in ((spelled, OTHER_TENANT), (OTHER_TENANT, spelled)):
+        ticket = await get_ticket(here, tenant=asked)
+        reply = await here.ask("GET", f"/api/v1/tenants/{used}/training/ws?ticket={ticket}")
+        assert reply.document["tenant"] == OTHER_TENANT
+    ticket = await get_ticket(here, tenant=spelled)
+    first = await here.ask("GET", f"/api/v1/tenants/{spelled}/alerts/stream?ticket={ticket}")
+    # A browser sends it back to the path as it spells it.
+    assert f"Path=/api/v1/tenants/{spelled}/alerts/stream;" in (first.header("set-cookie") or "")
+    bare = OTHER_TENANT.replace("-", "")
+    ticket = await get_ticket(here, tenant=spelled)
+    refused = await here.ask("GET", f"/api/v1/tenants/{bare}/training/ws?ticket={ticket}")
+    assert refused.code == "tenant-invalid"
 
 
 async def test_a_service_without_a_tenant_gets_no_tenant_by_ticket(here: Local) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from kernel.exchange.exchange import Exchange
 from kernel.http.cookies import cookie
-from kernel.http.problems import TENANT_FORBIDDEN, GatewayError
+from kernel.http.problems import TENANT_FORBIDDEN, TENANT_INVALID, GatewayError
 from kernel.identity.identity import Identity
 from kernel.identity.tickets import RESUME_SECONDS, Holder
+from kernel.primitives.tenant_id import canonical
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
 from kernel.stages.limit import address_key
 from kernel.state import State
@@ -38,13 +39,18 @@ def make(state: State, row: RouteRow) -> Redeem:
     async def redeem(x: Exchange, ticket: bytes) -> Identity | str:
         redeemed = await tickets.redeem(ticket, _holder(x) if resumes else None)
         asked = x.params[place] if place >= 0 else x.captured.get(b"x-tenant-id")
-        tenant = (redeemed.tenant or "").encode()
-        if asked is not None and asked != tenant:
-            raise GatewayError(TENANT_FORBIDDEN("The ticket was made for another tenant."))
-        if tenant:
-            x.captured[b"x-tenant-id"] = tenant
+        if asked is not None:
+            try:
+                tenant = canonical(asked.decode("latin-1"))
+            except ValueError as error:
+                raise GatewayError(TENANT_INVALID(f"{error}.")) from None
+            if tenant != redeemed.tenant:
+                raise GatewayError(TENANT_FORBIDDEN("The ticket was made for another tenant."))
+        if redeemed.tenant:
+            x.captured[b"x-tenant-id"] = redeemed.tenant.encode()
         if redeemed.cookie:
-            path = row.pattern.replace("{tenant_id}", redeemed.tenant or "")
+            # As the client spells it: browsers compare the paths of cookies byte for byte.
+            path = row.pattern if place < 0 else row.pattern.replace("{tenant_id}", x.params[place].decode())
             x.extra.append(_set_cookie(redeemed.cookie, path, x.secure))
         return redeemed.session if redeemed.identity is None else redeemed.identity
 

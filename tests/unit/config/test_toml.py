@@ -242,7 +242,7 @@ def test_all_errors_are_collected_each_with_its_place(file: File) -> None:
         "gateway.toml [[routes]] #5 (/api/v1/pos/**) methods: HEAD goes with GET",
         "gateway.toml [limits.tiers.pro]: is unknown; there are enterprise, professional, starter",
         "gateway.toml [limits.tiers.starter]: object missing required field `window`",
-        "gateway.toml [limits.tenants.a b]: is not a tenant id",
+        "gateway.toml [limits.tenants.a b]: a tenant id has 1 to 64 letters, digits, '-' and '_'",
     ]
 
 
@@ -329,3 +329,21 @@ def test_a_critical_route_can_be_made_an_ordinary_one(file: File) -> None:
         if row.pattern == "/api/v1/tenants/{tenant_id}/**" and "DELETE" in (row.methods or ())
     ]
     assert row.critical is None
+
+
+def test_a_tenants_limit_is_the_tenants_however_it_is_spelled(file: File) -> None:
+    tenant = "6f1c9f0e-ab12-4cde-8f00-00000000000a"
+    text = f"""
+        [limits.tenants.{tenant.upper()}]
+        requests = 1
+        window = 1
+        """
+    assert list(file.load(text).tenant_limits) == [tenant]
+    text += f"""
+        [limits.tenants.{tenant}]
+        requests = 2
+        window = 1
+        """
+    assert file.problems(text) == [
+        f"gateway.toml [limits.tenants.{tenant}]: is the same tenant as another table's: a UUID is one in any case"
+    ]
