@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# A file's tests share its servers, so they stay together. PARALLEL= runs one test after the other.
+PARALLEL ?= -n auto --dist loadfile
 
 # Wheels only: a source archive would be built with a build backend that no hash pins.
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check install --no-warn-script-location
@@ -32,12 +34,12 @@ demo: $(VENV)/.stamp-runtime ## run the whole product: store, stub platform, gat
 	@exec $(BIN)/gateway demo $(ARGS)
 
 test: $(VENV)/.stamp-dev ## run every test
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 compiled: build/compiled/.stamp ## compile what a request passes through (needs a C compiler), into build/compiled
 
 test-compiled: build/compiled/.stamp ## run every test on the compiled build
-	@cd build/compiled && ../../$(BIN)/python -m pytest -p no:cacheprovider $(ARGS)
+	@cd build/compiled && ../../$(BIN)/python -m pytest -p no:cacheprovider $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style and types
 	@$(BIN)/ruff check --quiet .

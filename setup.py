@@ -15,6 +15,7 @@ MODULES = [
     "kernel/exchange/exchange.py",
     "kernel/exchange/phase.py",
     "kernel/exchange/websocket.py",
+    "kernel/http/addresses.py",
     "kernel/http/headers.py",
     "kernel/http/paths.py",
     "kernel/identity/access.py",

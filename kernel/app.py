@@ -59,8 +59,6 @@ class Gateway:
     def __init__(self, state: State, handler_for: Callable[[RouteRow], Handler]) -> None:
         self._state = state
         self._handler_for = handler_for
-        # With a profile, handlers are timed until their service has answered: they are waited for.
-        self.callbacks = state.profile is None
         self._max_in_flight = state.settings.max_requests_in_flight
         self.router: Router[Route] = Router(state.settings.routes, self._compile, self._refusing)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))
@@ -243,7 +241,7 @@ class Gateway:
         profile = self._state.profile
         if profile is not None:
             stages = tuple((name, profile.timed(name, stage)) for name, stage in stages)
-            handler = profile.timed(f"handler {row.handler}", handler)
+            handler = profile.timed_handler(f"handler {row.handler}", handler)
         return Route(row, template, stages, handler, meter)
 
     def _special(self, template: str, handler: Handler) -> Route:

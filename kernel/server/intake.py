@@ -22,8 +22,6 @@ _BATCH = 256
 class Entrance(Protocol):
     """What is needed of the gateway (see app.py)."""
 
-    callbacks: bool
-
     def enter(
         self,
         scope: Scope,
@@ -48,7 +46,6 @@ class Intake:
     def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Entrance) -> None:
         self._loop = loop
         self._gateway = gateway
-        self._lane = self if gateway.callbacks else None
         self._waiting: deque[Watcher] = deque()
         self._idle = True
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +81,7 @@ class Intake:
         self._idle = True
         waiting = self._waiting
         enter = self._gateway.enter
-        lane = self._lane
+        lane: Lane = self
         for _ in range(min(len(waiting), _BATCH)):
             watcher = waiting.popleft()
             proto = watcher.proto

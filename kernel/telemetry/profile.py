@@ -1,8 +1,8 @@
 """GATEWAY_PROFILE: how long each stage and handler takes, and how long garbage collection stops the worker.
 
 What is measured is wrapped when routes are compiled; without the setting nothing is wrapped and nothing is asked. A stage or
-handler that waits counts until it has its outcome, so a handler's time has its service's in it; for that every request is a
-task, as none on the callback lane is.
+handler that waits counts until it has its outcome, and a handler whose request goes by callbacks until its lane hears of the
+answer: so a handler's time has its service's in it, whichever way the request went.
 """
 
 from __future__ import annotations
@@ -15,6 +15,43 @@ from typing import Any
 from kernel.http.problems import Problem
 
 _Step = Callable[[Any], Any]
+
+
+class _Sums:
+    """Where a step's time goes: [seconds, times]."""
+
+    __slots__ = ("_sums",)
+
+    def __init__(self, sums: list[float]) -> None:
+        self._sums = sums
+
+    def add(self, began: float) -> None:
+        self._sums[0] += perf_counter() - began
+        self._sums[1] += 1
+
+    async def finish(self, outcome: Awaitable[Any], began: float) -> Any:
+        try:
+            return await outcome
+        finally:
+            self.add(began)
+
+
+class _TimedLane:
+    """The lane of an exchange that is measured."""
+
+    __slots__ = ("_began", "_lane", "_sums")
+
+    def __init__(self, lane: Any, sums: _Sums, began: float) -> None:
+        self._lane = lane
+        self._sums = sums
+        self._began = began
+
+    def over(self, x: Any) -> None:
+        self._sums.add(self._began)
+        self._lane.over(x)
+
+    def go_on(self, x: Any, rest: Awaitable[None]) -> None:
+        self._lane.go_on(x, self._sums.finish(rest, self._began))
 
 
 class Profile:
@@ -35,28 +72,34 @@ class Profile:
             gc.callbacks.remove(self._collected)
 
     def timed(self, name: str, step: _Step) -> _Step:
-        """`step`, measured under `name`."""
-        sums = self._steps.setdefault(name, [0.0, 0.0])
-
-        def add(began: float) -> None:
-            sums[0] += perf_counter() - began
-            sums[1] += 1
-
-        async def finish(outcome: Awaitable[Any], began: float) -> Any:
-            try:
-                return await outcome
-            finally:
-                add(began)
+        """The stage `step`, measured under `name`."""
+        sums = self._sums(name)
 
         def measured(x: Any) -> Any:
             began = perf_counter()
             outcome = step(x)
             if outcome is None or isinstance(outcome, Problem):
-                add(began)
+                sums.add(began)
                 return outcome
-            return finish(outcome, began)
+            return sums.finish(outcome, began)
 
         return measured
+
+    def timed_handler(self, name: str, handler: _Step) -> _Step:
+        """The `handler`, measured under `name` until its answer is out."""
+        sums = self._sums(name)
+
+        def measured(x: Any) -> Any:
+            began = perf_counter()
+            if x.lane is not None:
+                x.lane = _TimedLane(x.lane, sums, began)
+            rest = handler(x)
+            return None if rest is None else sums.finish(rest, began)
+
+        return measured
+
+    def _sums(self, name: str) -> _Sums:
+        return _Sums(self._steps.setdefault(name, [0.0, 0.0]))
 
     def families(self) -> dict[str, Any]:
         """For the metrics."""

@@ -9,6 +9,9 @@ from typing import Any, cast
 
 from kernel.config import Settings
 from kernel.http.problems import Problem
+from kernel.identity.access import decide
+from kernel.identity.claims import Claims
+from kernel.identity.identity import TenantContext, access_identity
 from kernel.routing.catalog import RouteRow
 from tests.support.exchanges import exchange
 
@@ -47,8 +50,11 @@ async def test_the_endpoint_answers_with_the_caller() -> None:
 
     x = exchange()
     x.send = send
-    x.identity = cast("Any", SimpleNamespace(user_id="u"))
-    x.grant = cast("Any", SimpleNamespace(role="baker"))
+    claims = Claims(exp=2, iat=1, iss="i", jti="j", tenant_id="t", tenant_role="baker")
+    x.identity = access_identity(claims, "u", "key")
+    context = decide(x.identity, "t")
+    assert isinstance(context, TenantContext)
+    x.grant = context
     row = RouteRow(pattern="/api/v1/whoami", handler="whoami")
     await endpoint.FACTORIES["whoami"](cast("Any", SimpleNamespace()), row)(x)
     assert sent[0]["status"] == 200

@@ -43,8 +43,6 @@ class Watcher:
 class Entrance:
     """In the gateway's place: notes who enters, and answers by `answer`."""
 
-    callbacks = True
-
     def __init__(self) -> None:
         self.entered: list[int] = []
         self.finished: list[Any] = []

@@ -8,6 +8,7 @@ import pytest
 
 from kernel.config import Settings
 from kernel.exchange.cors import Cors
+from kernel.http.addresses import Peers
 from kernel.routing.catalog import Limit, RouteRow
 from kernel.stages import compile_stages, describe
 from kernel.store.limiter import Limiter
@@ -27,6 +28,7 @@ ODD = (
 async def test_what_is_told_of_a_route_is_what_it_runs_through(settings: Settings) -> None:
     state = cast("Any", MagicMock())
     state.settings = settings
+    state.trusted = state.admins = Peers(())
     state.cors = Cors(settings.cors_origins, settings.cors_allow_credentials)
     state.metrics = Metrics()
     state.limiter = Limiter(state.store)

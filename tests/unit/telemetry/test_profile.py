@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +34,54 @@ async def test_steps_of_every_kind_are_timed_and_answer_as_before() -> None:
         await profile.timed("failing", fails)(1)
     counts = {name: times for name, (_, times) in profile.families()["gateway_stage_seconds"].items()}
     assert counts == {"plain": 1, "refusing": 1, "waiting": 2, "failing": 1}
+
+
+class Lane:
+    """What hears of the end of an exchange that no task waits for."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def over(self, x: Any) -> None:
+        self.heard.append("over")
+
+    def go_on(self, x: Any, rest: Any) -> None:
+        self.heard.append("go on")
+        rest.close()
+
+
+async def test_a_handler_on_the_lane_is_timed_until_its_answer_is_out() -> None:
+    profile = Profile()
+    lane = Lane()
+    x = SimpleNamespace(lane=lane)
+    assert profile.timed_handler("proxy", lambda x: None)(x) is None
+    times = profile.families()["gateway_stage_seconds"]["proxy"]
+    assert times == [0.0, 0.0]
+    x.lane.over(x)
+    assert lane.heard == ["over"]
+    seconds, count = profile.families()["gateway_stage_seconds"]["proxy"]
+    assert count == 1
+    assert seconds > 0
+
+
+async def test_a_handler_that_leaves_the_lane_is_timed_as_a_task() -> None:
+    profile = Profile()
+    ran: list[int] = []
+
+    async def rest() -> None:
+        ran.append(1)
+
+    class Runs(Lane):
+        def go_on(self, x: Any, rest: Any) -> None:
+            self.task = asyncio.ensure_future(rest)
+
+    lane = Runs()
+    x = SimpleNamespace(lane=lane)
+    profile.timed_handler("proxy", lambda x: None)(x)
+    x.lane.go_on(x, rest())
+    await lane.task
+    assert ran == [1]
+    assert profile.families()["gateway_stage_seconds"]["proxy"][1] == 1
 
 
 def test_collections_are_timed_until_it_stops() -> None:
