@@ -10,7 +10,7 @@ from kernel.stages.effects import EFFECTS, following
 from kernel.state import State
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
-from kernel.upstream.request_headers import header_lines
+from kernel.upstream.request_headers import header_lines, host_line
 
 
 def make(state: State, row: RouteRow) -> Handler:
@@ -22,12 +22,15 @@ def make(state: State, row: RouteRow) -> Handler:
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
+    stand_in = upstream.stand_in
     launch = CallbackLane(upstream, timeout).launch
 
     def proxy(x: Exchange) -> Awaitable[None] | None:
         # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.
         x.service = service
         lines = header_lines(x, tracer, refresh_token=issues_tokens)
+        if stand_in:
+            lines = host_line(x, stand_in) + lines
         if x.lane is not None and launch(x, lines):
             return None
         return forward(x, upstream, lines, timeout)

@@ -18,7 +18,7 @@ from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
-from kernel.upstream.request_headers import header_lines
+from kernel.upstream.request_headers import header_lines, host_line
 
 if TYPE_CHECKING:
     from kernel.upstream.websocket import UpstreamSocket
@@ -50,6 +50,8 @@ def make(state: State, row: RouteRow) -> Handler:
         offered: list[str] = x.scope.get("subprotocols") or []
         bearer = b"authorization" in x.captured and BEARER in _offer(x)
         lines = header_lines(x, state.tracer, refresh_token=False)
+        if upstream.stand_in:
+            lines = host_line(x, upstream.stand_in) + lines
         target = x.raw_path + b"?" + x.query if x.query else x.raw_path
         times = Times(settings.connect_timeout_seconds, answer)
         began = monotonic()

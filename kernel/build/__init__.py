@@ -29,7 +29,7 @@ from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.build.identity import MakeUpstream, make_authority
 from kernel.primitives.tls import client_context
-from kernel.routing.catalog import INTERNAL_SERVICES, Trust
+from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
@@ -265,7 +265,8 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
 
     contexts: dict[Trust | None, ssl.SSLContext] = {}
 
-    def make(name: str, urls: tuple[str, ...], trust: Trust | None = None) -> Upstream:
+    def make(name: str, urls: tuple[str, ...], service: Service | None = None) -> Upstream:
+        trust = service.trust if service else None
         # PERF: a store of authorities is 0.8 MiB and 20 ms: one for all that are judged alike.
         if trust not in contexts and any(url.startswith("https:") for url in urls):
             contexts[trust] = client_context(trust.ca, trust.identity) if trust else client_context()
@@ -278,14 +279,15 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
             idle_timeout=settings.idle_timeout_seconds,
             body_timeout=settings.body_timeout_seconds,
             tls=contexts.get(trust),
+            preserve_host=service is not None and service.preserve_host,
         )
 
     return make
 
 
 def _upstreams(settings: Settings, metrics: Metrics, make: MakeUpstream) -> dict[str, Upstream]:
-    trust = {service.name: service.trust for service in settings.service_catalog}
-    upstreams = {name: make(name, urls, trust.get(name)) for name, urls in settings.services.items()}
+    catalog = {service.name: service for service in settings.service_catalog}
+    upstreams = {name: make(name, urls, catalog.get(name)) for name, urls in settings.services.items()}
     metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
     return upstreams
 

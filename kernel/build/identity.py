@@ -19,7 +19,7 @@ from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
 from kernel.identity.shared_refresh import SharedRefresh
 from kernel.identity.tokens import Verifier
-from kernel.routing.catalog import Trust
+from kernel.routing.catalog import Service
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
@@ -31,9 +31,9 @@ _PREFIX = "/api/v1/auth"
 
 
 class MakeUpstream(Protocol):
-    """Makes the upstream of a service's URLs; `trust` is how its TLS is judged and shown."""
+    """Makes the upstream of the URLs of `service`, or of what is none of the catalogue's."""
 
-    def __call__(self, name: str, urls: tuple[str, ...], trust: Trust | None = None) -> Upstream: ...
+    def __call__(self, name: str, urls: tuple[str, ...], service: Service | None = None) -> Upstream: ...
 
 
 

@@ -48,7 +48,7 @@ from kernel.routing.trie import RouteConflictError, Trie
 _MAX_FILE = 16 * 1024 * 1024
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
-_SERVICE_FIELDS = ("health", "openapi", "tenant_scoped")
+_SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
 _SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MAX_BODY = size(0, 1024**4)

@@ -70,6 +70,7 @@ SERVICE: Mapping[str, Field] = {
     "health": Field(_Path, "Path of its health check.", '"/health"'),
     "openapi": Field(_Path, "Path of its OpenAPI document.", '"/openapi.json"'),
     "tenant_scoped": Field(bool, "Also answers below `/api/v1/tenants/{tenant_id}/`.", "false"),
+    "preserve_host": Field(bool, "It is sent the `Host` that the client named, not that of its URL.", "true"),
     "ca": Field(
         _File,
         "PEM file of the authorities that may sign its certificate, instead of the system's.",

@@ -68,6 +68,8 @@ class Service(Struct, frozen=True):
     tenant_scoped: bool = True
     # How its TLS is judged and shown; None as most are.
     trust: Trust | None = None
+    # It is told the Host that the client named, not its own.
+    preserve_host: bool = False
 
 
 def with_head(methods: frozenset[str] | None) -> frozenset[str]:

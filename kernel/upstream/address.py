@@ -18,6 +18,15 @@ class Address(Struct, frozen=True):
     path: str = ""
     authority: str = ""
 
+    @property
+    def own(self) -> tuple[bytes, ...]:
+        """The authorities it is known by, in lower case: as requests name it; with its port; without, if that may be."""
+        shown = in_url(self.host).lower()
+        forms = {self.authority.lower(), f"{shown}:{self.port}"}
+        if self.port == (443 if self.tls else 80):
+            forms.add(shown)
+        return tuple(form.encode() for form in forms)
+
 
 def parse(url: str) -> Address:
     """The address of a service URL (`http://`, `https://`, `unix:///path`), which the configuration has validated."""

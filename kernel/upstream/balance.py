@@ -28,14 +28,16 @@ _BUDGET_MOST = 10.0
 class Replica:
     """One address of a service."""
 
-    __slots__ = ("answers", "breaker", "host_line", "pool", "standing")
+    __slots__ = ("answers", "breaker", "host_line", "pool", "proxy_line", "standing")
 
-    def __init__(self, pool: Pool, authority: str) -> None:
+    def __init__(self, pool: Pool, authority: str, preserve_host: bool) -> None:
         self.pool = pool
         self.breaker = Breaker()
         self.standing = Standing()
         self.answers = 0  # less those that only the service's meter counts
+        # What follows the target of a request: of ours, and of one that is relayed.
         self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % authority.encode()
+        self.proxy_line = b" HTTP/1.1\r\n" if preserve_host else self.host_line
 
 
 class Upstream:
@@ -53,22 +55,29 @@ class Upstream:
         body_timeout: float = 30.0,
         tls: ssl.SSLContext | None = None,
         headers: ResponseHeaders | None = None,
+        preserve_host: bool = False,
     ) -> None:
+        addresses = [parse(url) for url in urls]
         self.name = name
         self.meter = meter
         self.sweeper = sweeper
         self.idle_timeout = idle_timeout
         self.body_timeout = body_timeout
+        # The Host that whoever relays a request says himself, when its client said none; empty: it is said here.
+        self.stand_in = addresses[0].authority.encode() if preserve_host else b""
         self._budget = _BUDGET_MOST
         self._counted = 0
-        reader = FastResponseReader(ResponseHeaders() if headers is None else headers)
+        own = frozenset(form for address in addresses for form in address.own)
+        reader = (
+            FastResponseReader(ResponseHeaders(), own) if headers is None else FastResponseReader(headers)
+        )
         self.replicas: list[Replica] = []
-        for url in urls:
-            address = parse(url)
+        for address in addresses:
             if address.tls and tls is None:
                 tls = client_context()
             context = tls if address.tls else None
-            self.replicas.append(Replica(Pool(address, limits, sweeper, reader, context), address.authority))
+            pool = Pool(address, limits, sweeper, reader, context)
+            self.replicas.append(Replica(pool, address.authority, preserve_host))
         # The usual case is decided without a call.
         self.only = self.replicas[0] if len(self.replicas) == 1 else None
         sweeper.watchers.append(self._look)

@@ -13,7 +13,15 @@ from __future__ import annotations
 import re
 from math import inf
 
-from kernel.upstream.response_headers import CONNECTION, ENCODING, KEEP_ALIVE, LENGTH, ResponseHeaders
+from kernel.upstream.response_headers import (
+    CONNECTION,
+    ENCODING,
+    KEEP_ALIVE,
+    LENGTH,
+    LOCATIONS,
+    ResponseHeaders,
+    reference,
+)
 
 # RFC 9112 section 4; RFC 9110 section 5.5: a value is of visible characters, spaces, tabs and obs-text.
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (2[0-9]{2}|[45][0-9]{2}|30[0-35-9]) [\t\x20-\x7e\x80-\xff]*")
@@ -33,12 +41,14 @@ Pair = tuple[bytes, bytes]
 
 
 class FastResponseReader:
-    """One an upstream. `rest` is how long its connections may be idle, in seconds, by what it has told."""
+    """One an upstream. `rest` is how long its connections may be idle, in seconds, by what it has told; `own` are the
+    authorities of its replicas, in lower case."""
 
-    __slots__ = ("_head", "_known", "_lines", "_statuses", "names", "rest")
+    __slots__ = ("_head", "_known", "_lines", "_statuses", "names", "own", "rest")
 
-    def __init__(self, names: ResponseHeaders) -> None:
+    def __init__(self, names: ResponseHeaders, own: frozenset[bytes] = frozenset()) -> None:
         self.names = names
+        self.own = own
         self.rest = inf
         self._statuses: dict[bytes, int] = {}
         # The last plain head, with the empty line, and what it says: status, headers, content length.
@@ -124,6 +134,8 @@ class FastResponseReader:
             return kind, value
         if kind == KEEP_ALIVE:
             self.keep_alive(value)
+        if kind in LOCATIONS:
+            return LOCATIONS[kind], reference(value, self.own)
         if kind == LENGTH:
             return int(value) if _NUMBER.fullmatch(value) else UNUSUAL
         if kind == ENCODING or (kind == CONNECTION and value.lower() != b"keep-alive"):

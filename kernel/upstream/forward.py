@@ -79,7 +79,7 @@ async def forward(
                 connection = attempt.take_idle() or await attempt.acquire()
                 # 5.
                 x.phase = RESPONSE_HEAD
-                head = (method, b" ", target, attempt.replica.host_line, lines, framing)
+                head = (method, b" ", target, attempt.replica.proxy_line, lines, framing)
                 if streamed:
                     head_came = attempt.send(b"".join(head), x.method == "HEAD", NEVER)
                     if attempt.written:

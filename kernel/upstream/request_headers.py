@@ -51,6 +51,11 @@ def header_lines(x: Exchange, tracer: Tracer, *, refresh_token: bool) -> bytes:
     return b"".join(lines)
 
 
+def host_line(x: Exchange, stand_in: bytes) -> bytes:
+    """The client's Host, for a service that wants it; `stand_in` when it said none, as HTTP/1.0 may."""
+    return b"host: %b\r\n" % (x.captured.get(b"host") or stand_in)
+
+
 def _without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     """`lines` less the fields that the client's `Connection` names (RFC 9110 section 7.6.1)."""
     return [line for line in lines if line.partition(b":")[0] not in names]

@@ -25,7 +25,14 @@ import httptools
 from kernel.http.headers import connection_options
 from kernel.http.problems import UPSTREAM_PROTOCOL, GatewayError
 from kernel.upstream.fast_response import FastResponseReader
-from kernel.upstream.response_headers import CONNECTION, ENCODING, KEEP_ALIVE, LENGTH
+from kernel.upstream.response_headers import (
+    CONNECTION,
+    ENCODING,
+    KEEP_ALIVE,
+    LENGTH,
+    LOCATIONS,
+    reference,
+)
 
 MAX_HEADERS = 256
 # The parser takes any version, and any byte in the reason (RFC 9112 section 4).
@@ -160,6 +167,8 @@ class Response:
                 self._connection_names = (self._connection_names or frozenset()) | named
         elif kind == KEEP_ALIVE:
             self._quick.keep_alive(value.strip())
+        elif kind in LOCATIONS:
+            self._fields.append((LOCATIONS[kind], reference(value.strip(b" \t"), self._quick.own)))
 
     def on_status(self, reason: bytes) -> None:
         if _BAD_TEXT.search(reason):

@@ -10,6 +10,7 @@ import logging
 from asyncio import timeout as limit
 from contextlib import suppress
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.client import ClientProtocol
@@ -158,7 +159,10 @@ async def _open(
 
     address = replica.pool.address
     path, _, query = target.decode("latin-1").partition("?")
-    uri = WebSocketURI(address.tls, address.host, address.port or 80, path, query)
+    host, port = address.host, address.port or 80
+    if upstream.stand_in:
+        host, port = _named(lines, 443 if address.tls else 80)
+    uri = WebSocketURI(address.tls, host, port, path, query)  # of which no more than Host is made
     protocol = ClientProtocol(
         uri,
         subprotocols=[Subprotocol(name) for name in subprotocols] or None,
@@ -222,6 +226,12 @@ async def _open(
         raise
     connection.start_keepalive()
     return UpstreamSocket(connection)
+
+
+def _named(lines: bytes, default: int) -> tuple[str, int]:
+    """Host and port that `lines` begin with (see `host_line`)."""
+    parts = urlsplit("//" + lines.partition(b"\r\n")[0].removeprefix(b"host: ").decode("latin-1"))
+    return parts.hostname or "", parts.port or default
 
 
 def _pairs(lines: bytes) -> list[tuple[str, str]]:

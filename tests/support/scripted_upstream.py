@@ -301,6 +301,7 @@ async def upstream_of(
     idle_timeout: float = 5.0,
     body_timeout: float = 5.0,
     tls: ssl.SSLContext | None = None,
+    preserve_host: bool = False,
     **limits: Any,
 ) -> AsyncIterator[Upstream]:
     """An Upstream in this loop. At its end everything must have been given back and closed."""
@@ -314,6 +315,7 @@ async def upstream_of(
         idle_timeout=idle_timeout,
         body_timeout=body_timeout,
         tls=tls,
+        preserve_host=preserve_host,
     )
     try:
         yield upstream
