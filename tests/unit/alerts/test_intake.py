@@ -17,6 +17,8 @@ from tests.support.eventstream import Message, Parser
 
 CHANNEL = b"alerts:tenant:t-1"
 HERE = Position(1, 2, 3)
+# Half surrogate pairs, too.
+_ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
 def event(document: Any) -> Event:
@@ -60,7 +62,7 @@ def test_deep_nesting_is_malformed_or_passed_on(opened: bytes) -> None:
         got: object = Event(HERE, parse(CHANNEL, data, 65536).payload).frame
     except Malformed as malformed:
         got = str(malformed)
-    assert got in ("not-json", "not-object") or got == block(b"alert", data, HERE)
+    assert got == "too-deep" or got == block(b"alert", data, HERE)
 
 
 @pytest.mark.parametrize("tenant", [b"", b"a b", b"a:b", b"*", b"x" * 65, b"\xff", b"a\n", "ñ".encode()])
@@ -78,6 +80,55 @@ def test_no_message_does_more_than_be_malformed(data: bytes) -> None:
     else:
         reason = "not-object"
     assert reason in {"too-large", "not-utf8", "not-json", "not-object"}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        rb'{"message":"cut in an emoji \ud83d"}',
+        rb'{"message":"\ude00\ud83d","alert_id":"a","severity":"LOW"}',
+        rb'{"alert_id":"a \ud83d"}',
+        rb'{"severity":"\ud83d","type":"\udfff"}',
+        rb'{"\ud83d":1}',
+        b'{"message":1E400}',
+        b'{"severity":1E400,"type":-1e999,"alert_id":1E400}',
+        b'{"alert_id":' + b"1" * 5000 + b"}",
+    ],
+)
+@pytest.mark.parametrize("spaced", [False, True])
+def test_whatever_json_allows_is_passed_on_byte_for_byte(data: bytes, spaced: bool) -> None:
+    published = data.replace(b",", b" ,\r\n ").replace(b":", b"\t: ") + b"\n" if spaced else data
+    first = parse(CHANNEL, published, 65536)
+    assert Event(HERE, first.payload).frame == block(b"alert", data, HERE)
+    assert first.key.encode().decode() == first.key
+    assert parse(CHANNEL, data, 65536) == first
+
+
+def test_half_a_character_spoils_no_other_member() -> None:
+    alert = parse(CHANNEL, rb'{"message":"\ud83d", "alert_id":7, "severity":"HIGH", "type":"oven"}', 65536)
+    assert alert.key == "7"
+    assert Event(HERE, alert.payload) in Wants(frozenset({"high"}), frozenset({"oven"}))
+    # Published twice, although the id is half a character: still one alert.
+    ids = {parse(CHANNEL, rb'{"alert_id":"\ud83d","n":%d}' % n, 65536).key for n in range(3)}
+    assert len(ids) == 1
+    assert ids != {parse(CHANNEL, rb'{"alert_id":"\ud83c","n":0}', 65536).key}
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _ANY_TEXT,
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(_ANY_TEXT, inner, max_size=3)
+        ),
+    ),
+    st.sampled_from([None, 1, "\t"]),
+)
+def test_what_json_stringify_writes_is_an_alert_of_one_line(value: object, indent: int | str | None) -> None:
+    document = {"value": value}
+    frame = Event(HERE, parse(CHANNEL, json.dumps(document, indent=indent).encode(), 65536).payload).frame
+    (message,) = dispatched(frame)
+    assert frame.count(b"\n") == 4
+    assert json.loads(message.data) == document
 
 
 @pytest.mark.parametrize(
