@@ -16,9 +16,10 @@ silent. A parameter is written by a developer, who is told what is wrong with it
 from __future__ import annotations
 
 import re
+from asyncio import timeout
 from urllib.parse import parse_qsl
 
-from kernel.alerts.client import GONE, SLOW, Wants
+from kernel.alerts.client import GONE, LINGER, Wants
 from kernel.alerts.event import HEARTBEAT, RETRY_USUAL, retry_frame
 from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import CLIENT, Exchange, Handler
@@ -93,7 +94,7 @@ def stream(state: State, row: RouteRow) -> Handler:
             await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)
             x.forget_request()
             state.streams.add(client.drain)
-            await client.run(x.push)
+            whole = await client.run(x.push)
         finally:
             state.streams.discard(client.drain)
             if watch is not None:
@@ -102,12 +103,17 @@ def stream(state: State, row: RouteRow) -> Handler:
                 departure.cancel()
             state.metrics.in_flight += 1
             state.alerts.close_stream(client)
-        if client.ended == SLOW:
-            raise GatewayError(STREAM_SLOW())
         if client.ended == GONE:
             x.ended_by = CLIENT
-        else:
-            await x.write(b"", more=False)
+            return
+        if whole:
+            try:
+                async with timeout(LINGER):
+                    await x.write(b"", more=False)
+            except TimeoutError:
+                whole = False
+        if not whole:
+            raise GatewayError(STREAM_SLOW())
 
     return handle
 

@@ -41,8 +41,8 @@ _MEANWHILE = 0.02
 # the loop, before a stream that keeps up has had its turn.
 _GRACE = 0.1
 _EXCESS = 4
-# How long a last frame may take.
-_LINGER = 0.5
+# How long what ends a stream may take: a client that does not read holds nothing up.
+LINGER = 0.5
 
 # Why a stream ended.
 GONE, SLOW, AUTH, DRAIN = "client", "slow", "auth", "drain"
@@ -131,8 +131,11 @@ class Client:
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def run(self, write: Write) -> None:
-        """Write frames until the stream ends."""
+    async def run(self, write: Write) -> bool:
+        """Write frames until the stream ends; False when a write had to be given up: the rest cannot be written either.
+
+        Over at most half a second after `ended` is set, whatever it waits for.
+        """
         self._task = asyncio.current_task()
         try:
             await self._catch_up(write)
@@ -146,10 +149,12 @@ class Client:
             if self._last:
                 self._put(self._last)
                 await self._flush(write)
+            return self.ended != SLOW
         except asyncio.CancelledError:
             if not self.ended or self._task is None:
                 raise
             self._task.uncancel()
+            return False
         finally:
             self._task = None
 
@@ -189,7 +194,7 @@ class Client:
         self.ended = reason
         self._last = last
         self.wake()
-        asyncio.get_running_loop().call_later(_LINGER, self._force)
+        asyncio.get_running_loop().call_later(LINGER, self._force)
 
     def leave(self) -> None:
         """The client has left."""
@@ -224,10 +229,11 @@ class Client:
         self._queue = []
         self._size = 0
         self.wake()
-        self._force()
+        if self._since:
+            self._force()
 
     def _force(self) -> None:
-        if self._task is not None and self._since:
+        if self._task is not None:
             self._task.cancel()
 
     async def _flush(self, write: Write) -> None:

@@ -50,7 +50,7 @@ class Listener:
         self.reading = asyncio.Event()
         self.reading.set()
         self._worker: Alerts
-        self._task: asyncio.Task[None]
+        self._task: asyncio.Task[bool]
 
     async def open(self, worker: Alerts) -> None:
         """Connect; done when the stream has an id."""

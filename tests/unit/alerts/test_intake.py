@@ -116,10 +116,12 @@ def test_half_a_character_spoils_no_other_member() -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _ANY_TEXT,
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(_ANY_TEXT, inner, max_size=3)
-        ),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | _ANY_TEXT,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_ANY_TEXT, inner, max_size=3),
     ),
     st.sampled_from([None, 1, "\t"]),
 )
