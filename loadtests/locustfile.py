@@ -5,7 +5,8 @@ nobody else's. What must hold is judged at the end, and the exit code says it: t
 no long wait, no attack gets in, and the flood is refused with 429.
 
 GATEWAY_INFO    the file of a running `gateway demo --info FILE`, started with RATE_LIMIT_REQUESTS and TRUSTED_PROXIES
-                as below; unset: a demo is started for this run, and stopped after it.
+                as below; unset: a demo is started for this run, and stopped after it. In a distributed run the master does
+                that, and tells its workers, which must be on the same machine then.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from locust import FastHttpUser, between, constant, events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.runners import WorkerRunner
+from locust.runners import MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from loadtests import live
@@ -33,6 +35,7 @@ LIMIT = 600
 DEMO = {"RATE_LIMIT_REQUESTS": str(LIMIT), "TRUSTED_PROXIES": "127.0.0.0/8"}
 START_SECONDS = 30
 ATTACK = "attack: "
+ASK, TELL = "demo?", "demo"
 REFUSED = ", refused for its rate"
 _numbers = itertools.count(1)
 _info: dict[str, Any] = {}
@@ -49,8 +52,17 @@ def _thresholds(parser: LocustArgumentParser) -> None:
 
 @events.init.add_listener
 def _connect(environment: Environment, **_: Any) -> None:
-    """Find the demo, or start one."""
+    """Find the demo, or start one, or learn of the master's."""
     file = os.environ.get("GATEWAY_INFO")
+    runner = environment.runner
+    if isinstance(runner, WorkerRunner) and not file:
+        _ask_master(runner)
+        return
+    if isinstance(runner, MasterRunner):
+        # A worker asks until it is told: what comes before the demo is up goes unanswered.
+        runner.register_message(
+            ASK, lambda environment, msg, **_: _info and runner.send_message(TELL, _info, msg.node_id)
+        )
     if not file:
         directory = tempfile.TemporaryDirectory(prefix="bakery-load-")
         file = f"{directory.name}/info.json"
@@ -74,6 +86,21 @@ def _connect(environment: Environment, **_: Any) -> None:
             time.sleep(0.05)
     _info.update(json.loads(Path(file).read_text()))
     environment.host = _info["url"]
+
+
+def _ask_master(runner: WorkerRunner) -> None:
+    runner.register_message(TELL, lambda environment, msg, **_: _info.update(msg.data))
+    _await_demo(lambda: runner.send_message(ASK))
+    runner.environment.host = _info["url"]
+
+
+def _await_demo(ask: Callable[[], object] = bool) -> None:
+    deadline = time.monotonic() + 2 * START_SECONDS
+    while not _info:
+        if time.monotonic() > deadline:
+            sys.exit("the master tells of no demo: has it GATEWAY_INFO, or started one?")
+        ask()
+        time.sleep(0.2)
 
 
 @events.quitting.add_listener
@@ -115,7 +142,9 @@ class Client(FastHttpUser):
     token = ""
 
     def on_start(self) -> None:
-        self.number = next(_numbers)
+        _await_demo()  # a worker may be told to begin before it is told where
+        # Each worker's own range: nobody shares an address, and a limit, with somebody of another worker.
+        self.number = (max(getattr(self.environment.runner, "worker_index", 0), 0) << 12) + next(_numbers)
         self.address = f"198.18.{self.number >> 8 & 255}.{self.number & 255}"
 
     def call(

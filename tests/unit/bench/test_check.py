@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import slowed
+from bench import check, slowed
 from bench.check import BASELINE, NoBaselineError, extract_baseline, judge, record, verdict
 from bench.paired import Evidence, interval
 from bench.peers.base import fill
@@ -95,6 +95,16 @@ def test_a_shallow_clone_is_not_taken_for_its_own_baseline(repository: Path, tmp
     git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(shallow))
     with pytest.raises(NoBaselineError, match="shallow"):
         extract_baseline(shallow, tmp_path)
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("false", 0), ("true", 1), ("1", 1)])
+def test_what_cannot_be_checked_does_not_pass_in_ci(
+    ci: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("CI", ci)
+    assert check.main([]) == code
+    assert "speed NOT CHECKED: git log failed" in capsys.readouterr().out
 
 
 def test_a_tree_that_is_no_clone_says_so(tmp_path: Path) -> None:

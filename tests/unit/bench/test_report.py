@@ -64,6 +64,26 @@ def test_added_latency_is_the_difference_to_the_direct_call() -> None:
     assert titles["99th percentile added at 1,000 requests/s, ms"].reached == pytest.approx(2.2)
 
 
+@pytest.mark.parametrize(
+    ("gateway_p99", "told"),
+    [
+        ([250], "NOISE 99th percentile added at 1,000 requests/s, ms: -0.05 in a round"),
+        ([2000, 250, 2500], "NOISE 99th percentile added at 1,000 requests/s, ms: -0.05 in a round"),
+        ([2000, 9000], "NOISE 99th percentile added at 1,000 requests/s, ms: 1.70 to 8.70 in 2 rounds"),
+        ([2000, 2500], "pass  99th percentile added at 1,000 requests/s, ms: 1.95"),
+        ([8000, 9000], "FAIL  99th percentile added at 1,000 requests/s, ms: 8.20"),
+        ([2000, 9000, 2500], "pass  99th percentile added at 1,000 requests/s, ms: 2.20"),
+    ],
+)
+def test_a_figure_out_of_noise_passes_nothing(gateway_p99: list[float], told: str) -> None:
+    gateway, direct = row("gateway"), row("direct")
+    gateway.latencies = [latency(500, p99) for p99 in gateway_p99]
+    direct.latencies = [latency(200, 300) for _ in gateway_p99]
+    target = report.targets([gateway, direct], SCENARIO)[-1]
+    assert target.line().startswith(told)
+    assert target.passed is {"p": True, "F": False, "N": None}[told[0]]
+
+
 def test_invalid_rows_show_no_figure() -> None:
     broken = row("haproxy", 123456)
     broken.flag("does not start")
