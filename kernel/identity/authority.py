@@ -29,6 +29,7 @@ from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import auth_token
+from kernel.store.patience import answered
 from kernel.store.redis import Store
 from kernel.telemetry.metrics import Metrics
 
@@ -156,7 +157,8 @@ class Authority:
             return None
         name = fingerprint(token)
         try:
-            stored = await self._store.execute("GET", auth_token(name))
+            reply = self._store.execute("GET", auth_token(name))
+            stored = reply.result() if await answered(reply, self._store.timeout) else None
         except StoreError:
             return None
         raw = stamp.take(name, stored) if stored else None

@@ -1,7 +1,7 @@
 """Lookup: the values of keys that decide about a request, from memory or else from the store, for one judge.
 
 A judge is a plain function of the exchange and the values, in the order of the keys; it is the same whether they were known
-or had to be fetched. What cannot be read is answered as RATE_LIMIT_FAIL_MODE says: `open` lets the request pass, counted;
+or had to be fetched. What cannot be read is answered as RATE_LIMIT_FAIL_MODE says: `open` goes by what is known, counted;
 `closed` is 503.
 """
 
@@ -23,11 +23,12 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 class Lookup:
     """One a stage."""
 
-    __slots__ = ("_closed", "_fetch", "_metrics", "peek")
+    __slots__ = ("_closed", "_fetch", "_held", "_metrics", "peek")
 
     def __init__(self, state: State) -> None:
         self.peek = state.tracked.peek
         self._fetch = state.tracked.fetch
+        self._held = state.tracked.held
         self._metrics = state.metrics
         self._closed = state.settings.rate_limit_fail_mode == "closed"
 
@@ -46,5 +47,6 @@ class Lookup:
             self._metrics.unchecked += 1
             if self._closed:
                 return STORE_UNAVAILABLE("What decides about this request cannot be read.", _RETRY_SOON)
-            return None
+            # One that cannot be read takes none that is known out of force.
+            values = self._held(keys)
         return judge(x, values)

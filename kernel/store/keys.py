@@ -20,6 +20,8 @@ ALERT_CHANNEL_PREFIX = "alerts:tenant:"
 ALERTS_RECORDED = "gateway:alerts:recorded"
 # Sorted set: worker -> when it was last heard of, in microseconds of the store's clock.
 WORKERS = "gateway:workers"
+# String of a few seconds: written to see whether the store takes what is written. In a cluster one for each node.
+PROBE = "gateway:probe"
 # Hash: when Nominatim may be asked next, and who asks it now (see turn.lua).
 GEOCODE_TURN = "gateway:geocode:turn"
 

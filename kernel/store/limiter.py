@@ -28,6 +28,7 @@ from kernel.routing.catalog import Limit
 from kernel.store.bucket import Bucket, Verdict
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.link import stop
+from kernel.store.patience import answered
 from kernel.store.redis import Script, Store
 from kernel.store.reporter import report_all
 from kernel.store.workers import WorkerRegistry
@@ -154,8 +155,8 @@ class Limiter:
                 if bucket.flight is None:
                     self._fly(bucket, self._clock())
                 flight = bucket.flight
-                if flight is not None:
-                    await asyncio.shield(flight)  # others wait for it, too
+                # Without a flight nothing can come; and whoever shares the tokens may take them all, again and again.
+                landed = flight is not None and await answered(flight, self._store.timeout)
             finally:
                 bucket.waiting -= 1
             now = self._clock()
@@ -169,8 +170,11 @@ class Limiter:
             verdict = self._settle(bucket, now)
             if verdict is not None:
                 return verdict
-            if not self._fail_open and (not self._store.connected or now < self._alone_until):
-                raise StoreDown("the limits cannot be checked")
+            if not landed or not self._store.connected or now < self._alone_until:
+                if not self._fail_open:
+                    raise StoreDown("the limits cannot be checked")
+                self._alone += 1
+                return bucket.take_alone(now, self._fleet.size)
 
     # --- leases ------------------------------------------------------------------------------------------------
 

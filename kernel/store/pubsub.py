@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
@@ -17,8 +16,8 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
-from kernel.store.errors import StoreError
 from kernel.store.link import stop
+from kernel.store.pace import Pace
 from kernel.store.redis import Store
 
 _BEAT = 5.0
@@ -64,6 +63,7 @@ class Subscription:
         self._silence = silence
         self._heard = 0.0
         self._rebuild = asyncio.Event()
+        self._pace = Pace(_RETRY)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -80,19 +80,25 @@ class Subscription:
             await stop([self._task])
 
     async def _keep(self, tried: asyncio.Future[None]) -> None:
+        """Nothing but its cancellation ends this: nothing would be heard ever again."""
         while True:
             began = monotonic()
             try:
                 await self._subscribe(tried)
-            except (StoreError, RedisError, OSError) as error:
+            except Exception as error:
                 self.last_error = str(error) or type(error).__name__
             finally:
                 self.live = False
                 if not tried.done():
                     tried.set_result(None)
-            # At once after a break, at intervals when it cannot be had.
-            if monotonic() - began < _SETUP:
-                await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))  # noqa: S311
+            # At once after a break, or when the store has come back, and at a growing pace when it cannot be had.
+            if monotonic() - began >= _SETUP:
+                self._pace.rest()
+            elif not self._rebuild.is_set():
+                with contextlib.suppress(TimeoutError):
+                    # No wait_for(): in Python 3.11 that may lose a cancellation.
+                    async with asyncio.timeout(self._pace.pause()):
+                        await self._rebuild.wait()
 
     async def _subscribe(self, tried: asyncio.Future[None]) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
@@ -157,5 +163,6 @@ class Subscription:
             if silence <= 0:
                 raise TimeoutError(f"the server was not heard of for {self._silence:g} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rebuild.wait(), min(self._beat, silence))
+                async with asyncio.timeout(min(self._beat, silence)):
+                    await self._rebuild.wait()
                 raise ConnectionResetError("the store was reconnected")

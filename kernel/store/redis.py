@@ -1,30 +1,45 @@
 """Store: the one way to Redis (or Valkey) for everything that runs inside a worker.
 
-A dead store costs a request nothing: after the first failure every command fails at once, while a task in the
-background tries to reconnect every quarter of a second. A connection that merely broke is replaced and its unanswered
-commands are sent once more, so that a failover or a `CLIENT KILL` is not felt; a command may therefore be executed
-twice.
+`connected` means that it answers what we need, and not that a connection stands: a connection counts only after a script
+has written through it, and no longer when it answers READONLY, LOADING, CLUSTERDOWN or the like, or not in time.
+
+    up          commands go out, and each is answered within `timeout` seconds from when it was submitted
+     |  broke, or said that it is no good                     did not answer in time
+     v                                                           |
+    replacing   commands wait for one attempt at another         |
+     |          connection, until the first of them is due       |
+     v  it failed, or took too long                              v
+    lost        every command fails at once; asked again at a growing pace
+
+A connection that merely broke is thus replaced and its unanswered commands are sent once more, so that a failover or a
+`CLIENT KILL` is not felt; a command may therefore be executed twice. No command ever waits longer than `timeout`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from time import monotonic
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from kernel.store.address import Address, Endpoint, parse
-from kernel.store.cluster import ClusterLink
-from kernel.store.errors import StoreDown
+from kernel.store.cluster import ClusterLink, Slots
+from kernel.store.errors import StoreDown, StoreError, StoreRefused
 from kernel.store.link import Argument, Carrier, Command, Link, stop
+from kernel.store.pace import Pace
+from kernel.store.reasons import reason, text
 from kernel.store.sentinel import find_master
 
 _TIMEOUT = 0.1
 _PROBE = 0.25
+# A connection that breaks before it is this old does not count as a success: replaced at once a few times, then not.
+_PROVEN = 1.0
+_REPLACEMENTS = 4
 
 
 class Script:
@@ -40,21 +55,31 @@ class Script:
 class Store:
     """Commands to the store, pipelined on one connection. Make it anywhere; `start` it in the loop that will use it.
 
-    `url`: see `kernel.store.address`. `timeout`: seconds to connect, and for a reply. `probe`: seconds between
-    attempts to reach a store that is down. Raises AddressError.
+    `url`: see `kernel.store.address`. `timeout`: seconds to connect, and for a reply. `probe`: seconds until a store that
+    was lost is asked again, at first. Raises AddressError.
     """
 
     def __init__(self, url: str, *, timeout: float = _TIMEOUT, probe: float = _PROBE) -> None:
         self.address: Address = parse(url)
         self.timeout = timeout
         self.connected = False
-        self._probe = probe
+        self._pace = Pace(probe)
         self._carrier: Carrier | None = None
-        # Commands that wait for the first attempt to replace a broken connection; None: there is no such attempt.
+        # Of the one server, as far as it is known; unless it is a cluster.
+        self._endpoint = self.address.endpoints[0] if self.address.kind == "single" else None
+        self._slots = Slots()  # a cluster's, as far as they are known
+        # Commands that wait for the attempt to replace a broken connection; None: there is no such attempt.
         self._parked: list[Command] | None = None
+        self._patience: asyncio.TimerHandle | None = None
         self._opener: asyncio.Task[None] | None = None
+        self._sentinel = (
+            0  # which one to ask first: another one after each failure, for one of them may be out of date
+        )
+        self._since = 0.0  # when the connection came
+        self._replacements = 0  # of connections that did not live long, one after the other
+        self._doubt: asyncio.Future[None] | None = None
         # Broken connections on their way out: `close` waits for them, or they would outlive the loop.
-        self._ending: set[asyncio.Task[list[Command]]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[bool], None]] = []
         self._closed = False
@@ -68,26 +93,24 @@ class Store:
         """Connect if it can be done at once; else go on trying in the background. Raises nothing about the store."""
         self._loop = asyncio.get_running_loop()
         if not await self._open():
-            self._keep_trying()
+            self._opener = self._loop.create_task(self._keep_opening(at_once=False))
 
     async def close(self) -> None:
         """Disconnect; unanswered and later commands fail with StoreDown."""
         self._closed = True
-        self.connected = False
         if self._opener is not None:
             await stop([self._opener])
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
-            self._give_up(await carrier.close(), "closed")
-        parked, self._parked = self._parked, None
-        self._give_up(parked or [], "closed")
+            _fail(await carrier.close(), "closed")
+        self._lose("closed")
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def execute(self, *args: Argument) -> asyncio.Future[Any]:
         """The raw RESP3 reply of one command (strings as bytes), sent with the others of this loop tick.
 
-        Raises StoreDown at once when the store is known to be down. The future raises StoreDown or StoreRefused. The
-        command may be executed twice if the connection breaks before the reply: it must bear that.
+        Raises StoreDown at once when the store is known to be down. The future raises StoreDown or StoreRefused, within
+        `timeout` seconds. The command may be executed twice if the connection breaks before the reply: it must bear that.
         """
         return self._submit(args, None)
 
@@ -108,13 +131,27 @@ class Store:
         if address.kind == "single":
             return frozenset(address.endpoints)
         try:
-            if address.kind == "sentinel":
-                return frozenset({await find_master(address, within=self.timeout)})
-            if isinstance(self._carrier, ClusterLink):
-                return await self._carrier.primaries()
-        except (RedisError, OSError) as error:
-            raise StoreDown(str(error)) from error
-        raise StoreDown(self._last_error or "not connected")
+            if address.kind == "cluster":
+                if isinstance(self._carrier, ClusterLink):
+                    await self._carrier.refresh()
+                if self._slots.primaries:
+                    return frozenset(self._slots.primaries)
+                raise StoreDown(self._last_error or "not connected")
+            master = await find_master(address, within=self.timeout, first=self._sentinel)
+        except StoreError:
+            raise
+        except Exception as error:
+            raise StoreDown(reason(error)) from error
+        carrier = self._carrier
+        if carrier is not None and self._endpoint not in (None, master):
+            carrier.abandon(ConnectionResetError("the sentinels have made another server the master"))
+        return frozenset({master})
+
+    def home(self, key: str) -> Endpoint | None:
+        """Which of the `endpoints` holds `key`, as far as is known."""
+        if self.address.kind == "cluster":
+            return self._slots.home(key)
+        return self._endpoint
 
     def connection(self, endpoint: Endpoint, *, protocol: int = 3) -> AbstractConnection:
         """An unopened connection of the caller's own, for what cannot share one (tracking, subscriptions)."""
@@ -132,61 +169,23 @@ class Store:
 
     @property
     def last_error(self) -> str:
-        """Why the store was lost last; empty if it never was."""
+        """Why the store was lost last, "reason: detail"; empty if it never was."""
         return self._last_error
 
-    def _submit(self, args: tuple[Argument, ...], source: str | None) -> asyncio.Future[Any]:
-        loop = self._loop
-        if loop is None or (self._carrier is None and self._parked is None):
-            raise StoreDown(self._last_error or "not connected")
-        command = Command(args, loop.create_future(), source)
-        if self._carrier is not None:
-            self._carrier.submit(command)
-        elif self._parked is not None:
-            self._parked.append(command)
-        return command.future
+    # --- a carrier's owner ---------------------------------------------------------------------------------------
 
-    async def _open(self) -> bool:
-        """One attempt to connect."""
-        address = self.address
-        carrier: Carrier
-        try:
-            if address.kind == "cluster":
-                carrier = ClusterLink(address, self.timeout, self._lost, self._landed)
-            else:
-                endpoint = address.endpoints[0]
-                if address.kind == "sentinel":
-                    endpoint = await find_master(address, within=self.timeout)
-                carrier = Link(self.connection(endpoint), self.timeout, self._lost, self._landed)
-            await carrier.open()
-        except (RedisError, OSError) as error:
-            self._failed(error)
-            return False
-        self._carrier = carrier
-        self.connected = True
-        self._reconnects += 1
-        parked, self._parked = self._parked, None
-        for listener in self._listeners:
-            listener(parked is None)
-        for command in parked or ():
-            carrier.submit(command)
-        return True
-
-    def _landed(self, seconds: float) -> None:
+    def landed(self, seconds: float) -> None:
+        """A reply came."""
         self._commands += 1
         self._seconds += seconds
 
-    def _failed(self, error: Exception) -> None:
-        self._errors += 1
-        self._last_error = str(error) or type(error).__name__
-
-    def _lost(self, carrier: Carrier, error: Exception, unanswered: list[Command]) -> None:
+    def lost(self, carrier: Carrier, error: Exception, unanswered: list[Command]) -> None:
         """The connection broke: replace it at once, and keep what was on its way for the new one."""
         self._failed(error)
-        ending = asyncio.get_running_loop().create_task(carrier.close())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        assert self._loop is not None
+        self._end(carrier)
         if carrier is not self._carrier:
+            _fail(unanswered, self._last_error)
             return
         self._carrier = None
         self._parked = []
@@ -196,24 +195,127 @@ class Store:
             else:
                 command.resent = True
                 self._parked.append(command)
+        now = monotonic()
+        if now - self._since >= _PROVEN:
+            self._replacements = 0
+            self._pace.rest()
+        else:
+            self._replacements += 1
+        # Who did not answer in time has had it; and who breaks again and again would be asked without a pause.
+        at_once = not isinstance(error, TimeoutError) and self._replacements <= _REPLACEMENTS
+        if at_once:
+            due = min((command.due for command in self._parked), default=now + self.timeout)
+            self._patience = self._loop.call_later(due - now, self._lose, self._last_error)
+        else:
+            self._lose(self._last_error)
         if not self._closed:
-            self._keep_trying(at_once=True)
+            self._opener = self._loop.create_task(self._keep_opening(at_once=at_once))
 
-    def _keep_trying(self, *, at_once: bool = False) -> None:
-        self._opener = asyncio.get_running_loop().create_task(self._reopen(at_once))
+    def doubted(self, carrier: Carrier) -> None:
+        """Find out whether the refusal was for that one command, or the store is full, or lets us do nothing."""
+        if self._doubt is None and carrier is self._carrier:
+            assert self._loop is not None
+            self._doubt = self._loop.create_task(carrier.prove())
+            self._doubt.add_done_callback(partial(self._resolved, carrier))
 
-    async def _reopen(self, at_once: bool) -> None:
+    def redirected(self, carrier: Carrier, command: Command, error: ResponseError) -> None:
+        """A server that is a cluster's, under a URL that does not say so."""
+        command.fail(StoreRefused(text(error)))
+
+    # --- connecting ------------------------------------------------------------------------------------------------
+
+    def _submit(self, args: tuple[Argument, ...], source: str | None) -> asyncio.Future[Any]:
+        loop = self._loop
+        carrier, parked = self._carrier, self._parked
+        if loop is None or (carrier is None and parked is None):
+            raise StoreDown(self._last_error or "not connected")
+        command = Command(args, loop.create_future(), source, self.timeout)
+        if carrier is not None:
+            carrier.submit(command)
+        elif parked is not None:
+            parked.append(command)
+        return command.future
+
+    async def _keep_opening(self, *, at_once: bool) -> None:
+        """Try to connect until that succeeds. Nothing else ends it."""
         if at_once and await self._open():
             return
-        self.connected = False
-        parked, self._parked = self._parked, None
-        self._give_up(parked or [], self._last_error)
+        self._lose(self._last_error)
         while True:
-            # Jitter, so that the workers of a fleet do not knock in step.
-            await asyncio.sleep(self._probe * random.uniform(0.75, 1.25))  # noqa: S311
+            await asyncio.sleep(self._pace.pause())
             if await self._open():
                 return
 
-    def _give_up(self, commands: Sequence[Command], reason: str) -> None:
-        for command in commands:
-            command.fail(StoreDown(reason))
+    async def _open(self) -> bool:
+        """One attempt to connect, and to see it do what is needed. Takes a few times `timeout` at most."""
+        carrier: Carrier | None = None
+        endpoint: Endpoint | None = None
+        try:
+            if self.address.kind == "cluster":
+                carrier = ClusterLink(self.address, self.timeout, self, self._slots)
+            else:
+                endpoint = self.address.endpoints[0]
+                if self.address.kind == "sentinel":
+                    endpoint = await find_master(self.address, within=self.timeout, first=self._sentinel)
+                carrier = Link(self.connection(endpoint), self.timeout, self)
+            await carrier.open()
+            await carrier.prove()
+        except StoreDown:
+            self._sentinel += 1  # why was noted when it broke, by `lost`
+            return False
+        # redis-py has errors that are no RedisError, and whatever went wrong here may go well the next time.
+        except Exception as error:
+            self._sentinel += 1
+            self._failed(error)
+            if carrier is not None:
+                self._end(carrier)
+            return False
+        except BaseException:
+            if carrier is not None:
+                self._end(carrier)
+            raise
+        self._took_over(carrier, endpoint)
+        return True
+
+    def _took_over(self, carrier: Carrier, endpoint: Endpoint | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._carrier = carrier
+        self._endpoint = endpoint
+        self._since = monotonic()
+        self.connected = True
+        self._reconnects += 1
+        parked, self._parked = self._parked, None
+        for listener in self._listeners:
+            listener(parked is None)
+        for command in parked or ():
+            carrier.submit(command)
+
+    def _resolved(self, carrier: Carrier, proof: asyncio.Future[None]) -> None:
+        self._doubt = None
+        error = None if proof.cancelled() else proof.exception()
+        if isinstance(error, StoreRefused) and carrier is self._carrier:
+            carrier.abandon(error)
+
+    def _lose(self, why: str) -> None:
+        """Nobody waits any more."""
+        self.connected = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        parked, self._parked = self._parked, None
+        _fail(parked or [], why)
+
+    def _failed(self, error: Exception) -> None:
+        self._errors += 1
+        self._last_error = reason(error)
+
+    def _end(self, carrier: Carrier) -> None:
+        ending = asyncio.get_running_loop().create_task(carrier.close())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+
+def _fail(commands: Sequence[Command], why: str) -> None:
+    for command in commands:
+        command.fail(StoreDown(why))

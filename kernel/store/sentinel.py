@@ -9,10 +9,11 @@ from redis.backoff import NoBackoff
 from kernel.store.address import Address, Node
 
 
-async def find_master(address: Address, *, within: float) -> Node:
+async def find_master(address: Address, *, within: float, first: int = 0) -> Node:
     """Host and port of the service's master, from the first sentinel that knows; each has `within` seconds to answer.
 
-    Raises redis.RedisError or OSError.
+    They are asked in turn, beginning with the one of the number `first`, modulo how many there are. Raises
+    redis.RedisError or OSError.
     """
     tls = {name: value for name, value in address.options.items() if name.startswith("ssl_")}
     options = {
@@ -25,7 +26,8 @@ async def find_master(address: Address, *, within: float) -> Node:
         "driver_info": None,
     }
     nodes = [node for node in address.endpoints if isinstance(node, tuple)]
-    sentinel = Sentinel(nodes, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    first %= len(nodes)
+    sentinel = Sentinel(nodes[first:] + nodes[:first], sentinel_kwargs=options)  # type: ignore[no-untyped-call]
     try:
         host, port = await sentinel.discover_master(address.service)
         return host, int(port)

@@ -1,13 +1,17 @@
 """TrackedMap: keys that decide about requests, held in the worker and kept right by the store itself.
 
 The store pushes every change below the followed prefixes (RESP3 client tracking in broadcast mode) on a connection of the
-map's own, one to each server that holds keys. While all of them are up, a key costs one trip the first time and a dict
-hit ever after; that it does not exist is known too. When one is lost the map is dropped, and keys are read directly until
-all are back.
+map's own, one to each server that holds keys. While all of them are up, a key costs one trip the first time, on that very
+connection, and a dict hit ever after; that it does not exist is known too. When one is lost the map is dropped, and keys
+are read by way of the store until all are back.
 
 Rules:
 - A reply is only kept when no change of its key arrived while it was under way: the change may be younger than the reply.
-- A connection that says nothing for `_SILENCE` seconds counts as lost: it is asked for a sign of life every `_BEAT`.
+- A connection that says nothing for `_SILENCE` seconds counts as lost: it is asked for a sign of life every `_BEAT`. One
+  that owes a reply counts as lost when that is due.
+- Reads are GET and PTTL, no script, and not behind anything that writes: a server that pauses all writes (which is what a
+  planned failover does) takes every script for one, unless told otherwise in a way that servers before 7.0 do not know.
+- What the store could not be told yet is pinned: it holds for this worker, whatever the store says.
 """
 
 from __future__ import annotations
@@ -15,21 +19,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
 
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
 from kernel.store.address import Endpoint
 from kernel.store.errors import StoreDown, StoreError, StoreRefused
-from kernel.store.keys import TRACKED_PREFIXES
-from kernel.store.link import stop
-from kernel.store.redis import Script, Store
+from kernel.store.keys import PROBE, TRACKED_PREFIXES
+from kernel.store.link import Command, Link, stop
+from kernel.store.pace import Pace
+from kernel.store.reading import Reading, failure, found
+from kernel.store.reasons import text
+from kernel.store.redis import Store
 
 _BEAT = 1.0
 _SILENCE = 3.0
@@ -37,8 +42,6 @@ _RETRY = 0.25
 _SETUP = 1.0
 _MAX_KEYS = 65_536
 _UNKNOWN = object()
-# A key's value and its remaining life in milliseconds (negative: no end).
-_READ = Script("return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}")
 
 Listener = Callable[[str | None], None]
 # Of keys, in their order; None: there is no such key.
@@ -67,9 +70,14 @@ class TrackedMap:
         self._silence = silence
         self._known: OrderedDict[str, str | None] = OrderedDict()
         # Keys being read now; a change of the key takes its entry away, and then the reply is not kept.
-        self._reading: dict[str, _Reading] = {}
-        self._heard: dict[AbstractConnection, float] = {}
+        self._reading: dict[str, Reading] = {}
+        self._pinned: dict[str, str] = {}
+        self._links: dict[Endpoint, Link] = {}
+        self._heard: dict[Link, float] = {}
+        # To be begun anew, and why.
         self._rebuild = asyncio.Event()
+        self._why: Exception | None = None
+        self._pace = Pace(_RETRY)
         self._listeners: list[Listener] = []
         self._task: asyncio.Task[None] | None = None
         self._last_error = ""
@@ -116,6 +124,23 @@ class TrackedMap:
         pending = [self.get(key) for key in keys]
         return [value if value is None or isinstance(value, str) else await value for value in pending]
 
+    def held(self, keys: Sequence[str]) -> Values:
+        """What is known of `keys` without the store; None for the others, too."""
+        return [self._pinned.get(key, self._known.get(key)) for key in keys]
+
+    def pin(self, key: str, value: str) -> None:
+        """Hold `value` for `key` from now on, whatever the store says, until `unpin`."""
+        self._pinned[key] = value
+        self._known.pop(key, None)
+        self._reading.pop(key, None)
+        self.generation += 1
+        self._tell(key)
+
+    def unpin(self, key: str) -> None:
+        """Go by what the store says again."""
+        if self._pinned.pop(key, None) is not None:
+            self.generation += 1
+
     def on_change(self, listener: Listener) -> None:
         """Call `listener(key)` after a change of a followed key, `listener(None)` when any may have changed unseen."""
         self._listeners.append(listener)
@@ -143,48 +168,70 @@ class TrackedMap:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def _read(self, key: str) -> _Reading:
+    def _read(self, key: str) -> str | Reading:
+        pinned = self._pinned.get(key)
+        if pinned is not None:
+            return pinned
         shared = self._reading.get(key)
         if shared is not None:
             return shared
-        loop = asyncio.get_running_loop()
-        reading = _Reading(loop.create_future())
+        reading = self._reading[key] = Reading(self._store.timeout)
         self._reads += 1
-        try:
-            reply = self._store.run(_READ, (key,), ())
-        except StoreDown as down:
-            reading.fail(down)
-            return reading
-        self._reading[key] = reading
+        home = self._store.home(key)
+        link = self._links.get(home) if home is not None else None
         if not self.live:
             # Without announcements a read may be shared only while it has not left for the store.
-            loop.call_soon(self._reading.pop, key, None)
-        reply.add_done_callback(partial(self._arrived, key, reading))
+            asyncio.get_running_loop().call_soon(self._reading.pop, key, None)
+        if link is None:
+            self._ask_store(key, reading)
+        else:
+            value, life = self._ask(link, key)
+            life.add_done_callback(partial(self._arrived, key, reading, value, True))
         return reading
 
-    def _arrived(self, key: str, reading: _Reading, reply: asyncio.Future[Any]) -> None:
+    def _ask(self, link: Link, key: str) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
+        """The value and the remaining life of a key, in this order."""
+        return link.ask("GET", key), link.ask("PTTL", key)
+
+    def _ask_store(self, key: str, reading: Reading) -> None:
+        try:
+            value, life = self._store.execute("GET", key), self._store.execute("PTTL", key)
+        except StoreDown as down:
+            if self._reading.get(key) is reading:
+                del self._reading[key]
+            reading.fail(down)
+            return
+        life.add_done_callback(partial(self._arrived, key, reading, value, False))
+
+    def _arrived(
+        self,
+        key: str,
+        reading: Reading,
+        reply: asyncio.Future[Any],
+        linked: bool,
+        ending: asyncio.Future[Any],
+    ) -> None:
+        try:
+            value, life = found(reply, ending)
+        except StoreError as error:
+            if linked:
+                # The connection broke, or the key has moved: the store knows where to.
+                self._ask_store(key, reading)
+                return
+            if self._reading.get(key) is reading:
+                del self._reading[key]
+            reading.fail(StoreDown(str(error)))
+            return
         keep = self._reading.get(key) is reading
         if keep:
             del self._reading[key]
-        life = -1
-        try:
-            raw, life = reply.result()
-            value = None if raw is None else raw.decode("utf-8", "replace")
-        except StoreRefused as refused:
-            if not str(refused).startswith("WRONGTYPE"):
-                reading.fail(StoreDown(str(refused)))
-                return
-            value = ""
-        except (StoreDown, asyncio.CancelledError) as error:
-            reading.fail(StoreDown(str(error)))
-            return
         if keep and self.live:
             if len(self._known) >= self._max_keys:
                 self._known.popitem(last=False)
             self._known[key] = value
-            if life >= 0:
+            if life is not None:
                 # The server announces an expiry when it gets round to it.
-                asyncio.get_running_loop().call_later((life + 1) / 1000, self._expired, key, value)
+                asyncio.get_running_loop().call_later(life, self._expired, key, value)
         reading.land(value)
 
     def _expired(self, key: str, value: str | None) -> None:
@@ -195,63 +242,90 @@ class TrackedMap:
     # --- tracking ----------------------------------------------------------------------------------------------
 
     async def _keep_tracking(self, tried: asyncio.Future[None]) -> None:
+        """Nothing but its cancellation ends this: there would be no tracking ever again."""
         while True:
             began = monotonic()
             try:
                 await self._track(tried)
-            except (StoreError, RedisError, OSError) as error:
+            except Exception as error:
                 self._last_error = str(error) or type(error).__name__
             finally:
                 self._drop()
                 if not tried.done():
                     tried.set_result(None)
-            # At once after a break, at intervals when it cannot be had.
-            if monotonic() - began < _SETUP:
-                await asyncio.sleep(_RETRY * random.uniform(0.75, 1.25))  # noqa: S311
+            # At once after a break, or when the store has come back, and at a growing pace when it cannot be had.
+            if monotonic() - began >= _SETUP:
+                self._pace.rest()
+            else:
+                if self._why is not None:
+                    self._rebuild.clear()
+                with contextlib.suppress(TimeoutError):
+                    # No wait_for(): in Python 3.11 that may lose a cancellation.
+                    async with asyncio.timeout(self._pace.pause()):
+                        await self._rebuild.wait()
 
     async def _track(self, tried: asyncio.Future[None]) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
         self._rebuild.clear()
+        self._why = None
         endpoints = await self._store.endpoints()
-        connections = [self._store.connection(endpoint) for endpoint in endpoints]
-        tasks: list[asyncio.Task[None]] = []
+        store = self._store
+        links = {
+            endpoint: Link(store.connection(endpoint), store.timeout, self, self._changed)
+            for endpoint in endpoints
+        }
         try:
             async with asyncio.timeout(_SETUP):
                 # None is left behind: one that connected after the others' failure would never be closed.
-                results = await asyncio.gather(*map(self._subscribe, connections), return_exceptions=True)
+                results = await asyncio.gather(*map(self._follow, links.values()), return_exceptions=True)
             for result in results:
                 if result is not None:
                     raise result
-            self._heard = dict.fromkeys(connections, monotonic())
+            if self._why is not None:
+                raise self._why
+            self._links = links
+            self._heard = dict.fromkeys(links.values(), monotonic())
             self.live = True
             if not tried.done():
                 tried.set_result(None)
-            loop = asyncio.get_running_loop()
-            tasks = [loop.create_task(self._listen(connection)) for connection in connections]
-            tasks.append(loop.create_task(self._watch(endpoints)))
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await self._watch(endpoints)
         finally:
-            try:
-                await stop(tasks)
-            finally:
-                for connection in connections:
-                    with contextlib.suppress(RedisError, OSError):
-                        await connection.disconnect(nowait=True)
+            self._drop()
+            for link in links.values():
+                for command in await link.close():
+                    command.fail(StoreDown("tracking has ended"))
 
-    async def _subscribe(self, connection: AbstractConnection) -> None:
-        await connection.connect()  # type: ignore[no-untyped-call]
-        parser: Any = connection._parser  # private: pinned, and held by a test
-        parser.set_invalidation_push_handler(self._changed)
+    async def _follow(self, link: Link) -> None:
+        await link.open()
         prefixes = [word for prefix in self._prefixes for word in ("PREFIX", prefix)]
-        await connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *prefixes, check_health=False)
-        await connection.read_response()
+        await link.ask("CLIENT", "TRACKING", "ON", "BCAST", *prefixes)
+        # One that is loading its data follows, and reads nothing. Any answer will do: the key may be another node's.
+        with contextlib.suppress(StoreRefused):
+            await link.ask("GET", PROBE)
 
-    async def _listen(self, connection: AbstractConnection) -> None:
-        while True:
-            await connection.read_response(timeout=math.inf, disconnect_on_error=False, push_request=True)
-            self._heard[connection] = monotonic()
+    # --- the owner of links ----------------------------------------------------------------------------------------
+
+    def landed(self, seconds: float) -> None:
+        """A reply came."""
+        self._store.landed(seconds)
+
+    def lost(self, carrier: Link, error: Exception, unanswered: list[Command]) -> None:
+        """What was known is not kept right any more."""
+        self._why = error
+        self._rebuild.set()
+        self._drop()
+        for command in unanswered:
+            command.fail(StoreDown(text(error)))
+
+    def doubted(self, carrier: Link) -> None:
+        """The store's own connection will find out."""
+
+    def redirected(self, carrier: Link, command: Command, error: ResponseError) -> None:
+        """Keys have moved from one server to another."""
+        if self.live:
+            self._why = ConnectionResetError("the keys have moved to other servers")
+            self._rebuild.set()
+        command.fail(StoreRefused(text(error)))
 
     async def _changed(self, message: list[Any]) -> None:
         """A server's announcement: `["invalidate", keys]`, or None for the keys when all may have changed."""
@@ -271,18 +345,25 @@ class TrackedMap:
 
     async def _watch(self, endpoints: frozenset[Endpoint]) -> None:
         """Ping every server, and see that they are still the right ones."""
-        while True:
-            for connection in self._heard:
-                await connection.send_command("PING", check_health=False)
+        while not self._rebuild.is_set():
+            for link in self._heard:
+                # Not due before the silence is too long: a server that pauses for a moment need not be dropped.
+                link.ask("PING", timeout=math.inf).add_done_callback(partial(self._hear_from, link))
             silence = min(self._heard.values()) + self._silence - monotonic()
             if silence <= 0:
                 raise TimeoutError(f"a server was not heard of for {self._silence:g} s")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._rebuild.wait(), min(self._beat, silence))
-                raise ConnectionResetError("the store was reconnected")
+                async with asyncio.timeout(min(self._beat, silence)):
+                    await self._rebuild.wait()
+                break
             with contextlib.suppress(StoreDown):
                 if await self._store.endpoints() != endpoints:
                     raise ConnectionResetError("the keys have moved to other servers")
+        raise self._why or ConnectionResetError("the store was reconnected")
+
+    def _hear_from(self, link: Link, pong: asyncio.Future[Any]) -> None:
+        if failure(pong) is None and link in self._heard:
+            self._heard[link] = monotonic()
 
     def _store_reconnected(self, after_outage: bool) -> None:
         """Its new connection may lead to another server than the tracking one: a failover behind one address."""
@@ -291,6 +372,8 @@ class TrackedMap:
     def _drop(self) -> None:
         self._drops += self.live
         self.live = False
+        self._links = {}
+        self._heard = {}
         self.generation += 1
         self._known.clear()
         self._reading.clear()
@@ -299,22 +382,3 @@ class TrackedMap:
     def _tell(self, key: str | None) -> None:
         for listener in self._listeners:
             listener(key)
-
-
-class _Reading:
-    """A value on its way. Several may wait for it, or nobody."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: asyncio.Future[str | None]) -> None:
-        self._future = future
-
-    def __await__(self) -> Generator[Any, None, str | None]:
-        return asyncio.shield(self._future).__await__()  # one waiter's cancellation is not another's
-
-    def land(self, value: str | None) -> None:
-        self._future.set_result(value)
-
-    def fail(self, error: StoreDown) -> None:
-        self._future.set_exception(error)
-        self._future.exception()  # seen: nobody need wait for it

@@ -15,7 +15,7 @@ import redis
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.limiter import Limiter
-from kernel.store.link import Link
+from kernel.store.link import Command, Link
 from kernel.store.redis import Script, Store
 from kernel.store.workers import WorkerRegistry
 from tests.support.store import RawServer, until
@@ -241,13 +241,13 @@ async def test_closing_waits_for_a_connection_that_broke_shortly_before(mortal_s
     store = await connected(mortal_store.url, probe=0.02)
     link = store._carrier
     assert isinstance(link, Link)
-    release = link._release
+    close = link.close
 
-    async def slowly() -> None:
+    async def slowly() -> list[Command]:
         await asyncio.sleep(0.05)
-        await release()
+        return await close()
 
-    link._release = slowly  # type: ignore[method-assign]
+    link.close = slowly  # type: ignore[method-assign]
     mortal_store.kill()
     await until(lambda: store._carrier is None)
     await store.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -17,8 +18,8 @@ import redis
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown
 from kernel.store.keys import PLATFORM_READ_ONLY, subscription_changed_at, tenant_read_only, token_revoked
-from kernel.store.link import Argument
-from kernel.store.redis import Script, Store
+from kernel.store.link import Link
+from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
 from tests.support.store import RawServer, until
 from tests.support.tracked_worker import value
@@ -26,14 +27,14 @@ from tests.support.tracked_worker import value
 KEY = tenant_read_only("t1")
 
 
-class SlowStore(Store):
-    """A store whose replies to scripts can be held back."""
+class SlowMap(TrackedMap):
+    """A map whose replies can be held back."""
 
     gate: asyncio.Event | None = None
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> asyncio.Future[Any]:
-        reply = super().run(script, keys, args)
-        return reply if self.gate is None else asyncio.ensure_future(self._held(reply, self.gate))
+    def _ask(self, link: Link, key: str) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
+        value, life = super()._ask(link, key)
+        return value, life if self.gate is None else asyncio.ensure_future(self._held(life, self.gate))
 
     async def _held(self, reply: asyncio.Future[Any], gate: asyncio.Event) -> Any:
         result = await reply
@@ -42,16 +43,16 @@ class SlowStore(Store):
 
 
 @pytest.fixture
-async def store(store_server: EmbeddedStore) -> AsyncIterator[SlowStore]:
-    store = SlowStore(store_server.url, probe=0.02)
+async def store(store_server: EmbeddedStore) -> AsyncIterator[Store]:
+    store = Store(store_server.url, probe=0.02)
     await store.start()
     yield store
     await store.close()
 
 
 @pytest.fixture
-async def tracked(store: SlowStore) -> AsyncIterator[TrackedMap]:
-    tracked = TrackedMap(store)
+async def tracked(store: Store) -> AsyncIterator[SlowMap]:
+    tracked = SlowMap(store)
     await tracked.start()
     assert tracked.live, tracked.last_error
     yield tracked
@@ -91,7 +92,7 @@ async def test_a_known_key_needs_no_store_whether_it_exists_or_not(
 
 
 async def test_every_change_is_another_generation(
-    tracked: TrackedMap, store: SlowStore, redis_cli: redis.Redis
+    tracked: SlowMap, store: Store, redis_cli: redis.Redis
 ) -> None:
     """Who has looked at keys need not look again in the same generation: none of them can have changed."""
     seen = [tracked.generation]
@@ -149,11 +150,9 @@ async def test_a_change_by_hand_is_seen_by_every_process(
         assert await worker.wait() == 0
 
 
-async def overtaken(
-    tracked: TrackedMap, store: SlowStore, redis_cli: redis.Redis
-) -> asyncio.Task[str | None]:
+async def overtaken(tracked: SlowMap, store: Store, redis_cli: redis.Redis) -> asyncio.Task[str | None]:
     """A read whose reply (no such key) is held back while the key is set, and the change announced."""
-    store.gate = asyncio.Event()
+    tracked.gate = asyncio.Event()
     commands = store.snapshot()["commands"]
     reading = asyncio.ensure_future(value(tracked, KEY))
     await until(lambda: store.snapshot()["commands"] > commands)
@@ -163,24 +162,24 @@ async def overtaken(
 
 
 async def test_a_reply_that_a_change_overtook_is_not_kept(
-    tracked: TrackedMap, store: SlowStore, redis_cli: redis.Redis
+    tracked: SlowMap, store: Store, redis_cli: redis.Redis
 ) -> None:
     reading = await overtaken(tracked, store, redis_cli)
-    assert store.gate is not None
-    store.gate.set()
+    assert tracked.gate is not None
+    tracked.gate.set()
     assert await reading is None
     assert not known(tracked)
     assert await value(tracked, KEY) == "locked"
 
 
 async def test_who_asks_after_a_change_does_not_share_a_read_from_before(
-    tracked: TrackedMap, store: SlowStore, redis_cli: redis.Redis
+    tracked: SlowMap, store: Store, redis_cli: redis.Redis
 ) -> None:
     reading = await overtaken(tracked, store, redis_cli)
     later = asyncio.ensure_future(value(tracked, KEY))
     await asyncio.sleep(0)
-    assert store.gate is not None
-    store.gate.set()
+    assert tracked.gate is not None
+    tracked.gate.set()
     assert await reading is None
     assert await later == "locked"
     assert tracked.get(KEY) == "locked"
@@ -191,7 +190,7 @@ async def test_tracking_begins_anew_with_a_new_connection_of_the_store(
 ) -> None:
     clients: Any = redis_cli.client_list()
     for client in clients:
-        if client["cmd"] not in {"client|tracking", "ping", "client|list"}:
+        if client["cmd"] != "client|list" and not set(client["flags"]) & set("tB"):
             redis_cli.client_kill_filter(_id=client["id"])
     await until(lambda: store.snapshot()["reconnects"] == 1)
     await until(lambda: tracked.snapshot()["drops"] == 1)
@@ -232,8 +231,9 @@ async def test_under_load_and_cut_connections_no_value_older_than_the_last_drop_
         reads = 0
         while not stop.is_set():
             least = floor
-            assert int(await value(tracked, KEY) or 0) >= least
-            reads += 1
+            with contextlib.suppress(StoreDown):  # on a loaded machine a new connection may take too long
+                assert int(await value(tracked, KEY) or 0) >= least
+                reads += 1
             await asyncio.sleep(0)
         return reads
 
@@ -302,7 +302,7 @@ async def test_a_silent_server_is_not_believed_for_long(mortal_store: EmbeddedSt
     assert known(tracked)
     await until(lambda: not tracked.live)
     assert not known(tracked)
-    assert "not heard of" in tracked.last_error
+    await until(lambda: "not heard of" in tracked.last_error)
     os.kill(mortal_store.pid, signal.SIGCONT)
     await until(lambda: tracked.live)
     await tracked.close()
@@ -368,13 +368,13 @@ async def test_memory_is_bounded(store: Store) -> None:
     await tracked.close()
 
 
-async def test_readers_share_a_read_and_may_give_up(tracked: TrackedMap, store: SlowStore) -> None:
-    store.gate = asyncio.Event()
+async def test_readers_share_a_read_and_may_give_up(tracked: SlowMap) -> None:
+    tracked.gate = asyncio.Event()
     readers = [asyncio.ensure_future(value(tracked, KEY)) for _ in range(10)]
     await asyncio.sleep(0)
     readers[0].cancel()
     tracked.get(KEY)
-    store.gate.set()
+    tracked.gate.set()
     assert await asyncio.gather(*readers[1:]) == [None] * 9
     assert tracked.snapshot()["reads"] == 1
 

@@ -39,20 +39,30 @@ class RawServer:
         directory.mkdir()
         file = directory / "server.conf"
         file.write_text(f'port {self.port}\nbind 127.0.0.1\nsave ""\ndir {directory}\n{config}\n')
-        self.process = subprocess.Popen(
-            [find_binary(), file, *arguments], stdout=subprocess.DEVNULL, cwd=directory
-        )
+        self._command: list[str | Path] = [find_binary(), file, *arguments]
+        self.directory = directory
         self.client = redis.Redis(port=self.port, decode_responses=True)
+        self.start()
+
+    def start(self) -> None:
+        """Run it, again after a `kill`, and return once it answers (if only that it is loading its data)."""
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, cwd=self.directory)
         deadline = time.monotonic() + 5
         while True:
             try:
                 self.client.ping()
+                return
+            except redis.BusyLoadingError:
                 return
             except redis.ConnectionError:
                 if time.monotonic() > deadline or self.process.poll() is not None:
                     self.kill()
                     raise
                 time.sleep(0.01)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
 
     def call(self, *args: str | int) -> Any:
         """The raw reply of one command."""

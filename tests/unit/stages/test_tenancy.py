@@ -25,6 +25,8 @@ class Marks(dict[str, str]):
     def peek(self, keys: tuple[str, ...]) -> list[str | None]:
         return [self.get(key) for key in keys]
 
+    held = peek
+
     async def fetch(self, keys: tuple[str, ...]) -> list[str | None]:
         return self.peek(keys)
 
