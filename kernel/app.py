@@ -23,6 +23,7 @@ from kernel.exchange.exchange import (
     Stage,
     Watcher,
 )
+from kernel.exchange.linger import Lingering
 from kernel.exchange.phase import DONE, ROUTER, Phase
 from kernel.exchange.websocket import WebSocketExchange
 from kernel.http.problems import (
@@ -60,6 +61,7 @@ class Gateway:
     def __init__(self, state: State, handler_for: Callable[[RouteRow], Handler]) -> None:
         self._state = state
         self._handler_for = handler_for
+        self._lingering = Lingering(state.streams)
         self._max_in_flight = state.settings.max_requests_in_flight
         self.router: Router[Route] = Router(state.settings.routes, self._compile, self._refusing)
         self._preflight = self._special("preflight", _preflight_handler(state.cors))
@@ -154,6 +156,8 @@ class Gateway:
             broken = await self._fail(x, INTERNAL(), stage)
         finally:
             self.finish(x)
+        if x.held is not None:
+            await self._lingering.wait(x)
         if broken:
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None

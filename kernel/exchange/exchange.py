@@ -54,6 +54,7 @@ GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
 CLOSE = (b"connection", b"close")
+_EMPTY = (b"content-length", b"0")
 # How much of a body that nobody wants is taken, and how long that may take.
 _REST_BYTES = 64 * 1024
 _REST_SECONDS = 1.0
@@ -69,6 +70,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_dropped",
         "asked",
         "body_done",
         "cached_identity",
@@ -81,6 +83,7 @@ class Exchange:
         "extra",
         "grant",
         "has_body",
+        "held",
         "identity",
         "lane",
         "limits",
@@ -140,7 +143,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.query: bytes = scope["query_string"]
-        self.captured, self.lines = kinds.sort(scope["headers"])
+        self.captured, self.lines, self._dropped = kinds.sort(scope["headers"])
         captured = self.captured
         self.lane: Lane | None = None
         # From the router and the stages.
@@ -180,6 +183,7 @@ class Exchange:
         self.status = 0
         self.sent = 0
         self.response_started = False
+        self.held: bytes | None = None  # of an answer to a request whose body is still coming
         self.service = ""
         self.upstream_seconds = 0.0
         self.phase: Phase = DONE  # or where it ended before that
@@ -243,19 +247,25 @@ class Exchange:
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the response head: `headers` (lower-case names) and the gateway's own."""
         self.status = status
+        if not self.body_done and _EMPTY in headers:
+            headers.remove(_EMPTY)  # complete by its head, it would have nothing to hold back
         self.response_started = True
         self._own_headers(headers)
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     def _own_headers(self, headers: HeaderList) -> None:
-        headers += self.extra
-        if self.limits is not None:
-            headers += self.limits
+        headers += self.extra if self.limits is None else [*self.extra, *self.limits]
 
     async def write(self, chunk: bytes, more: bool) -> None:
-        """Send a part of the response body; `more=False` ends it."""
+        """Send a part of the response body; `more=False` ends it, but for a byte while the request's comes (linger.py)."""
         self.sent += len(chunk)
+        if not more and not self.body_done and self.scope["http_version"] != "2" and not self._waits():
+            self.held, chunk, more = chunk[-1:], chunk[:-1], True
         await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    def _waits(self) -> bool:
+        """Whether the client sends its body only after a word (RFC 9110 section 10.1.1)."""
+        return not self.received and any(name == b"expect" for name, _ in self.scope["headers"])
 
     async def push(self, chunk: bytes) -> None:
         """Send a part of the response body that more will follow."""
@@ -292,9 +302,15 @@ class Exchange:
         """A whole response of the gateway's own; HEAD gets the same head without the body."""
         if status != 204:
             headers.append((b"content-length", b"%d" % len(body)))
-        if not self.body_done and not await self._take_rest() and CLOSE not in headers:
+        if self.method == "HEAD":
+            body = b""
+        if self.body_done or await self._take_rest():
+            await self.send_whole(status, headers, body)
+            return
+        if CLOSE not in headers:
             headers.append(CLOSE)
-        await self.send_whole(status, headers, b"" if self.method == "HEAD" else body)
+        await self.start(status, headers)
+        await self.write(body, False)
 
     async def _take_rest(self) -> bool:
         """Read and drop a body that nobody wants, if it is small and comes soon; False when the connection has to go.
@@ -303,9 +319,7 @@ class Exchange:
         word, the client's next request would be lost.
         """
         http2 = self.scope["http_version"] == "2"
-        # Who expects a word first sends a body only when it has come.
-        waits = any(name == b"expect" for name, _ in self.scope["headers"])
-        if not http2 and (waits or not 0 <= self.content_length <= _REST_BYTES):
+        if not http2 and (self._waits() or not 0 <= self.content_length <= _REST_BYTES):
             return False
         left = _REST_BYTES
         with suppress(TimeoutError):
@@ -354,9 +368,9 @@ class Exchange:
         self.scope.clear()
         self.limits = self.token = None
 
-    def header_bytes(self) -> int:
-        """Bytes of the header lines that pass, and of the target: what the header limit is compared with."""
-        return sum(map(len, self.lines)) + len(self.raw_path) + len(self.query)
+    def head_bytes(self) -> int:
+        """Bytes of the target and of all header lines that came: what MAX_HEADER_BYTES is compared with."""
+        return sum(map(len, self.lines)) + self._dropped + len(self.raw_path) + len(self.query)
 
 
 Stage = Callable[[Exchange], "Problem | Awaitable[Problem | None] | None"]

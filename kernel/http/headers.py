@@ -141,8 +141,9 @@ class HeaderKinds(dict[bytes, int]):
             self[name] = kind
         return kind
 
-    def sort(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[bytes]]:
-        """What stages read of a request's `headers`, and the lines to pass on (see `Exchange`)."""
+    def sort(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[bytes], int]:
+        """What stages read of a request's `headers`, the lines to pass on (see `Exchange`), and how long the others were."""
+        dropped = 0
         captured: dict[bytes, bytes] = {}
         lines: list[bytes] = []
         crumbs: list[bytes] | None = None
@@ -151,7 +152,10 @@ class HeaderKinds(dict[bytes, int]):
             # PERF: one formatted line a header (0.12 us) instead of four pieces for the final join (0.25 us).
             if kind == FORWARD:
                 lines.append(b"%b: %b\r\n" % (name, value))
-            elif kind != DROP:
+                continue
+            if kind != CAPTURE_FORWARD:
+                dropped += len(name) + len(value) + 4
+            if kind != DROP:
                 if name == b"cookie" and name in captured:
                     crumbs = [captured[name]] if crumbs is None else crumbs
                     crumbs.append(value)
@@ -167,7 +171,7 @@ class HeaderKinds(dict[bytes, int]):
             lines.remove(b"cookie: %b\r\n" % crumbs[0])
             whole = captured[b"cookie"] = b"; ".join(crumbs)
             lines.append(b"cookie: %b\r\n" % whole)
-        return captured, lines
+        return captured, lines, dropped
 
 
 def connection_options(value: bytes) -> frozenset[bytes]:

@@ -100,7 +100,7 @@ def make(state: State, row: RouteRow) -> Stage:
         if peer in trusted:
             x.peer_trusted = True
             believe(x, peer)
-        if x.header_bytes() > header_limit:
+        if x.head_bytes() > header_limit:
             return HEADERS_TOO_LARGE(too_large)
         if not x.query.isascii():
             return BAD_REQUEST("The query has a byte that must be percent-encoded.")

@@ -176,6 +176,10 @@ def test_an_announced_body_over_the_limit_is_413(stack: Stack) -> None:
 
 def test_a_head_over_the_limit_is_431(stack: Stack) -> None:
     check(stack.ask(headers=[ORIGIN, (b"X-Long", b"x" * 40_000)]), 431, "headers-too-large")
+    # Neither is one whose headers go no further, or are the gateway's to read.
+    for name in (b"X-Real-IP", b"Forwarded", b"Trailer"):
+        check(stack.ask(headers=[ORIGIN, (name, b"x" * 40_000)]), 431, "headers-too-large")
+    check(stack.ask(headers=[ORIGIN, *[(b"X-Forwarded-For", b"x" * 1000)] * 40]), 431, "headers-too-large")
 
 
 def test_a_head_request_gets_the_same_head_without_a_body(stack: Stack) -> None:
