@@ -162,6 +162,14 @@ class Gateway:
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None
 
+    def clients(self) -> Iterator[str]:
+        """The ports of clients whose request is under way without a task."""
+        for upstream in self._state.upstreams.values():
+            for x in upstream.exchanges():
+                client = x.scope.get("client")
+                if client is not None:
+                    yield client[1]
+
     def cut_short(self) -> None:
         """The grace of a drain is over: end what no task waits for. Tasks are cancelled by who made them."""
         for upstream in self._state.upstreams.values():

@@ -164,12 +164,20 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     header_timeout_seconds: Annotated[
         float,
         _seconds(
-            "Client: request line and headers must have come; an idle connection is kept as long.",
-            "75",
+            "Client: request line and headers must have come.",
+            "10",
             low=1,
             group="Timeouts",
         ),
     ] = 10.0
+    client_keepalive_seconds: Annotated[
+        float,
+        _seconds(
+            "Client: how long a connection is kept between two requests; longer than the balancer keeps it.",
+            "620",
+            low=1,
+        ),
+    ] = 75.0
     body_timeout_seconds: Annotated[
         float, _seconds("Client: longest pause in a request body; a small one (16 KiB) altogether.", "30")
     ] = 30.0

@@ -149,7 +149,11 @@ def server_options(settings: Settings, connections: int) -> dict[str, Any]:
         "backlog": 4096,
         "backpressure": connections,
         "http1_settings": HTTP1Settings(
-            header_read_timeout=int(settings.header_timeout_seconds * 1000),
+            # It begins when a connection waits for its next request, and so covers the time between two. Heads that take long
+            # are cut by client_connections.py, on Linux.
+            header_read_timeout=int(
+                1000 * (settings.client_keepalive_seconds + settings.header_timeout_seconds)
+            ),
             # Room for a head somewhat over our own limit, so that it gets our 431 and not a bare one.
             max_buffer_size=max(2 * settings.max_header_bytes, 64 * 1024),
         ),

@@ -28,7 +28,7 @@ class Entrance(Protocol):
         receive: Receive,
         send: Send,
         lane: Lane | None = None,
-        watcher: Watcher | None = None,
+        watcher: exchange.Watcher | None = None,
     ) -> Awaitable[None] | None: ...
 
     def go_on(
@@ -37,18 +37,33 @@ class Entrance(Protocol):
 
     def finish(self, x: Exchange) -> None: ...
 
+    def clients(self) -> Iterator[str]: ...
+
     def cut_short(self) -> None: ...
+
+
+class Connections(Protocol):
+    """What is told of clients, by their ports (see client_connections.py)."""
+
+    # The version of HTTP that each has asked by; None: nobody wants to know.
+    noted: dict[str, str] | None
+
+    def ended(self, port: str) -> None:
+        """What it was sent has been broken off, or its WebSocket is over."""
 
 
 class Intake:
     """One a worker. It is every exchange's lane."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Entrance) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, gateway: Entrance, connections: Connections) -> None:
         self._loop = loop
         self._gateway = gateway
+        self._connections = connections
+        self._enter = gateway.enter if connections.noted is None else self._noting
         self._waiting: deque[Watcher] = deque()
         self._idle = True
-        self._tasks: set[asyncio.Task[None]] = set()
+        # With the port of the client.
+        self._tasks: dict[asyncio.Task[None], str] = {}
 
     def put(self, watcher: Watcher) -> None:
         """Called with the interpreter's lock, from another thread than the loop's."""
@@ -63,45 +78,83 @@ class Intake:
         """A request that does not come by `put`: all of it is the task that granian has made."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        port = self._tasks[task] = scope["client"][1]
+        socket = scope["type"] == "websocket"
         try:
-            rest = self._gateway.enter(scope, receive, send)
+            rest = self._enter(scope, receive, send)
             if rest is not None:
                 await rest
+        except BaseException:
+            socket = True
+            raise
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
+            if socket:
+                self._connections.ended(port)
+
+    def in_flight(self) -> set[str]:
+        """The ports of all clients whose request is under way."""
+        return {*self._tasks.values(), *self._gateway.clients()}
 
     def cut_short(self) -> None:
         """End what is still under way: it is answered as far as that is possible, and logged."""
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         self._gateway.cut_short()
 
     def _take(self) -> None:
         self._idle = True
         waiting = self._waiting
-        enter = self._gateway.enter
+        enter = self._enter
         lane: Lane = self
         for _ in range(min(len(waiting), _BATCH)):
             watcher = waiting.popleft()
             proto = watcher.proto
+            scope = watcher.scope
             try:
-                rest = enter(watcher.scope, proto.receive, proto.send, lane, watcher)
+                rest = enter(scope, proto.receive, proto.send, lane, watcher)
             except Exception as error:
                 # The gateway answers whatever happens to an exchange; this one was not even made. granian answers 500.
                 watcher.err(error)
                 continue
             if rest is not None:
-                self._run(watcher, rest)
+                self._run(watcher, scope, rest)
         if waiting and self._idle:
             self._idle = False
             self._loop.call_soon(self._take)
 
-    def _run(self, watcher: exchange.Watcher, rest: Awaitable[None]) -> None:
-        task = self._loop.create_task(_request(watcher, rest))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _noting(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        lane: Lane | None = None,
+        watcher: exchange.Watcher | None = None,
+    ) -> Awaitable[None] | None:
+        noted = self._connections.noted
+        assert noted is not None
+        noted[scope["client"][1]] = scope["http_version"]
+        return self._gateway.enter(scope, receive, send, lane, watcher)
+
+    def _run(self, watcher: exchange.Watcher, scope: Scope, rest: Awaitable[None]) -> None:
+        port = scope["client"][1]
+        task = self._loop.create_task(self._request(watcher, port, scope["type"] == "websocket", rest))
+        self._tasks[task] = port
+        task.add_done_callback(self._tasks.pop)
         watcher.taskref(task)
+
+    async def _request(
+        self, watcher: exchange.Watcher, port: str, socket: bool, rest: Awaitable[None]
+    ) -> None:
+        try:
+            await rest
+        except BaseException as error:
+            self._connections.ended(port)
+            watcher.err(error)
+            return
+        if socket:
+            self._connections.ended(port)
+        watcher.done()
 
     # --- Lane ---
 
@@ -113,13 +166,4 @@ class Intake:
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
         assert x.watcher is not None
-        self._run(x.watcher, self._gateway.go_on(x, iter(()), None, rest))
-
-
-async def _request(watcher: exchange.Watcher, rest: Awaitable[None]) -> None:
-    try:
-        await rest
-    except BaseException as error:
-        watcher.err(error)
-        return
-    watcher.done()
+        self._run(x.watcher, x.scope, self._gateway.go_on(x, iter(()), None, rest))

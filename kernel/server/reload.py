@@ -22,6 +22,7 @@ AT_START = (
     "workers",
     "http2",
     "header_timeout_seconds",
+    "client_keepalive_seconds",
     "max_header_bytes",
     "max_connections",
     "drain_seconds",

@@ -25,9 +25,9 @@ from kernel.build import build_state
 from kernel.config import Settings
 from kernel.exchange.exchange import Handler, Receive, Scope, Send
 from kernel.routing.catalog import RouteRow
+from kernel.server.client_connections import ClientConnections
 from kernel.server.cpu_policy import CpuPolicy
 from kernel.server.granian import CHECKED, Hook, Put, version
-from kernel.server.idle_connections import IdleConnections
 from kernel.server.intake import Intake
 from kernel.server.signals import HAND_OVER, HURRY, SOON, hold, release_soon, tell_server
 from kernel.state import State
@@ -74,7 +74,7 @@ class Worker:
         self._intake: Intake | None = None
         self._state: State | None = None
         self._cpu_policy: CpuPolicy | None = None
-        self._idle_connections: IdleConnections | None = None
+        self._connections: ClientConnections | None = None
         self._stopping = False
         self._leaving: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
@@ -113,7 +113,8 @@ class Worker:
         state = await build_state(self._settings, self._store_url, self._run_dir)
         self._state = state
         loop = asyncio.get_running_loop()
-        self._intake = Intake(loop, Gateway(state, lambda row: _handler(state, row)))
+        self._connections = _client_connections(state)
+        self._intake = Intake(loop, Gateway(state, lambda row: _handler(state, row)), self._connections)
         self._hook.tell(
             lambda reason: state.log.warning(
                 "granian does not take the callback lane: requests are slower, and served all the same",
@@ -133,8 +134,7 @@ class Worker:
         gc.set_threshold(_GC_THRESHOLD, 20, 50)
         self._cpu_policy = CpuPolicy(loop)
         self._cpu_policy.start()
-        self._idle_connections = _idle_connections(state)
-        self._idle_connections.start()
+        self._connections.start(self._intake.in_flight)
 
     def _hand_over(self) -> None:
         """Another worker has taken over: whoever is still connected goes to it after the next response."""
@@ -194,6 +194,8 @@ class Worker:
             await asyncio.sleep(_CLOSE_LINGER_SECONDS)
         tell_server()
         assert self._intake is not None
+        assert self._connections is not None
+        self._connections.hasten()
         # Requests that go on are answered, or broken off, and logged; a kill would do neither.
         loop.call_at(end, self._intake.cut_short)
         loop.call_at(end + _CUT_SECONDS, lambda: loop.create_task(self._end_anyway()))
@@ -208,9 +210,9 @@ class Worker:
         self._stopping = True
         assert self._state is not None
         assert self._cpu_policy is not None
-        assert self._idle_connections is not None
+        assert self._connections is not None
         self._cpu_policy.stop()
-        self._idle_connections.stop()
+        self._connections.stop()
         if self._state.profile is not None:
             self._state.profile.stop()
         await self._state.close()
@@ -235,21 +237,25 @@ def _handler(state: State, row: RouteRow) -> Handler:
     return FACTORIES["websocket" if row.websocket else row.handler](state, row)
 
 
-def _idle_connections(state: State) -> IdleConnections:
+def _client_connections(state: State) -> ClientConnections:
     settings = state.settings
     answer = max(settings.request_timeout_seconds, *(row.timeout or 0 for row in settings.routes))
     # A request may be tried twice.
     request = settings.queue_timeout_seconds + 2 * (settings.connect_timeout_seconds + answer)
     body = max(settings.body_timeout_seconds, settings.idle_timeout_seconds)
     stream = max(settings.alerts_heartbeat_seconds, settings.websocket_idle_timeout_seconds)
-    idle = IdleConnections(
+    connections = ClientConnections(
         asyncio.get_running_loop(),
         settings.port,
         settings.header_timeout_seconds,
+        settings.client_keepalive_seconds,
         max(request, body, stream) + _IDLE_MARGIN_SECONDS,
-        lambda ended: state.log.info("silent connections closed", **ended),
+        lambda closed: state.log.info(
+            "client connections closed", **{reason: count for reason, count in closed.items() if count}
+        ),
+        noting=settings.http2 or settings.tls_cert_file is not None,
     )
     state.metrics.register_source(
-        "idle-connections", lambda: {"gateway_client_connections_closed_total": idle.closed}
+        "client-connections", lambda: {"gateway_client_connections_closed_total": connections.closed}
     )
-    return idle
+    return connections

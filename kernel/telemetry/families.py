@@ -142,7 +142,7 @@ _ROWS = (
     Family(
         "gateway_client_connections_closed_total",
         COUNTER,
-        "Clients' connections closed because they said nothing from the start, or nothing went over them for long.",
+        "Clients' connections closed: no request came, its head took long, nothing went over them, or an end was not read.",
         ("reason",),
     ),
     # WebSocket.

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Iterator
 from typing import Any
 
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import UPSTREAM_OPEN, UPSTREAM_TIMEOUT, GatewayError, Problem, ProblemKind
 from kernel.primitives.tls import client_context
 from kernel.upstream.address import parse
@@ -173,6 +174,13 @@ class Upstream:
             "breaker": self.breaker_state,
             "ejected": sum(map(self.ejected, self.replicas)),
         }
+
+    def exchanges(self) -> Iterator[Exchange]:
+        """Those that have a connection now."""
+        for replica in self.replicas:
+            for connection in replica.pool.busy:
+                if connection.watched is not None:
+                    yield connection.watched
 
     def give_up(self, problem: Problem) -> None:
         """End with `problem` what is on the callback lane."""

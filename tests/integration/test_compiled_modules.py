@@ -71,6 +71,14 @@ class Watched:
         self.ended.set()
 
 
+class Untold:
+    """Nobody wants to know about clients' connections."""
+
+    noted: dict[str, str] | None = None
+
+    def ended(self, port: str) -> None: ...
+
+
 # Constants and types: nothing of them runs, but who uses them compiled needs them compiled.
 DECLARATIONS = {"kernel/exchange/phase.py"}
 # A lease that runs low is renewed while its request goes on; a client is watched when its request takes long.
@@ -106,7 +114,7 @@ async def test_what_a_request_passes_through_is_what_is_compiled(
         async with local_gateway(
             store_server.url, tmp_path, INVENTORY_SERVICE_URL=url, SALES_SERVICE_URL=replicas
         ) as local:
-            intake = Intake(asyncio.get_running_loop(), local.gateway)
+            intake = Intake(asyncio.get_running_loop(), local.gateway, Untold())
             token = access_token()
 
             async def one(path: bytes = b"/api/v1/inventory/items") -> None:

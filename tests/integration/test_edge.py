@@ -267,7 +267,15 @@ def test_http_1_0_needs_no_host(stack: Stack, proxied: Stack) -> None:
 def test_who_does_not_say_what_he_wants_takes_no_connection(
     gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
 ) -> None:
-    gateway = gateway_factory(stack_env(upstream, session_store, HTTP2="true", HEADER_TIMEOUT_SECONDS="1"))
+    gateway = gateway_factory(
+        stack_env(
+            upstream,
+            session_store,
+            HTTP2="true",
+            HEADER_TIMEOUT_SECONDS="1",
+            CLIENT_KEEPALIVE_SECONDS="2",
+        )
+    )
     live = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
     beginnings = (b"", b"P", b"PRI * HTTP/2.0", b"G", b"GET / HTTP/1.1\r\nHost", live, live + b"GET")
     clients = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in beginnings]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -57,12 +58,22 @@ class GatewayProcess:
                 raise AssertionError(f"the gateway did not end within {timeout} s:\n{self.log()}") from None
         return self.process.returncode
 
+    def _connected(self) -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", self.port), 1)
+        if "TLS_CERT_FILE" not in self.env:
+            return plain
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        with plain:
+            return context.wrap_socket(plain)
+
     def wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the gateway ended with {self.process.returncode}:\n{self.log()}")
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as sock:
+            with contextlib.suppress(OSError), self._connected() as sock:
                 sock.settimeout(1)
                 sock.sendall(b"GET /health/ready HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
                 if b" 200 " in sock.recv(64):

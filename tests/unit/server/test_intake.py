@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 import pytest
@@ -25,7 +25,12 @@ class Watcher:
     """granian's side of one request."""
 
     def __init__(self, number: int = 0) -> None:
-        self.scope: Scope = {"number": number}
+        self.scope: Scope = {
+            "number": number,
+            "type": "http",
+            "http_version": "1.1",
+            "client": ("127.0.0.1", str(number)),
+        }
         self.proto = Proto()
         self.ended: list[BaseException | None] = []
         self.task: asyncio.Task[None] | None = None
@@ -53,7 +58,7 @@ class Entrance:
         self, scope: Any, receive: Any, send: Any, lane: Lane | None = None, watcher: Any = None
     ) -> Awaitable[None] | None:
         self.entered.append(scope["number"])
-        rest: Awaitable[None] | None = self.answer(watcher)
+        rest: Awaitable[None] | None = self.answer(watcher or Watcher(scope["number"]))
         return rest
 
     def finish(self, x: Any) -> None:
@@ -62,8 +67,27 @@ class Entrance:
     async def go_on(self, x: Any, stages: Any, stage: Any, rest: Awaitable[None]) -> None:
         await rest
 
+    def clients(self) -> Iterator[str]:
+        yield "9"
+
     def cut_short(self) -> None:
         self.given_up += 1
+
+
+class Connections:
+    """Notes what is said of clients."""
+
+    def __init__(self, noted: dict[str, str] | None = None) -> None:
+        self.noted = noted
+        self.given_up: list[str] = []
+
+    def ended(self, port: str) -> None:
+        self.given_up.append(port)
+
+
+@pytest.fixture
+def connections() -> Connections:
+    return Connections()
 
 
 @pytest.fixture
@@ -72,8 +96,8 @@ async def entrance() -> Entrance:
 
 
 @pytest.fixture
-async def intake(entrance: Entrance) -> Intake:
-    return Intake(asyncio.get_running_loop(), entrance)
+async def intake(entrance: Entrance, connections: Connections) -> Intake:
+    return Intake(asyncio.get_running_loop(), entrance, connections)
 
 
 async def test_all_that_threads_put_enter_in_order(entrance: Entrance, intake: Intake) -> None:
@@ -142,7 +166,7 @@ async def test_what_has_to_wait_is_a_task_that_ends_by_its_watcher(
 async def test_an_exchange_on_the_lane_ends_by_its_watcher_too(entrance: Entrance, intake: Intake) -> None:
     async def rest() -> None: ...
 
-    over, on = exchange(), exchange()
+    over, on = exchange(), exchange(type="http", client=("127.0.0.1", "1"))
     over.watcher, on.watcher = Watcher(), Watcher()
     intake.over(over)
     assert entrance.finished == [over]
@@ -161,3 +185,42 @@ async def test_cutting_short_ends_tasks_and_what_is_on_the_lane(entrance: Entran
     await asyncio.sleep(0.01)
     assert isinstance(watcher.ended[0], asyncio.CancelledError)
     assert entrance.given_up == 1
+
+
+async def test_whose_request_is_in_flight_and_whose_was_broken_off_is_known_by_port(
+    entrance: Entrance, intake: Intake, connections: Connections
+) -> None:
+    ends = [asyncio.Event() for _ in range(4)]
+
+    async def rest(number: int) -> None:
+        await ends[number].wait()
+        if number == 1:
+            raise ValueError("broken")
+
+    entrance.answer = lambda watcher: rest(watcher.scope["number"])
+    watchers = [Watcher(number) for number in range(3)]
+    watchers[2].scope["type"] = "websocket"
+    for watcher in watchers:
+        intake.put(watcher)
+    other = Watcher(3)
+    serving = asyncio.create_task(intake.serve(other.scope, other.proto.receive, other.proto.send))
+    await asyncio.sleep(0.01)
+    assert intake.in_flight() == {"0", "1", "2", "3", "9"}
+    for end in ends:
+        end.set()
+    await serving
+    await asyncio.sleep(0.01)
+    assert intake.in_flight() == {"9"}
+    assert sorted(connections.given_up) == ["1", "2"]
+
+
+async def test_who_has_asked_is_noted_where_that_is_wanted(entrance: Entrance) -> None:
+    connections = Connections({})
+    intake = Intake(asyncio.get_running_loop(), entrance, connections)
+    watchers = [Watcher(number) for number in range(2)]
+    watchers[1].scope["http_version"] = "2"
+    for watcher in watchers:
+        intake.put(watcher)
+    await asyncio.sleep(0.01)
+    assert entrance.entered == [0, 1]
+    assert connections.noted == {"0": "1.1", "1": "2"}
