@@ -39,6 +39,13 @@ def width() -> int:
     return max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
 
 
+def room(stream: TextIO) -> int | None:
+    """Columns that a line to `stream` may have: a terminal's, or COLUMNS; None where nothing wraps, as in a pipe."""
+    if not stream.isatty() and not os.environ.get("COLUMNS", "").isdecimal():
+        return None
+    return max(60, shutil.get_terminal_size((100, 24)).columns)
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

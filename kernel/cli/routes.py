@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from kernel.cli.output import Style, plural, table
+from kernel.cli.output import Style, plural, room, table
 from kernel.cli.settings import obtain
 from kernel.config.values import size_text
 from kernel.routing.catalog import METHODS, RouteRow
+
+_HEAD = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
+_CODES = ("36", "", "32", "33", "2")
+_LEAST_PATTERN = 20
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +46,48 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     style = Style(sys.stdout)
-    head = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
-    lines = table([head, *map(cells, rows)], ("36", "", "32", "33", "2"), style)
+    lines = fitted(rows, room(sys.stdout), style)
     sys.stdout.write("\n".join([style("1", lines[0]), *lines[1:]]) + "\n\n")
     services = {row.service for row in rows if row.service}
     sys.stdout.write(f"{plural(len(rows), 'route')} to {plural(len(services), 'service')}\n")
     return 0
+
+
+def fitted(rows: Iterable[RouteRow], width: int | None, style: Style) -> list[str]:
+    """The table in lines of `width` (None: as long as it takes).
+
+    When it is too wide, a pattern that leaves no room for who answers has a line of its own, and so has what else holds.
+    """
+    listed = list(map(cells, rows))
+    lines = table([_HEAD, *listed], _CODES, style)
+    if width is None or max(map(len, table([_HEAD, *listed], _CODES, Style(io.StringIO())))) <= width:
+        return lines
+    methods_, pattern, service, callers_, _ = (
+        max(map(len, column)) for column in zip(_HEAD, *listed, strict=True)
+    )
+    gap = "  "
+    pattern = min(pattern, max(_LEAST_PATTERN, width - methods_ - service - callers_ - 3 * len(gap)))
+    rest = width - methods_ - pattern - service - callers_ - 4 * len(gap)
+    head = [
+        name.ljust(size) for name, size in zip(_HEAD, (methods_, pattern, service, callers_), strict=False)
+    ]
+    lines = [gap.join((*head, "ALSO")) if rest >= len("ALSO") else gap.join(head).rstrip()]
+    for row in listed:
+        dressed = [style(code, cell) for code, cell in zip(_CODES, row, strict=True)]
+        start = dressed[0] + " " * (methods_ - len(row[0])) + gap + dressed[1]
+        space = pattern - len(row[1])
+        if space < 0:
+            lines.append(start)
+            start, space = "", methods_ + len(gap) + pattern
+        line = start + " " * space + gap + dressed[2] + " " * (service - len(row[2])) + gap + dressed[3]
+        if row[4] and len(row[4]) <= rest:
+            line += " " * (callers_ - len(row[3])) + gap + dressed[4]
+        lines.append(line)
+        if len(row[4]) > rest:
+            indent = " " * (methods_ + 2 * len(gap))
+            wrapped = textwrap.wrap(row[4], max(20, width - len(indent)), break_long_words=False)
+            lines += [indent + style(_CODES[4], part) for part in wrapped]
+    return lines
 
 
 def _key(row: RouteRow) -> tuple[str, str]:

@@ -179,6 +179,30 @@ def test_routes_prints_an_aligned_table(gateway: Gateway) -> None:
     assert lines[-1] == f"{len(ROUTES)} routes to 19 services"
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_routes_fit_the_terminal_and_lose_nothing(gateway: Gateway, width: int) -> None:
+    code, out, _ = gateway("routes", COLUMNS=str(width))
+    assert code == 0
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= width
+    # Whatever stands on lines of its own, it comes in the order of the table.
+    for row in sorted(ROUTES, key=lambda row: (row.pattern, methods(row))):
+        told = " ".join(out.split())
+        assert (
+            " ".join(f"{methods(row)} {row.pattern} {row.service or 'gateway'} {callers(row)}".split())
+            in told
+        )
+        assert ", ".join(extras(row)) in told
+    heads = {80: "METHODS PATTERN ANSWERED BY CALLERS", 120: "METHODS PATTERN ANSWERED BY CALLERS ALSO"}
+    assert " ".join(lines[0].split()) == heads.get(width, " ".join(lines[0].split()))
+    # At 200 every route has one line.
+    assert (len(lines) == len(ROUTES) + 3) is (width == 200)
+
+
+def test_routes_are_not_wrapped_for_a_pipe(gateway: Gateway) -> None:
+    assert len(gateway("routes")[1].splitlines()) == len(ROUTES) + 3
+
+
 def test_routes_prints_json_with_every_field(gateway: Gateway) -> None:
     code, out, _ = gateway("routes", "--json")
     assert code == 0
