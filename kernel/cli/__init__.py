@@ -43,6 +43,7 @@ COMMANDS = {
     "explain": Command("kernel.cli.explain", "tell what happens to a request, stage by stage"),
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
     "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
+    "completion": Command("kernel.cli.completion", "print what completes commands and options in a shell"),
     "audit": Command("kernel.cli.audit", "hand out or erase what the audit log has about a user"),
 }
 
@@ -59,10 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from kernel.cli.demo import demo  # noqa: PLC0415
 
         return demo(arguments[1:])
-    parser = _parser(arguments[0] if arguments else "")
-    args = parser.parse_args(arguments)
+    commands = parser(arguments[0] if arguments else "")
+    args = commands.parse_args(arguments)
     if args.command is None:
-        parser.print_help()
+        commands.print_help()
         return 2
     try:
         code: int = importlib.import_module(COMMANDS[args.command].module).run(args)
@@ -75,17 +76,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         renew_streams()  # `gateway routes | head`: nobody reads any more, and the flush at exit would complain
 
 
-def _parser(wanted: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """The command's parser, with the arguments of the command `wanted`; None: of all of them."""
+    commands = argparse.ArgumentParser(
         prog="gateway",
         description="The API gateway of the bakery platform.",
         epilog=_EPILOG,
         formatter_class=Formatter,
     )
-    parser.add_argument("--version", action="version", version=f"bakery-gateway {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands.add_argument("--version", action="version", version=f"bakery-gateway {__version__}")
+    listed = commands.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(name, help=command.help, formatter_class=Formatter)
-        if name == wanted:
+        sub = listed.add_parser(name, help=command.help, formatter_class=Formatter)
+        if wanted in (name, None) and name != "demo":
             importlib.import_module(command.module).add(sub)
-    return parser
+    return commands

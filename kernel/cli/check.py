@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 from kernel.cli.output import Style, plural, print_errors, summary, table
-from kernel.cli.settings import obtain
-from kernel.config import Settings
+from kernel.cli.settings import examine, obtain
+from kernel.config import ConfigErrors, Loaded, Settings
 from kernel.routing.catalog import SERVICES
 
 
@@ -16,12 +19,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
 Validate the whole configuration without serving: every variable, .env and gateway.toml, the keys and the route table.
 All errors are reported at once, each with its variable, what is wrong and an example. Exits 0 when the gateway would
-start, 1 when it would not; warnings (a misspelt variable, say) do not change that."""
+start, 1 when it would not; warnings (a misspelt variable, say) do not change that, unless --strict."""
     parser.epilog = """\
 examples:
   gateway check
   ENVIRONMENT=prod REDIS_HOST=redis gateway check --probe
+  gateway check --strict --json | jq -r '.errors[], .warnings[] | .variable'
   gateway check --reference > configuration.md
+  gateway check --schema > gateway.schema.json     # then `#:schema ./gateway.schema.json` on top of gateway.toml
 """
     parser.add_argument(
         "--probe",
@@ -30,6 +35,11 @@ examples:
     )
     parser.add_argument(
         "--timeout", type=float, default=3.0, metavar="SECONDS", help="for a probe (default: 3)"
+    )
+    parser.add_argument("--strict", action="store_true", help="exit 1 for a warning, too")
+    parser.add_argument("--json", action="store_true", help="one JSON object, whatever is found")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of gateway.toml instead, for editors"
     )
     parser.add_argument(
         "--reference",
@@ -44,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
         sys.stdout.write(reference())
         return 0
+    if args.schema:
+        from kernel.config.schema import schema  # noqa: PLC0415
+
+        _print_json(schema())
+        return 0
+    if args.json:
+        return _report(args)
     loaded = obtain()
     if loaded is None:
         return 1
@@ -56,11 +73,38 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("\n")
     rows = facts(loaded.settings)
     sys.stdout.write("\n".join(f"  {line}" for line in table(rows, ("2", ""), style)) + "\n")
-    if not args.probe:
-        return 0
-    from kernel.cli.probe import probe  # noqa: PLC0415
+    failed = 0
+    if args.probe:
+        from kernel.cli.probe import probe  # noqa: PLC0415
 
-    return probe(loaded.settings, args.timeout)
+        failed = probe(loaded.settings, args.timeout)
+    if args.strict and loaded.warnings:
+        sys.stderr.write("gateway: not accepted: with --strict a warning is an error\n")
+        return 1
+    return failed
+
+
+def _report(args: argparse.Namespace) -> int:
+    """Everything as one JSON object."""
+    found = examine()
+    errors = found.errors if isinstance(found, ConfigErrors) else ()
+    accepted = not errors and not (args.strict and found.warnings)
+    report: dict[str, Any] = {"accepted": accepted, "errors": errors, "warnings": found.warnings}
+    if isinstance(found, Loaded):
+        report["facts"] = dict(facts(found.settings))
+        if args.probe:
+            from kernel.cli.probe import reached  # noqa: PLC0415
+
+            results = reached(found.settings, args.timeout)
+            names = ("name", "address", "found", "took")
+            report["probes"] = [{"well": well, **dict(zip(names, row, strict=True))} for well, row in results]
+            accepted = report["accepted"] = accepted and all(well for well, _ in results)
+    _print_json(report)
+    return int(not accepted)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def facts(settings: Settings) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,13 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=22, width=width())
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Count the indent of commands, too: argparse would give the longest one a line of its own."""
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            longest = max(map(len, action.choices)) + self._current_indent + self._indent_increment
+            self._action_max_length = max(self._action_max_length, longest)
+
 
 class Style:
     """Dresses text for `stream`."""

@@ -35,9 +35,7 @@ class Target(NamedTuple):
 
 def probe(settings: Settings, timeout: float) -> int:
     """Probe everything and print a table. Returns 1 when anything cannot be reached or is not well."""
-    targets = tuple(_targets(settings, timeout))
-    with ThreadPoolExecutor(min(_THREADS, len(targets))) as pool:
-        results = tuple(pool.map(_try, targets))
+    results = reached(settings, timeout)
     style = Style(sys.stdout)
     rows = [(style.good if sound else style.bad, *cells) for sound, cells in results]
 
@@ -51,6 +49,13 @@ def probe(settings: Settings, timeout: float) -> int:
     lines = "\n".join(f"  {line}" for line in table(rows, codes, style))
     sys.stdout.write(f"\n{lines}\n\ngateway: {style('1;31' if failed else '1;32', verdict)}\n")
     return 1 if failed else 0
+
+
+def reached(settings: Settings, timeout: float) -> tuple[tuple[bool, Row], ...]:
+    """Whether each target is well; its name and address, what was found, and in what time."""
+    targets = tuple(_targets(settings, timeout))
+    with ThreadPoolExecutor(min(_THREADS, len(targets))) as pool:
+        return tuple(pool.map(_try, targets))
 
 
 def _targets(settings: Settings, timeout: float) -> Iterator[Target]:

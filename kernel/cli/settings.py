@@ -14,18 +14,26 @@ from kernel.config import ConfigError, ConfigErrors, Loaded, Settings, load_with
 ENV_FILE = Path(".env")
 
 
-def obtain() -> Loaded | None:
-    """The configuration; None after its errors have been printed."""
+def examine() -> Loaded | ConfigErrors:
+    """The configuration, or what is wrong with it."""
     try:
         return load_with_warnings(os.environ, ENV_FILE, (usable_keys, usable_store, usable_routes))
     except ConfigErrors as error:
-        style = Style(sys.stderr)
-        head = f"gateway: {style('1;31', summary(error.errors, error.warnings))} in the configuration"
-        with suppress(OSError):  # nobody reads any more
-            sys.stderr.write(f"{head}\n\n")
-            print_errors(error.errors, error.warnings)
-            sys.stderr.write("\n")
-        return None
+        return error
+
+
+def obtain() -> Loaded | None:
+    """The configuration; None after its errors have been printed."""
+    found = examine()
+    if isinstance(found, Loaded):
+        return found
+    style = Style(sys.stderr)
+    head = f"gateway: {style('1;31', summary(found.errors, found.warnings))} in the configuration"
+    with suppress(OSError):  # nobody reads any more
+        sys.stderr.write(f"{head}\n\n")
+        print_errors(found.errors, found.warnings)
+        sys.stderr.write("\n")
+    return None
 
 
 # These rules need organs that the configuration may not know.

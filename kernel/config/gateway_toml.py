@@ -37,7 +37,7 @@ from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
 from kernel.config.settings import Settings
-from kernel.config.tables import ROUTE, SERVICE, decode, decode_channels, decode_limit, unknown
+from kernel.config.tables import ROUTE, SERVICE, SERVICE_NAME, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
 from kernel.http.paths import flaw
@@ -49,7 +49,7 @@ _MAX_FILE = 16 * 1024 * 1024
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
-_SERVICE_NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
+_SERVICE_NAME = re.compile(SERVICE_NAME)
 _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MAX_BODY = size(0, 1024**4)
 

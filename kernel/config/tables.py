@@ -20,6 +20,8 @@ Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Tier = Literal["starter", "professional", "enterprise"]
 Effect = Literal["logout", "subscription-changed"]
 Channel = Literal["sse", "email", "whatsapp"]
+CHANNELS = Annotated[list[Channel], Meta(min_length=1)]
+SERVICE_NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 _Operation = Annotated[str, Meta(pattern=r"^(?:[a-z][a-z0-9-]{0,63})?$")]
 _File = Annotated[str, Meta(min_length=1)]
@@ -135,11 +137,10 @@ def decode_limit(table: object, where: str, errors: list[ConfigError]) -> Limit 
 
 def decode_channels(value: object, where: str, errors: list[ConfigError]) -> tuple[str, ...]:
     """The channels that `value` lists, each once; empty after an error."""
-    kind = Annotated[list[Channel], Meta(min_length=1)]
     try:
-        return tuple(dict.fromkeys(msgspec.convert(value, kind)))
+        return tuple(dict.fromkeys(msgspec.convert(value, CHANNELS)))
     except msgspec.ValidationError as error:
-        problem, place = _explain(str(error), kind)
+        problem, place = _explain(str(error), CHANNELS)
         errors.append(ConfigError(where + place, problem, '["sse", "email"]'))
         return ()
 

@@ -153,6 +153,40 @@ def test_warnings_do_not_fail_a_check(gateway: Gateway) -> None:
     assert "did you mean RATE_LIMIT_REQUESTS?" in out
 
 
+def test_strict_takes_a_warning_as_an_error(gateway: Gateway) -> None:
+    assert gateway("check", "--strict")[0] == 0
+    code, out, err = gateway("check", "--strict", RATE_LIMIT_REQUEST="5")
+    assert code == 1
+    assert "did you mean RATE_LIMIT_REQUESTS?" in out
+    assert "with --strict a warning is an error" in err
+
+
+def test_check_tells_everything_as_json(gateway: Gateway) -> None:
+    code, out, err = gateway("check", "--json", RATE_LIMIT_REQUEST="5")
+    report = msgspec.json.decode(out)
+    assert (code, err, report["accepted"], report["errors"]) == (0, "", True, [])
+    assert report["warnings"][0]["variable"] == "RATE_LIMIT_REQUEST"
+    assert report["facts"]["environment"] == "dev"
+    assert (
+        msgspec.json.decode(gateway("check", "--json", "--strict", RATE_LIMIT_REQUEST="5")[1])["accepted"]
+        is False
+    )
+    code, out, err = gateway("check", "--json", PORT="x", ENVIRONMENT="prod")
+    report = msgspec.json.decode(out)
+    assert (code, err, report["accepted"]) == (1, "", False)
+    assert {error["variable"]: error["example"] for error in report["errors"]} == {
+        "PORT": "8000",
+        "REDIS_HOST": "redis",
+    }
+    assert "facts" not in report
+
+
+def test_check_prints_a_schema(gateway: Gateway) -> None:
+    code, out, _ = gateway("check", "--schema", PORT="not looked at")
+    assert code == 0
+    assert set(msgspec.json.decode(out)["properties"]) == {"services", "routes", "limits", "alerts"}
+
+
 def test_run_refuses_to_start_with_errors(gateway: Gateway) -> None:
     code, out, err = gateway("run", ENVIRONMENT="prod")
     assert (code, out) == (1, "")

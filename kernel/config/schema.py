@@ -1,0 +1,61 @@
+"""The JSON Schema of gateway.toml, for editors: it takes all that a gateway takes. What holds between fields is not in it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kernel.config.tables import CHANNELS, ROUTE, SERVICE, SERVICE_NAME, Field, LimitTable
+from kernel.routing.catalog import TIERS
+
+_TEMPLATE = "#/$defs/{name}"
+
+
+def schema() -> dict[str, Any]:
+    """The schema (draft 2020-12)."""
+    kinds = [field.type for field in (*SERVICE.values(), *ROUTE.values())]
+    _, shared = msgspec.json.schema_components([*kinds, LimitTable], ref_template=_TEMPLATE)
+    limit = {"$ref": _TEMPLATE.format(name=LimitTable.__name__)}
+    limits = {
+        "tiers": _table(dict.fromkeys(TIERS, limit)),
+        "tenants": {"type": "object", "additionalProperties": limit},
+    }
+    channels = msgspec.json.schema(CHANNELS)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "gateway.toml of Bakery Gateway",
+        "$defs": shared,
+        **_table(
+            {
+                "services": {
+                    "description": "Services that are added or changed, by name.",
+                    "type": "object",
+                    "patternProperties": {f"^(?:{SERVICE_NAME})$": _table(_fields(SERVICE))},
+                    "additionalProperties": False,
+                },
+                "routes": {
+                    "description": "Routes that are added or changed, in order.",
+                    "type": "array",
+                    "items": {**_table(_fields(ROUTE)), "required": ["pattern"]},
+                },
+                "limits": {"description": "A tenant's requests, all its users together.", **_table(limits)},
+                "alerts": _table({"channels": {"type": "object", "additionalProperties": channels}}),
+            }
+        ),
+    }
+
+
+def _table(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _fields(fields: Mapping[str, Field]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, field in fields.items():
+        (kind,), _ = msgspec.json.schema_components([field.type], ref_template=_TEMPLATE)
+        example = tomllib.loads(f"example = {field.example}")["example"]
+        found[name] = {**kind, "description": field.about, "examples": [example]}
+    return found
