@@ -169,9 +169,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         settings, verifier, store, metrics, telemetry.log, client, make_upstream, stamp
     )
     metrics.register_source("authority", authority.families)
-    revocations = Revocations(store)
+    revocations = Revocations(store, tracked)
     metrics.register_source("revocations", revocations.families)
-    tenants = Tenants(store, client, stamp)
+    tenants = Tenants(store, tracked, client, stamp)
     demo = DemoSessions(store, client)
     tickets = Tickets(store, verifier)
     metrics.register_source("tickets", tickets.families)

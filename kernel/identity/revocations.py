@@ -1,4 +1,9 @@
-"""Revocations: tokens that every worker refuses at once, although their signature is good (RFC 7009's purpose)."""
+"""Revocations: tokens that every worker refuses at once, although their signature is good (RFC 7009's purpose).
+
+SECURITY: this worker refuses them before the store is even asked, and as long as that cannot be told: whoever logs out on a
+stranger's machine while the store is down is logged out, where the balancer keeps to a worker. The other workers learn of it
+with the store.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from typing import Any
 from kernel.store.errors import StoreError
 from kernel.store.keys import token_revoked
 from kernel.store.redis import Store
+from kernel.store.tracked import TrackedMap
 
 _MAX_WAITING = 4096
 _LONGEST = 10**9
@@ -21,8 +27,9 @@ _MARK = "logout"
 class Revocations:
     """One a worker. `clock` gives Unix seconds. What the store cannot take now, it gets when it is back."""
 
-    def __init__(self, store: Store, *, clock: Callable[[], float] = time) -> None:
+    def __init__(self, store: Store, tracked: TrackedMap, *, clock: Callable[[], float] = time) -> None:
         self._store = store
+        self._tracked = tracked
         self._clock = clock
         # `jti` -> `exp` of tokens whose revocation the store does not know yet.
         self._waiting: dict[str, float] = {}
@@ -31,16 +38,19 @@ class Revocations:
 
     async def revoke(self, jti: str, exp: float) -> bool:
         """Refuse the token `jti` for what is left of its life. False: the store is down, and the mark waits for it."""
+        self._tracked.pin(token_revoked(jti), _MARK)
+        # Whoever is cut off while it is written leaves it to the next connection.
+        if len(self._waiting) >= _MAX_WAITING:
+            self._told(next(iter(self._waiting)))
+        self._waiting[jti] = exp
         try:
             reply = self._write(jti, exp)
             if reply is not None:
                 await reply
         except StoreError:
             self._delayed += 1
-            if len(self._waiting) >= _MAX_WAITING:
-                del self._waiting[next(iter(self._waiting))]
-            self._waiting[jti] = exp
             return False
+        self._told(jti)
         return True
 
     def families(self) -> dict[str, int]:
@@ -60,12 +70,18 @@ class Revocations:
         return self._store.execute("SET", token_revoked(jti), _MARK, "EX", seconds)
 
     def _write_again(self, _after_outage: bool) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for jti, exp in waiting.items():
+        for jti, exp in list(self._waiting.items()):
             reply = self._write(jti, exp)
-            if reply is not None:
-                reply.add_done_callback(partial(self._written, jti, exp))
+            if reply is None:
+                self._told(jti)
+            else:
+                reply.add_done_callback(partial(self._written, jti))
 
-    def _written(self, jti: str, exp: float, reply: Future[Any]) -> None:
-        if reply.cancelled() or reply.exception() is not None:
-            self._waiting.setdefault(jti, exp)
+    def _written(self, jti: str, reply: Future[Any]) -> None:
+        if not reply.cancelled() and reply.exception() is None:
+            self._told(jti)
+
+    def _told(self, jti: str) -> None:
+        """The store knows it, or nobody needs to."""
+        self._waiting.pop(jti, None)
+        self._tracked.unpin(token_revoked(jti))

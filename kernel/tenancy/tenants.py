@@ -27,6 +27,7 @@ from kernel.primitives.tenant_id import canonical
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Script, Store
+from kernel.store.tracked import TrackedMap
 from kernel.upstream.client import Answer, ServiceClient
 
 _STORE_SECONDS = 300
@@ -95,19 +96,21 @@ class Tenants:
     def __init__(
         self,
         store: Store,
+        tracked: TrackedMap,
         client: ServiceClient,
         stamp: Stamp | None,
         *,
         clock: Callable[[], float] = time,
     ) -> None:
         self._store = store
+        self._tracked = tracked
         self._client = client
         self._stamp = stamp
         self._clock = clock
         # What is known, and from when until when it may be used.
         self._places: dict[str, tuple[Place, float, float]] = {}
         self._flights: SingleFlight[tuple[str, bool], Place] = SingleFlight()
-        # Marks that the store could not take: tenant -> when its subscription changed.
+        # Marks that the store could not take: tenant -> when its subscription changed. This worker goes by them already.
         self._unmarked: dict[str, float] = {}
         store.on_connect(self._mark_again)
 
@@ -196,7 +199,7 @@ class Tenants:
     async def mark_changed(self, tenant: str) -> float:
         """Make every token issued for `tenant` until now stale; the moment in Unix seconds. Raises StoreError."""
         moment = self._clock()
-        self._unmarked.pop(tenant, None)
+        self._told(tenant)
         await self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), ""])
         return moment
 
@@ -206,20 +209,24 @@ class Tenants:
         try:
             await self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), ""])
         except StoreError:
-            if len(self._unmarked) < _MAX_MARKS:
+            if tenant in self._unmarked or len(self._unmarked) < _MAX_MARKS:
                 self._unmarked[tenant] = moment
+                self._tracked.pin(subscription_changed_at(tenant), repr(moment))
             return False
         return True
 
     def _mark_again(self, _after_outage: bool) -> None:
-        unmarked, self._unmarked = self._unmarked, {}
-        for tenant, moment in unmarked.items():
+        for tenant, moment in list(self._unmarked.items()):
             reply = self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), "late"])
             reply.add_done_callback(partial(self._marked, tenant, moment))
 
     def _marked(self, tenant: str, moment: float, reply: Future[Any]) -> None:
-        if reply.cancelled() or reply.exception() is not None:
-            self._unmarked.setdefault(tenant, moment)
+        if not reply.cancelled() and reply.exception() is None and self._unmarked.get(tenant) == moment:
+            self._told(tenant)
+
+    def _told(self, tenant: str) -> None:
+        if self._unmarked.pop(tenant, None) is not None:
+            self._tracked.unpin(subscription_changed_at(tenant))
 
     async def _call(self, method: str, target: str, body: bytes | None = None) -> Answer:
         try:

@@ -67,12 +67,13 @@ class RawServer:
     def call(self, *args: str | int) -> Any:
         """The raw reply of one command."""
         pool = self.client.connection_pool
-        connection = pool.make_connection()
+        connection = pool.get_connection()
         try:
             connection.send_command(*args)  # type: ignore[no-untyped-call]
             return connection.read_response()
         finally:
             connection.disconnect()  # type: ignore[no-untyped-call]
+            pool.release(connection)
 
     def kill(self) -> None:
         """End it at once."""

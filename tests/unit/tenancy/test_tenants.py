@@ -15,6 +15,7 @@ from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
 from kernel.store.redis import Store
+from kernel.store.tracked import TrackedMap
 from kernel.tenancy.tenants import Tenants
 from kernel.upstream.client import Answer
 from tests.support.store import until
@@ -49,12 +50,13 @@ class World:
     def __init__(self, store: Store) -> None:
         self.now = 1_000_000.0
         self.store = store
+        self.tracked = TrackedMap(store)
         self.service = TenantService()
         self.tenants = self.worker()
 
     def worker(self) -> Tenants:
         client: Any = self.service
-        return Tenants(self.store, client, STAMP, clock=lambda: self.now)
+        return Tenants(self.store, self.tracked, client, STAMP, clock=lambda: self.now)
 
     async def parent(self, tenant: str = "outlet", *, worker: Tenants | None = None) -> str | None:
         found = (worker or self.tenants).parent(tenant, {"group", "region"})
@@ -146,7 +148,7 @@ async def test_what_no_gateway_wrote_of_this_tenant_is_not_believed(
 async def test_without_a_secret_each_worker_asks_for_itself(world: World) -> None:
     client: Any = world.service
     for _ in range(2):
-        tenants = Tenants(world.store, client, None, clock=lambda: world.now)
+        tenants = Tenants(world.store, world.tracked, client, None, clock=lambda: world.now)
         assert await world.parent(worker=tenants) == "group"
     assert world.service.calls == 2
     assert await world.store.execute("GET", tenant_ancestors("outlet")) is None
@@ -213,6 +215,8 @@ async def test_a_change_that_the_store_missed_is_marked_when_it_is_back(mortal_s
     world = World(store)
     mortal_store.kill()
     assert not await world.tenants.note_changed("t")
+    # This worker goes by it already.
+    assert world.tracked.held([subscription_changed_at("t")]) == [repr(world.now)]
     with pytest.raises(StoreError):
         await world.tenants.mark_changed("u")
     moment = world.now
@@ -225,6 +229,7 @@ async def test_a_change_that_the_store_missed_is_marked_when_it_is_back(mortal_s
     # The moment of the change, not that of the store's return.
     assert float(await store.execute("GET", subscription_changed_at("t"))) == moment
     assert await store.execute("GET", subscription_changed_at("u")) is None
+    assert world.tracked.held([subscription_changed_at("t")]) == [None]
     await store.close()
 
 
