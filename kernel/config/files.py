@@ -75,5 +75,17 @@ def audit_file_can_be_written(settings: Settings, given: frozenset[str]) -> Iter
     elif os.path.exists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
         problem = "the file cannot be written to"
     else:
-        return
+        problem = _beside(path)
+        if not problem:
+            return
     yield ConfigError("AUDIT_LOG_FILE", problem, "/var/log/gateway/audit.jsonl")
+
+
+def _beside(path: Path) -> str:
+    """Why what stands beside the audit file, and is written to as well, cannot be used; or an empty string."""
+    lock, writers = f"{path}.lock", f"{path}.writers"
+    if os.path.exists(lock) and not (os.path.isfile(lock) and os.access(lock, os.R_OK | os.W_OK)):
+        return f"the file {lock} cannot be written to"
+    if os.path.exists(writers) and not (os.path.isdir(writers) and os.access(writers, os.W_OK | os.X_OK)):
+        return f"the directory {writers} cannot be written to"
+    return ""

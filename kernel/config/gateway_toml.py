@@ -46,6 +46,7 @@ from kernel.routing.catalog import TIERS, Limit, RouteRow, Service, service_rows
 from kernel.routing.trie import RouteConflictError, Trie
 
 _MAX_FILE = 16 * 1024 * 1024
+_MOST_WARNINGS = 20
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
@@ -275,6 +276,7 @@ class _Reader:
 
         A pattern is chosen before the method is looked at, so that a row which is to limit GET takes POST away.
         """
+        more = 0
         tables: dict[str, str] = {}
         for (pattern, _), table in self._declared.items():
             tables.setdefault(pattern, table)
@@ -284,7 +286,11 @@ class _Reader:
                 continue
             routes, _ = before.match(_VARIABLE.sub("x", pattern).encode())
             lost = sorted((routes or {}).keys() - frozenset().union(*(row.answered for row in rows)))
-            if lost:
+            if lost in ([], ["OPTIONS"]):  # preflights are answered whatever the rows say
+                continue
+            if len(self._warnings) >= _MOST_WARNINGS:
+                more += 1
+            else:
                 other = (routes or {})[lost[0]].pattern
                 problem = (
                     f"{', '.join(lost)}: answered 405 here, since this pattern is chosen before {other}, which takes "
@@ -297,6 +303,11 @@ class _Reader:
                         f"methods = {lost}".replace("'", '"'),
                     )
                 )
+
+        if more:
+            self._warnings.append(
+                ConfigError(f"{self._file} [[routes]]", f"{more} more rows take methods away like that")
+            )
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
         """The fields of a row among `values`, in the row's own types."""

@@ -11,6 +11,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from kernel.config.reading import Unreadable, contents
 from kernel.identity.keys import MAX_TRIED, Key, KeyConfigError, PublicKey, public_key
 
 # RFC 7468 section 2: text outside the encapsulation boundaries is explanatory; we read `kid: NAME` in it.
@@ -67,14 +68,9 @@ def _files(value: str, base: Path | None) -> Iterator[tuple[Path, str | None]]:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            text = file.read(_MAX_FILE_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise KeyConfigError(f"neither PEM text nor a readable file: {reason}") from None
-    if len(text) > _MAX_FILE_BYTES:
-        raise KeyConfigError(f"the file {path.name} is too large for a key")
-    return text.decode("ascii", "replace")
+        return contents(path, _MAX_FILE_BYTES).decode("ascii", "replace")
+    except Unreadable as why:
+        raise KeyConfigError(f"neither PEM text nor a file of keys: the file {why}") from None
 
 
 def _from_text(text: str, alg: str, kid: str | None, service: bool) -> tuple[Key, ...]:

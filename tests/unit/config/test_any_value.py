@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
+from kernel.cli.check import facts
 from kernel.cli.output import print_errors
 from kernel.cli.settings import usable_keys, usable_routes, usable_store
 from kernel.config import ConfigErrors, load_with_warnings
@@ -58,6 +59,7 @@ def outcome(environ: dict[str, str]) -> str:
         print_errors(found.errors, found.warnings, told)
         return told.getvalue() + str(found) + repr(found)
     print_errors((), loaded.warnings, told)
+    assert list(facts(loaded.settings))
     return told.getvalue() + repr(loaded.settings)
 
 

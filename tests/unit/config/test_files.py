@@ -84,3 +84,8 @@ def test_the_audit_file_must_be_writable_and_in_a_directory(
     assert problem(sound) == "the file cannot be written to"
     monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
     assert problem(sound).startswith(f"the directory {tmp_path} cannot be written to")
+    for beside in ("audit.jsonl.lock", "audit.jsonl.writers"):
+        (tmp_path / beside).mkdir(exist_ok=True)
+        monkeypatch.setattr(os, "access", lambda path, _mode, beside=beside: Path(path).name != beside)
+        assert f"{tmp_path}/{beside} cannot be written to" in problem(sound)
+        (tmp_path / beside).rmdir()

@@ -9,6 +9,8 @@ import pytest
 
 from kernel.config import load, load_with_warnings
 from kernel.config.variables import VARIABLES
+from kernel.identity.keys import KeyConfigError
+from kernel.identity.pem import load_public_keys
 from tests.support.config import problems
 
 SECRETS = [variable for variable in VARIABLES if variable.secret]
@@ -90,6 +92,12 @@ def test_a_pipe_or_device_is_refused_without_waiting(tmp_path: Path) -> None:
         found = problems({"JWT_SECRET_KEY_FILE": path, "GATEWAY_CONFIG": path, "TLS_CERT_FILE": path})
         for name in ("JWT_SECRET_KEY_FILE", "GATEWAY_CONFIG", "TLS_CERT_FILE"):
             assert "not a regular file" in found[name]
+
+
+def test_a_pipe_in_place_of_a_key_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(KeyConfigError, match="the file is not a regular file"):
+        load_public_keys(str(tmp_path / "pipe"), "RS256")
 
 
 def test_a_file_for_what_is_no_secret_is_warned_about() -> None:

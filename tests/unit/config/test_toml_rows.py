@@ -115,16 +115,24 @@ def test_a_row_that_takes_methods_from_a_wider_pattern_is_warned_about(file: Fil
 @pytest.mark.parametrize(
     "row",
     [
-        # All methods; the pattern itself, whose other methods go on; a WebSocket; nothing was there.
+        # All methods; the pattern itself, whose other methods go on; a WebSocket; all but OPTIONS; nothing was there.
         'pattern = "/api/v1/inventory/items"\nservice = "inventory"',
         'pattern = "/api/v1/inventory/**"\nmethods = ["GET"]\ntimeout = 5',
         'pattern = "/api/v1/auth/login"\nlimit = {requests = 10, window = 60}',
         'pattern = "/api/v1/inventory/live"\nservice = "inventory"\nwebsocket = true',
+        'pattern = "/api/v1/inventory/items"\nservice = "inventory"\nmethods = ["GET", "POST", "PUT", "PATCH", "DELETE"]',
         'pattern = "/elsewhere"\nservice = "inventory"\nmethods = ["GET"]',
     ],
 )
 def test_a_row_that_takes_nothing_away_is_not(row: str, file: File) -> None:
     assert doubts(file, f"[[routes]]\n{row}\n") == []
+
+
+def test_of_many_such_rows_the_first_are_named_and_the_others_counted(file: File) -> None:
+    row = '[[routes]]\npattern = "/api/v1/inventory/x{}"\nservice = "inventory"\nmethods = ["GET"]\n'
+    found = doubts(file, "".join(row.format(number) for number in range(30)))
+    assert len(found) == 21
+    assert found[-1] == "gateway.toml [[routes]]: 10 more rows take methods away like that"
 
 
 def test_a_table_of_a_service_may_take_methods_away(file: File) -> None:
