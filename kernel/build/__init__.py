@@ -54,6 +54,7 @@ from kernel.tenancy.timestamps import Timestamps
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper
+from kernel.upstream.resolver import Resolver
 
 _STDOUT = 1
 _FLUSH_SECONDS = 2.0
@@ -155,7 +156,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         lambda key, value: telemetry.log.warning("unreadable time of a change", where=key, value=value)
     )
     metrics.register_source("timestamps", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable})
-    make_upstream = _upstream_maker(settings, metrics)
+    resolver = Resolver(telemetry.log, settings.dns_refresh_seconds)
+    make_upstream = _upstream_maker(settings, metrics, resolver)
     upstreams = _upstreams(settings, metrics, make_upstream)
     verifier = Verifier(key_set(settings), policy(settings))
     minter = None
@@ -238,7 +240,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
     state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
-    state.closers += [authority.close]
+    state.closers += [authority.close, resolver.close]
     return state
 
 
@@ -252,7 +254,7 @@ def _store_families(store: Store) -> dict[str, Any]:
     }
 
 
-def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
+def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) -> MakeUpstream:
     """Makes upstreams with the pool limits that are configured."""
     sweeper = Sweeper(asyncio.get_running_loop())
     limits = PoolLimits(
@@ -261,6 +263,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
         queue_timeout=settings.queue_timeout_seconds,
         connect_timeout=settings.connect_timeout_seconds,
         keepalive=settings.keepalive_seconds,
+        max_age=settings.connection_max_age_seconds,
     )
 
     contexts: dict[Trust | None, ssl.SSLContext] = {}
@@ -279,6 +282,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics) -> MakeUpstream:
             idle_timeout=settings.idle_timeout_seconds,
             body_timeout=settings.body_timeout_seconds,
             tls=contexts.get(trust),
+            resolver=resolver,
             preserve_host=service is not None and service.preserve_host,
         )
 
@@ -296,6 +300,7 @@ def _upstream_families(upstreams: dict[str, Upstream]) -> dict[str, Any]:
     connections: dict[tuple[str, str], int] = {}
     waiting: dict[str, int] = {}
     breakers: dict[tuple[str, str], int] = {}
+    replicas: dict[str, int] = {}
     ejected: dict[str, int] = {}
     for name, upstream in upstreams.items():
         numbers = upstream.snapshot()
@@ -303,10 +308,12 @@ def _upstream_families(upstreams: dict[str, Upstream]) -> dict[str, Any]:
         connections[name, "idle"] = numbers["idle"]
         waiting[name] = numbers["waiting"]
         breakers[name, numbers["breaker"]] = 1
+        replicas[name] = numbers["replicas"]
         ejected[name] = numbers["ejected"]
     return {
         "gateway_pool_connections": connections,
         "gateway_pool_waiting": waiting,
         "gateway_breaker_state": breakers,
+        "gateway_replicas": replicas,
         "gateway_replicas_ejected": ejected,
     }

@@ -53,17 +53,17 @@ def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
         for name, upstream in upstreams.items():
             for replica in upstream.replicas:
                 if replica.breaker.state(upstream.sweeper.now) != CLOSED:
-                    yield name, replica.pool.address.authority, ""
+                    yield name, replica.name, ""
 
     def ejected() -> Iterator[tuple[str, str, str]]:
         for name, upstream in upstreams.items():
             for replica in upstream.replicas:
                 if upstream.sweeper.now < replica.standing.until:
-                    yield name, replica.pool.address.authority, ""
+                    yield name, replica.name, ""
 
     def tls() -> Iterator[tuple[str, str, str]]:
         for name, upstream in upstreams.items():
             for replica, failure in upstream.tls_failures():
-                yield name, replica.pool.address.authority, failure
+                yield name, replica.name, failure
 
     return Incidents(log, lambda: (store.connected, store.last_error), breakers, ejected, tls)

@@ -199,6 +199,22 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
             low=0,
         ),
     ] = 4.0
+    connection_max_age_seconds: Annotated[
+        float,
+        _seconds(
+            "How long a connection to a service is used at all, give or take a tenth: a balancer between then chooses anew.",
+            "300",
+            low=1,
+        ),
+    ] = 300.0
+    dns_refresh_seconds: Annotated[
+        float,
+        _seconds(
+            "How often the names of services are looked up; each address is a replica, 16 at most.",
+            "5",
+            low=0.1,
+        ),
+    ] = 5.0
     upstream_max_connections: Annotated[
         int,
         _var(

@@ -121,6 +121,12 @@ _ROWS = (
         ("service", "state"),
     ),
     Family(
+        "gateway_replicas",
+        GAUGE,
+        "Addresses of a service: its URLs, and those of names in them, each counted by each worker.",
+        ("service",),
+    ),
+    Family(
         "gateway_replicas_ejected",
         GAUGE,
         "Replicas of a service that get no requests while others can take them, each counted by each worker.",

@@ -96,10 +96,13 @@ class Attempt:
         self.asked = 0.0  # when the present one was sent; 0.0: it was not
         self.connection = begun
         replica = upstream.only
-        if probe:
+        if begun is not None:
+            replica = begun.pool.owner
+        elif probe:
             replica = upstream.any_replica()
-        elif replica is None or (replica.breaker.troubled and begun is None):
+        elif replica is None or replica.breaker.troubled:
             replica = upstream.choose()
+        assert replica is not None
         self.replica = replica
         if begun is not None and x is not None:
             self.asked = x.asked

@@ -15,7 +15,7 @@ from time import perf_counter
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.phase import RESPONSE_HEAD
 from kernel.upstream.attempt import answered
-from kernel.upstream.balance import Upstream
+from kernel.upstream.balance import Replica, Upstream
 from kernel.upstream.forward import METHODS, NO_LENGTH, forward
 from kernel.upstream.http1 import Connection
 from kernel.upstream.response import COMPLETE
@@ -67,8 +67,7 @@ class CallbackLane:
             return
         x.upstream_seconds = seconds = perf_counter() - x.asked
         status = connection.status
-        replica = upstream.only
-        assert replica is not None
+        replica: Replica = connection.pool.owner  # the only one when it was asked
         answered(upstream, replica, status, seconds)
         chunks = connection.chunks
         whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)

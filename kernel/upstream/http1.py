@@ -95,10 +95,12 @@ class Connection(Response):
         "closed",
         "deadline",
         "exchanges",
+        "expires",
         "idle_since",
         "listener",
         "lost",
         "on_lost",
+        "pool",
         "transport",
         "waiter",
         "watched",
@@ -116,7 +118,9 @@ class Connection(Response):
         self._readable: Callable[[int], list[Any]] = _nothing  # whether the kernel holds something unread
         self._tls = False
         self.on_lost: Callable[[Connection], None] | None = None
+        self.pool: Any = None  # the Pool it is of
         self.born = 0.0  # loop time
+        self.expires = 0.0  # loop time after which no exchange may follow
         self.closed = False
         self.lost = False
         self.cause: Exception | None = None  # of being lost

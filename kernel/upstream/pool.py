@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any, cast
 
 from msgspec import Struct
@@ -33,6 +35,7 @@ from kernel.http.problems import (
 )
 from kernel.primitives.tls import explain
 from kernel.upstream.address import Address
+from kernel.upstream.dialing import dial
 from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import Connection, Outbox
 from kernel.upstream.queue import Queue, Slots
@@ -49,6 +52,7 @@ class PoolLimits(Struct, frozen=True):
     queue_timeout: float = 5.0
     connect_timeout: float = 3.0
     keepalive: float = 4.0
+    max_age: float = inf
 
 
 class Sweeper:
@@ -96,8 +100,11 @@ class Pool:
         "_tls_failure",
         "address",
         "busy",
+        "doubt",
         "idle",
+        "ips",
         "opened",
+        "owner",
         "reused",
         "size",
         "sweeper",
@@ -112,9 +119,13 @@ class Pool:
         sweeper: Sweeper,
         reader: FastResponseReader,
         tls: ssl.SSLContext | None,
+        ips: tuple[str, ...] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.address = address
+        self.ips = ips  # where `address` is, and where else; empty: at its name
+        self.owner: Any = None  # the Replica
+        self.doubt: Callable[[], None] | None = None  # called when it cannot be reached
         self._limits = limits
         self._reader = reader
         self.tls = tls
@@ -208,7 +219,7 @@ class Pool:
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange, however that ended."""
         self.busy.discard(connection)
-        if not connection.finish() or self._closed or self._reader.rest <= 0:
+        if not connection.finish() or connection.expires <= self.sweeper.now or self._reader.rest <= 0:
             connection.abort()
             return
         if self._queue.places and self._queue.give(connection):
@@ -236,11 +247,28 @@ class Pool:
         if self._closed and not self.size:
             self.sweeper.pools.remove(self)
 
+    def renew(self) -> None:
+        """Close those at rest that are too old."""
+        now = self.sweeper.now
+        for connection in [each for each in self.idle if each.expires <= now]:
+            self.idle.remove(connection)
+            connection.abort()
+
+    def move(self, ips: tuple[str, ...]) -> None:
+        """Connect to `ips` from now on: connections at rest are closed now, busy ones when they are released."""
+        self.ips = ips
+        for connection in (*self.idle, *self.busy):
+            connection.expires = 0.0
+        self.renew()
+
+    def retire(self) -> None:
+        """No more requests are meant for it: close what is at rest now, the rest when it is released."""
+        self._closed = True
+        self.move(self.ips)
+
     async def close(self) -> None:
         """Close idle connections now and busy ones when they are released; refuse those in the queue."""
-        self._closed = True
-        while self.idle:
-            self.idle.popleft().abort()
+        self.retire()
         self._queue.close()
         self.uploads.queue.close()
 
@@ -261,14 +289,15 @@ class Pool:
 
     async def _open(self) -> Connection:
         """Open a connection; `size` already counts it."""
+        ips = self.ips
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
                 connection = await self._connect()
         except TimeoutError:
-            self._slot_free()
+            self._unreachable()
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
         except OSError as error:  # TLS failures are of this kind too
-            self._slot_free()
+            self._unreachable()
             self.blame_tls(error)
             raise GatewayError(UPSTREAM_CONNECT(unreachable(error))) from None
         except BaseException:
@@ -279,7 +308,11 @@ class Pool:
             self._slot_free()
             raise GatewayError(UPSTREAM_CONNECT("the connection was closed as soon as it was made"))
         self.opened += 1
-        connection.born = self._loop.time()
+        connection.pool = self
+        connection.born = now = self._loop.time()
+        if ips == self.ips and not self._closed:
+            age = self._limits.max_age * random.uniform(0.9, 1.1)  # noqa: S311  # spreads load, hides nothing
+            connection.expires = now + age
         self.busy.add(connection)
         return connection
 
@@ -287,18 +320,12 @@ class Pool:
         def make() -> Any:  # what asyncio calls a protocol
             return Connection(self._loop, self._reader, self.sweeper.outbox)
 
-        address = self.address
-        if address.path:
-            _, connection = await self._loop.create_unix_connection(make, address.path)
-        else:
-            _, connection = await self._loop.create_connection(
-                make,
-                address.host,
-                address.port,
-                ssl=self.tls,
-                server_hostname=address.host if self.tls else None,
-            )
-        return cast("Connection", connection)
+        return cast("Connection", await dial(make, self.address, self.ips, self.tls))
+
+    def _unreachable(self) -> None:
+        self._slot_free()
+        if self.doubt is not None:
+            self.doubt()
 
     def _lost(self, connection: Connection) -> None:
         # With TLS 1.3 a service refuses our certificate, or that there is none, when we take the handshake for done.

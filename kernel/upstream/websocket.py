@@ -28,6 +28,7 @@ from kernel.http.problems import (
     ProblemKind,
 )
 from kernel.upstream.balance import Replica, Upstream
+from kernel.upstream.dialing import dial
 from kernel.upstream.pool import unreachable
 
 ABNORMAL = 1006
@@ -169,7 +170,6 @@ async def _open(
         max_size=max_message,
         logger=_silent(),
     )
-    loop = asyncio.get_running_loop()
 
     def make() -> ClientConnection:
         return ClientConnection(
@@ -183,14 +183,7 @@ async def _open(
 
     try:
         async with limit(times.connect):
-            if address.path:
-                _, connection = await loop.create_unix_connection(make, address.path)
-            else:
-                tls = replica.pool.tls
-                name = address.host if tls else None
-                _, connection = await loop.create_connection(
-                    make, address.host, address.port, ssl=tls, server_hostname=name
-                )
+            connection = await dial(make, address, replica.pool.ips, replica.pool.tls)
     except TimeoutError:
         raise failure(UPSTREAM_CONNECT_TIMEOUT, "the connection was not accepted in time") from None
     except OSError as error:

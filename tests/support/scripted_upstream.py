@@ -24,6 +24,7 @@ from kernel.upstream.balance import Upstream
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
 from kernel.upstream.pool import PoolLimits, Sweeper
+from kernel.upstream.resolver import Resolver
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 _EXPRESS: ContextVar[bool] = ContextVar("express", default=False)
@@ -109,15 +110,19 @@ class Scripted:
 
 @asynccontextmanager
 async def scripted(
-    script: Script, path: str | None = None, tls: ssl.SSLContext | None = None
+    script: Script,
+    path: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    port: int = 0,
 ) -> AsyncIterator[Scripted]:
-    """A running server, on a loopback port or the unix socket `path`."""
+    """A running server, on a port of `host` or the unix socket `path`."""
     server = Scripted(script)
     listener: asyncio.Server
     if path is not None:
         listener = await asyncio.start_unix_server(server.serve, path)
     else:
-        listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+        listener = await asyncio.start_server(server.serve, host, port, ssl=tls)
         server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
@@ -302,6 +307,7 @@ async def upstream_of(
     body_timeout: float = 5.0,
     tls: ssl.SSLContext | None = None,
     preserve_host: bool = False,
+    resolver: Resolver | None = None,
     **limits: Any,
 ) -> AsyncIterator[Upstream]:
     """An Upstream in this loop. At its end everything must have been given back and closed."""
@@ -316,6 +322,7 @@ async def upstream_of(
         body_timeout=body_timeout,
         tls=tls,
         preserve_host=preserve_host,
+        resolver=resolver,
     )
     try:
         yield upstream
