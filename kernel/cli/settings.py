@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from kernel.cli.output import Style, print_errors, summary
 from kernel.config import ConfigError, ConfigErrors, Loaded, Settings, load_with_warnings
 
@@ -17,7 +19,8 @@ ENV_FILE = Path(".env")
 def examine() -> Loaded | ConfigErrors:
     """The configuration, or what is wrong with it."""
     try:
-        return load_with_warnings(os.environ, ENV_FILE, (usable_keys, usable_store, usable_routes))
+        loaded = load_with_warnings(os.environ, ENV_FILE, (usable_keys, usable_store, usable_routes))
+        return replace(loaded, warnings=(*loaded.warnings, *certificate_doubts(loaded.settings)))
     except ConfigErrors as error:
         return error
 
@@ -34,6 +37,18 @@ def obtain() -> Loaded | None:
         print_errors(found.errors, found.warnings)
         sys.stderr.write("\n")
     return None
+
+
+def certificate_doubts(settings: Settings) -> Iterator[ConfigError]:
+    """What clients will think of the time of the certificate."""
+    if settings.tls_cert_file is None:
+        return
+    from kernel.identity.certificates import doubt  # noqa: PLC0415
+
+    with suppress(OSError):  # it was there a moment ago, and will be missed
+        found = doubt(settings.tls_cert_file.read_bytes())
+        if found:
+            yield ConfigError("TLS_CERT_FILE", found)
 
 
 # These rules need organs that the configuration may not know.

@@ -54,11 +54,23 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     ] = 30.0
     tls_cert_file: Annotated[
         Path | None,
-        _var(PATH, "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`.", "/run/tls/tls.crt"),
+        _var(
+            PATH,
+            "PEM certificate chain; serves HTTPS, with `TLS_KEY_FILE`. Read again at SIGHUP.",
+            "/run/tls/tls.crt",
+        ),
     ] = None
     tls_key_file: Annotated[
         Path | None, _var(PATH, "PEM private key of `TLS_CERT_FILE`, not encrypted.", "/run/tls/tls.key")
     ] = None
+    tls_min_version: Annotated[
+        str,
+        _var(
+            choice("1.2", "1.3"),
+            "Oldest version of TLS that clients may speak. With 1.2, forward-secret AEAD ciphers only (RFC 9325).",
+            "1.3",
+        ),
+    ] = "1.2"
     http2: Annotated[
         bool,
         _var(

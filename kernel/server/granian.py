@@ -4,7 +4,8 @@ Beyond its documented options, this is used of granian:
 1. `granian.server.mp._new_cbscheduler` makes a `CallbackScheduler`; its `_schedule_fn`, which can be set once, is called
    for each request.
 2. What `_schedule_fn` is called with: `Watcher`.
-3. `MPServer`: its life (`_serve`, `startup`, `shutdown`), its workers (`_spawn_worker`, `_spawn_workers`, `_stop_workers`),
+3. `MPServer`: its life (`_serve`, `startup`, `shutdown`), its workers (`_spawn_worker`, `_spawn_workers`, `_stop_workers`,
+   `ssl_ctx`),
    its listening sockets (`_init_shared_socket`, `_drop_shared_socket`, `_ssp`, `_shd`, `_sso`) and its signals
    (`signal_handler_interrupt`, `interrupt_signal`, `interrupt_children`, `reload_signal`, `main_loop_interrupt`).
    tests/integration/test_supervisor.py is what holds these.
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any, Protocol, cast
 
@@ -37,7 +39,7 @@ os.environ.setdefault("_RJEM_MALLOC_CONF", "cache_oblivious:false")
 import granian
 import granian.server.mp
 from granian._granian import CallbackScheduler, ListenerSpec
-from granian.constants import HTTPModes, Interfaces, Loops, TaskImpl
+from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols, TaskImpl
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.server.mp import MPServer, WorkerProcess
 
@@ -162,6 +164,8 @@ def server_options(settings: Settings, connections: int) -> dict[str, Any]:
         "log_dictconfig": server_logging(pretty=settings.structlog_pretty_print, colour=sys.stdout.isatty()),
         "ssl_cert": settings.tls_cert_file,
         "ssl_key": settings.tls_key_file,
+        # rustls has no other ciphers for 1.2 than those with forward secrecy and AEAD.
+        "ssl_protocol_min": SSLProtocols(f"tls{settings.tls_min_version}"),
     }
 
 
@@ -248,6 +252,10 @@ class ProcessServer(MPServer):
         """End all workers."""
         raise NotImplementedError
 
+    def certificate(self) -> tuple[Path, Path] | None:
+        """The files that a new worker reads for TLS: chain and key."""
+        raise NotImplementedError
+
     @property
     def stopping(self) -> bool:
         """SIGTERM or SIGINT has come."""
@@ -268,6 +276,9 @@ class ProcessServer(MPServer):
     def made(self, place: int) -> Process:
         """A new worker, to be started."""
         load = self._load
+        pair = self.certificate()
+        if pair is not None:
+            self.ssl_ctx: tuple[Any, ...] = (True, *map(str, pair), *self.ssl_ctx[3:])
         if self._listeners:
             if self._listeners[place] is None:
                 self._listeners[place] = self._listener()

@@ -26,6 +26,7 @@ from kernel.config import Settings
 from kernel.http.addresses import in_url
 from kernel.identity.keys import KeyConfigError
 from kernel.identity.pem import generate_pair, inlined
+from kernel.server.certificates import CertificateError, Certificates
 from kernel.server.embedded_store import EmbeddedStore, EmbeddedStoreError
 from kernel.server.granian import server_options
 from kernel.server.listening import CannotListen, claim
@@ -106,7 +107,7 @@ def run(settings: Settings, read: Callable[[], Settings | None]) -> int:
     """Serve until SIGINT or SIGTERM; on SIGHUP `read` the settings again. Returns the exit code."""
     try:
         _serve(settings, read)
-    except (CannotListen, NoDirectory, EmbeddedStoreError, KeyConfigError) as error:
+    except (CannotListen, NoDirectory, EmbeddedStoreError, KeyConfigError, CertificateError) as error:
         say(str(error))
         return 1
     return 0
@@ -128,19 +129,25 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
         resources.callback(shutil.rmtree, run_dir, ignore_errors=True)
         os.environ["GATEWAY_RUN_DIR"] = str(run_dir)
         keys = _DevelopmentKeys(settings, run_dir)
-        settings = keys.complete(settings)
+        certificates = Certificates(run_dir)
+        settings = certificates.kept(keys.complete(settings), settings)
         store_url = _store_url(settings, resources)
         kill_after = settings.shutdown_grace_seconds + _KILL_MARGIN_SECONDS
         loader = Loader(settings, store_url, run_dir, os.getpid())
+
+        def complete(found: Settings) -> Settings:
+            return certificates.kept(keys.complete(found), loader.settings)
+
         server = Supervisor(
             loader,
-            Reload(loader, read, keys.complete, say),
+            Reload(loader, read, complete, say),
             settings.drain_seconds,
             kill_after,
             server_options(settings, _connections(settings)),
         )
         build = __version__ + (", compiled" if COMPILED else "")
-        say(f"version {build}, {settings.environment}, http://{in_url(settings.host)}:{settings.port}")
+        scheme = "http" if settings.tls_cert_file is None else "https"
+        say(f"version {build}, {settings.environment}, {scheme}://{in_url(settings.host)}:{settings.port}")
         # PERF: what is loaded now is shared by all workers and never looked at by their collectors again.
         gc.collect()
         gc.freeze()

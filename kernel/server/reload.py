@@ -14,6 +14,8 @@ from kernel.config import Settings
 from kernel.config.variables import VARIABLES
 from kernel.server.worker import Loader
 
+# Other files may be named, but what was served without TLS needs a restart to be served with it.
+_TLS = ("tls_cert_file", "tls_key_file")
 # The listening socket, the server's own limits, the store it may have started, its log.
 AT_START = (
     "environment",
@@ -27,8 +29,7 @@ AT_START = (
     "max_connections",
     "drain_seconds",
     "shutdown_grace_seconds",
-    "tls_cert_file",
-    "tls_key_file",
+    "tls_min_version",
     "redis_url",
     "structlog_pretty_print",
 )
@@ -83,6 +84,8 @@ class Reload:
 def settled(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
     """`new`, but as `old` in what only a restart changes; and the variables of which that had to be said."""
     waiting = [name for name in AT_START if getattr(old, name) != getattr(new, name)]
+    if (old.tls_cert_file is None) != (new.tls_cert_file is None):
+        waiting += _TLS
     names = {variable.attribute: variable.name for variable in VARIABLES}
     kept = replace(new, **{name: getattr(old, name) for name in waiting})
     return kept, [names[name] for name in waiting]

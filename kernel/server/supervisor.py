@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -105,6 +106,12 @@ class Supervisor(ProcessServer):
             self._see_off(now)
             if self.take_reload() and self._read_again() and not self._roll():
                 self._read_again.undo()
+
+    def certificate(self) -> tuple[Path, Path] | None:
+        settings = self._loader.settings
+        if settings.tls_cert_file is None or settings.tls_key_file is None:
+            return None
+        return settings.tls_cert_file, settings.tls_key_file
 
     def _next_due(self) -> float | None:
         """Seconds until something is due, if anything is."""

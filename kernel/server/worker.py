@@ -123,6 +123,7 @@ class Worker:
                 checked=f"from {CHECKED[0]}, below {CHECKED[1]}",
             )
         )
+        _tell_certificate(state)
         loop.set_exception_handler(_unheard)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         loop.add_signal_handler(HURRY, self._hurry)
@@ -235,6 +236,18 @@ def _die_with(parent: int) -> None:
 
 def _handler(state: State, row: RouteRow) -> Handler:
     return FACTORIES["websocket" if row.websocket else row.handler](state, row)
+
+
+def _tell_certificate(state: State) -> None:
+    """Until when it holds, in the metrics."""
+    path = state.settings.tls_cert_file
+    if path is None:
+        return
+    from kernel.identity.certificates import validity  # noqa: PLC0415  # 2 MiB that serving without TLS does not need
+
+    with suppress(ValueError):  # of a kind that only the server can read
+        _, end = validity(path.read_bytes())
+        state.metrics.register_source("certificate", lambda: {"gateway_tls_certificate_expires_seconds": end})
 
 
 def _client_connections(state: State) -> ClientConnections:

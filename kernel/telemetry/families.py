@@ -151,6 +151,12 @@ _ROWS = (
         "Clients' connections closed: no request came, its head took long, nothing went over them, or an end was not read.",
         ("reason",),
     ),
+    Family(
+        "gateway_tls_certificate_expires_seconds",
+        GAUGE,
+        "When the certificate that clients are shown ends, in Unix time. Absent without TLS.",
+        merge=MIN,
+    ),
     # WebSocket.
     Family("gateway_websocket_connections", GAUGE, "Sockets open now."),
     Family("gateway_websocket_opened_total", COUNTER, "Sockets admitted by every policy."),

@@ -30,6 +30,8 @@ ErrorInfo = (
 _MAX_FRAMES = 30
 # How granian reports that a response was broken off on purpose: the access log has said so, with the reason.
 _BROKEN_OFF = re.compile(r"\n(?:kernel\.app\.)?Truncated: [a-z-]+\s*\Z")
+# How it tells, as an error and without saying whose, that a client has left in the midst of a response.
+_CLIENT_LEFT = "ASGI transport error"
 
 
 class Log:
@@ -70,7 +72,7 @@ class Log:
     def take_over_stdlib(self) -> None:
         """Have what libraries (granian, asyncio) log through `logging` come out here too."""
         root = logging.getLogger()
-        root.handlers = [_WriterHandler(self._writer, LineFormatter(self._encoder))]
+        root.handlers = [_WriterHandler(self._writer, LineFormatter(self._encoder), self._level)]
         root.setLevel(max(self._level, logging.INFO))
         for name in ("_granian", "granian.access"):
             logger = logging.getLogger(name)
@@ -193,12 +195,19 @@ class _Output:
 
 
 class _WriterHandler(logging.Handler):
-    def __init__(self, writer: Writer, line_formatter: LineFormatter) -> None:
+    def __init__(self, writer: Writer, line_formatter: LineFormatter, lowest: int) -> None:
         super().__init__()
+        self._lowest = lowest
         self._writer = writer
         self.setFormatter(line_formatter)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith("_granian") and _BROKEN_OFF.search(record.getMessage()):
-            return
+        if record.name.startswith("_granian"):
+            text = record.getMessage()
+            if _BROKEN_OFF.search(text):
+                return
+            if text.startswith(_CLIENT_LEFT):
+                record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+                if self._lowest > logging.DEBUG:
+                    return
         self._writer.write(self.format(record).encode() + b"\n")

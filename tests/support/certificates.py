@@ -19,14 +19,15 @@ def pair(
     *,
     passphrase: bytes = b"",
     host: str = "localhost",
+    begins: timedelta = timedelta(days=-2),
     ends: timedelta = timedelta(days=1),
 ) -> tuple[Path, Path]:
-    """Files with a certificate for `host` that signs itself, good until it `ends`, and with its private key."""
+    """Files with a certificate for `host` that signs itself, and with its key. It holds from `begins` to `ends`, from now."""
     key = ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     made = (
-        x509.CertificateBuilder(who, who, key.public_key(), 1, now - timedelta(2), now + ends)
+        x509.CertificateBuilder(who, who, key.public_key(), 1, now + begins, now + ends)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .sign(key, hashes.SHA256())
     )

@@ -24,6 +24,15 @@ def test_what_needs_a_restart_is_kept_and_named() -> None:
     assert settled(Settings(), Settings()) == (Settings(), [])
 
 
+def test_other_certificates_are_taken_but_tls_itself_needs_a_restart() -> None:
+    plain = Settings()
+    old = replace(plain, tls_cert_file=Path("a.crt"), tls_key_file=Path("a.key"))
+    new = replace(plain, tls_cert_file=Path("b.crt"), tls_key_file=Path("b.key"))
+    assert settled(old, new) == (new, [])
+    assert settled(plain, new) == (plain, ["TLS_CERT_FILE", "TLS_KEY_FILE"])
+    assert settled(old, plain) == (old, ["TLS_CERT_FILE", "TLS_KEY_FILE"])
+
+
 def test_all_that_needs_a_restart_is_a_variable() -> None:
     assert set(AT_START) <= {variable.attribute for variable in VARIABLES}
 

@@ -178,6 +178,16 @@ def test_what_libraries_log_comes_out_as_lines_too(sink: Sink, capfd: pytest.Cap
 
 
 @pytest.mark.usefixtures("_stdlib")
+@pytest.mark.parametrize(("level", "seen"), [(logging.DEBUG, ["debug", "error"]), (logging.INFO, ["error"])])
+def test_that_a_client_has_left_is_no_error_of_the_servers(level: int, seen: list[str]) -> None:
+    sink = Sink()
+    Log(sink.writer, level=level).take_over_stdlib()
+    logging.getLogger("_granian.asgi.io").error("ASGI transport error: SendError { .. }")
+    logging.getLogger("_granian.asgi.io").error("ASGI something else")
+    assert [line["level"] for line in sink.lines()] == seen
+
+
+@pytest.mark.usefixtures("_stdlib")
 def test_the_servers_own_configuration_makes_json_lines_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
     logging.config.dictConfig(server_logging())
     logging.getLogger("_granian").info("Starting\nnow")
