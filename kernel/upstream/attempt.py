@@ -37,6 +37,7 @@ from kernel.upstream.response import COMPLETE, UNSENT
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
 FAILURES = _CONNECTING | {UPSTREAM_BUSY, UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
+_ENDLESS = b"text/event-stream"
 _MOST_WRITTEN = 2
 _MOST_RETRIES = 2
 # Who closes an idle connection has done so before it could read the request: later it is no race.
@@ -61,6 +62,7 @@ class Attempt:
     """
 
     __slots__ = (
+        "_body",
         "_fresh",
         "_has_body",
         "_idempotent",
@@ -91,6 +93,7 @@ class Attempt:
         self._probe = probe
         self._written = 0
         self._retries = 0
+        self._body = False  # of a response, which is passed on as it comes
         self._fresh = False
         self._trial = False  # of an open breaker, which waits for how it ends
         self.asked = 0.0  # when the present one was sent; 0.0: it was not
@@ -180,9 +183,19 @@ class Attempt:
             upstream.meter.failed(kind.code)
         return False
 
+    def begin_body(self) -> None:
+        """The response's body is to be passed on as it comes. Raises GatewayError: UPSTREAM_BUSY, see `Pool.begin_body`."""
+        connection = self.connection
+        assert connection is not None
+        endless = any(
+            name == b"content-type" and value.startswith(_ENDLESS) for name, value in connection.headers
+        )
+        self.replica.pool.begin_body(connection, endless)
+        self._body = True
+
     def broke_off(self, kind: ProblemKind) -> None:
         """The response ended before its time."""
-        if kind in FAILURES and not self._probe:
+        if kind in FAILURES and kind is not UPSTREAM_BUSY and not self._probe:
             self._upstream.failed(self.replica, kind, begun=True)
 
     def give_back(self) -> None:
@@ -191,6 +204,9 @@ class Attempt:
         connection = self.connection
         if connection is not None:
             self.connection = None
+            if self._body:
+                self._body = False
+                self.replica.pool.end_body(connection)
             if connection.stage == COMPLETE and self._upstream.only is None and not self._probe:
                 self._upstream.answered(self.replica, connection.status)
             self.replica.pool.release(connection)

@@ -92,9 +92,12 @@ async def forward(
             if connection.error is not None:
                 raise connection.error
             # 6.
+            complete = connection.stage == COMPLETE and upload is None
+            if not complete:
+                attempt.begin_body()
             x.upstream_seconds = attempt.answered()
             x.phase = RESPONSE_BODY
-            if connection.stage == COMPLETE and upload is None:
+            if complete:
                 # PERF: whole already, as most are: its connection serves the next request while this answer goes out.
                 chunks = connection.chunks
                 whole = chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -16,7 +16,7 @@ from kernel.exchange.exchange import Exchange
 from kernel.http.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.http1 import Connection
 
-_RETRY = ((b"retry-after", b"1"),)
+RETRY_SOON = ((b"retry-after", b"1"),)
 # A client that leaves before it is watched is noticed once its request has a connection.
 _WATCH_AFTER = 0.25
 
@@ -68,7 +68,7 @@ class Queue:
             GatewayError: UPSTREAM_BUSY: the queue is full, or nothing came in time; ClientGone: the client of `x` left.
         """
         if self._waiting >= self._most:
-            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", _RETRY))
+            raise GatewayError(UPSTREAM_BUSY("the queue for a connection is full", RETRY_SOON))
         # While the client still sends its body, reading that is the forwarder's.
         watched = x if x is not None and x.body_done else None
         place = _Place(self._loop.create_future(), now, now + self._patience, watched)
@@ -87,6 +87,10 @@ class Queue:
             place.x = None
             if place.watching is not None:
                 place.watching.cancel()
+
+    def waited(self, now: float) -> float:
+        """How many seconds the first one has waited; 0 when nobody does."""
+        return now - self.places[0].since if self.places else 0.0
 
     def give(self, what: Given) -> bool:
         """Give `what` to the next in the queue; False when nobody waits."""
@@ -118,7 +122,7 @@ class Queue:
 
     def _refuse(self, place: _Place, why: str) -> None:
         if not place.given.done():
-            place.given.set_exception(GatewayError(UPSTREAM_BUSY(why, _RETRY)))
+            place.given.set_exception(GatewayError(UPSTREAM_BUSY(why, RETRY_SOON)))
 
 
 class Slots:
