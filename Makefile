@@ -19,7 +19,7 @@ STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -
 SOURCES := $(shell git ls-files kernel handlers demo bench tests 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compiled test-compiled mutants lint format bench bench-quick bench-peers speed load lock reference clean FORCE
+.PHONY: help install demo test compiled test-compiled drills mutants lint format bench bench-quick bench-peers speed load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
@@ -59,6 +59,9 @@ bench-quick: $(VENV)/.stamp-bench ## its main table in under 90 s
 bench-peers: ## install the peer that runs on Node (npm, Node 20 or newer), into bench/out
 	@npm install --prefix bench/out/node --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel error \
 	  fastify@5.12.8 @fastify/http-proxy@11.6.3 @fastify/rate-limit@11.2.0 fast-jwt@6.3.6
+
+drills: $(VENV)/.stamp-dev ## let store, services, clients and workers fail at random, for ten minutes
+	@$(BIN)/python -m tests.drills $(ARGS)
 
 mutants: $(VENV)/.stamp-dev ## break lines of the hot path one by one: tests must notice (5 min)
 	@$(BIN)/python -m tests.mutants $(ARGS)
