@@ -8,6 +8,7 @@ from pathlib import Path
 from kernel.config import Settings
 from kernel.health.incidents import Incidents
 from kernel.health.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
+from kernel.store.eviction import EvictionWatch
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
 from kernel.upstream.balance import Upstream
@@ -66,4 +67,11 @@ def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:
             for replica, failure in upstream.tls_failures():
                 yield name, replica.name, failure
 
+    def evicting(policy: str) -> None:
+        log.warning(
+            "store evicts keys when it is full: limits, locks and revocations can vanish; set maxmemory-policy noeviction",
+            policy=policy,
+        )
+
+    EvictionWatch(store, evicting)
     return Incidents(log, lambda: (store.connected, store.last_error), breakers, ejected, tls)

@@ -94,20 +94,26 @@ def _try(target: Target) -> tuple[bool, Row]:
 
 async def _ask_store(url: str, seconds: float) -> str:
     from kernel.store.errors import StoreError  # noqa: PLC0415
+    from kernel.store.eviction import eviction_policy  # noqa: PLC0415
     from kernel.store.redis import Store  # noqa: PLC0415
 
     store = Store(url, timeout=seconds)
     try:
         await store.start()
         info = await store.execute("INFO", "server")
+        policy = eviction_policy(await store.execute("INFO", "memory"))
     except StoreError as error:
         raise Failed(str(error).lower() or "no answer") from error
     finally:
         await store.close()
     fields = dict(line.split(":", 1) for line in info.decode().split("\r\n") if ":" in line)
     if "valkey_version" in fields:
-        return f"Valkey {fields['valkey_version']}"
-    return f"Redis {fields.get('redis_version', 'of an unknown version')}"
+        found = f"Valkey {fields['valkey_version']}"
+    else:
+        found = f"Redis {fields.get('redis_version', 'of an unknown version')}"
+    if policy:
+        found += f"; WARNING: it evicts keys ({policy}), set maxmemory-policy noeviction"
+    return found
 
 
 def _get(url: str, path: str, timeout: float, trust: Trust | None = None) -> str:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pytest
 import redis
 
+from kernel.store.eviction import eviction_policy
 from kernel.store.keys import tenant_read_only
 from tests.support.store import RawServer, until
 from tests.support.worst_day import BOUND, Load
@@ -37,7 +38,7 @@ def server(tmp_path: Path) -> Iterator[RawServer]:
 
 
 def url(server: RawServer) -> str:
-    return f"redis://127.0.0.1:{server.port}"
+    return server.url
 
 
 def aside(server: RawServer, *command: str | int) -> None:
@@ -190,6 +191,20 @@ async def test_closed_means_that_the_limit_is_refused_in_time(server: RawServer)
         await load.well()
         load.check()
         assert not load.asked[-1].refused
+
+
+async def test_the_rights_that_the_docs_name_are_enough(server: RawServer) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "operate.md").read_text()
+    found = re.search(r"the gateway's user needs `([^`]+)`", docs)
+    assert found is not None
+    server.call("ACL", "SETUSER", "gateway", "on", ">secret", "~*", "&*", "-@all", *found[1].split())
+    async with Load(f"redis://gateway:secret@127.0.0.1:{server.port}") as load:
+        await load.well()
+        await load.bear(1.5)
+        load.check()
+        assert load.store.snapshot()["errors"] == 0
+        assert eviction_policy(await load.store.execute("INFO", "memory")) == ""
+        assert load.limiter.snapshot()["workers"] == 1
 
 
 async def test_twenty_bad_rounds_leave_nothing_behind(server: RawServer) -> None:

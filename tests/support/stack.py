@@ -8,10 +8,11 @@ from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayProcess, service_env
 from tests.support.raw import Reply, ask, request
 from tests.support.recorder import Recorder, Seen
+from tests.support.store import RawServer
 from tests.support.tokens import SECRET, access_token, public_pem
 
 
-def stack_env(upstream: Recorder, store: EmbeddedStore, **changes: str) -> dict[str, str]:
+def stack_env(upstream: Recorder, store: EmbeddedStore | RawServer, **changes: str) -> dict[str, str]:
     """A gateway's environment: every service is `upstream`, tokens are those of tests.support.tokens."""
     return {
         **service_env(upstream.url),

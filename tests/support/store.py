@@ -44,6 +44,10 @@ class RawServer:
         self.client = redis.Redis(port=self.port, decode_responses=True)
         self.start()
 
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
     def start(self) -> None:
         """Run it, again after a `kill`, and return once it answers (if only that it is loading its data)."""
         self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, cwd=self.directory)

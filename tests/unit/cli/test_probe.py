@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from kernel.cli.probe import probe
 from kernel.config import Settings, load
@@ -74,6 +75,27 @@ def test_everything_answers(
     assert found[f"auth {url}"] == "✓ GET /health is 200"
     assert found[f"key set {url}/keys?v=1"] == "✓ GET /keys?v=1 is 204"
     assert found[f"store single {store_server.socket_path}"].startswith("✓ Valkey ")
+
+
+def test_a_store_that_evicts_keys_is_warned_of(
+    store_server: EmbeddedStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found() -> str:
+        settings = load({"REDIS_URL": store_server.url, **service_env(f"http://127.0.0.1:{free_port()}")})
+        _, rows = report(settings, capsys)
+        return rows[f"store single {store_server.socket_path}"]
+
+    with redis.Redis.from_url(store_server.url) as client:
+        assert "evicts" not in found()
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            assert "it evicts keys (allkeys-lru), set maxmemory-policy noeviction" in found()
+            limit = client.config_get("maxmemory")["maxmemory"]
+            client.config_set("maxmemory", 0)  # what is never full throws nothing away
+            assert "evicts" not in found()
+            client.config_set("maxmemory", limit)
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
 
 
 def test_what_is_wrong_is_told_for_each_replica(
