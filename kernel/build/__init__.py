@@ -102,10 +102,13 @@ class _Telemetry:
         self.access_log = AccessLog(self.writer, level=level, encoder=encoder, anonymizer=anonymizer)
         self.log = Log(self.writer, level=level, encoder=encoder)
         self.log.take_over_stdlib()
+        self._audit_file: AuditFile | None
         if settings.audit_log_file:
-            self.audit_writer = Writer(AuditFile(Path(settings.audit_log_file)))
+            self._audit_file = AuditFile(Path(settings.audit_log_file))
+            self.audit_writer = Writer(self._audit_file)
             self.audit = Audit(self.audit_writer, marks=True)
         else:
+            self._audit_file = None
             self.audit_writer = self.writer
             self.audit = Audit(self.writer, encoder, anonymizer)
         self.metrics = Metrics(__version__)
@@ -134,7 +137,9 @@ class _Telemetry:
         self.audit.close()
         await self.scraper.stop()
         for writer in {self.writer, self.audit_writer}:
-            await asyncio.to_thread(writer.close, _FLUSH_SECONDS)
+            written = await asyncio.to_thread(writer.close, _FLUSH_SECONDS)
+            if written and writer is self.audit_writer and self._audit_file is not None:
+                self._audit_file.close()
 
 
 async def build_state(settings: Settings, store_url: str, run_dir: Path) -> State:

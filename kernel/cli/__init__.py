@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kernel import __version__
 from kernel.cli.output import Formatter
+from kernel.config.values import sound
 from kernel.server.terminal import complete_streams, renew_streams
 
 _EPILOG = """\
@@ -61,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return demo(arguments[1:])
     commands = parser(arguments[0] if arguments else "")
+    for place, argument in enumerate(arguments, 1):
+        try:
+            sound(argument)
+        except ValueError as error:
+            commands.error(f"argument {place} {error}")
     args = commands.parse_args(arguments)
     if args.command is None:
         commands.print_help()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import os
 import sys
 from pathlib import Path
 
 import orjson
 
-from kernel.cli.output import Formatter, plural
+from kernel.cli.output import Formatter, file_argument, plural
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,7 @@ Replace the user's id by a random pseudonym and remove address, browser and e-ma
 tenant and outcome stay: they are the security record. This cannot be undone."""
     for action in (export, erase):
         action.add_argument("--user", required=True, metavar="ID", help="the user's id, as tokens have it")
-        action.add_argument("--file", type=Path, metavar="FILE", help="(default: AUDIT_LOG_FILE)")
+        action.add_argument("--file", type=file_argument, metavar="FILE", help="(default: AUDIT_LOG_FILE)")
     erase.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     path = args.file or _configured()
     if path is None:
         return 1
-    if not path.parent.is_dir() or not (path.exists() or any(path.parent.glob(f"{path.name}.[0-9]*"))):
+    # os.path takes what it may not look at as absent; pathlib raises.
+    if not os.path.exists(path) and not any(path.parent.glob(f"{glob.escape(path.name)}.[0-9]*")):
         sys.stderr.write(f"gateway: there is no audit log {path}\n")
         return 1
     try:

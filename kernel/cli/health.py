@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         connection.request("GET", path)
         status = connection.getresponse().status
         connection.close()
-    except (OSError, HTTPException, ValueError) as error:
+    except (OSError, HTTPException, ValueError, OverflowError) as error:
         sys.stderr.write(f"gateway: no answer from {url}: {error}\n")
         return 1
     (sys.stdout if status == 200 else sys.stderr).write(f"gateway: {url} answers {status}\n")

@@ -8,9 +8,11 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from kernel.config import ConfigError
+from kernel.config.values import PATH, sound
 
 
 class Formatter(argparse.RawDescriptionHelpFormatter):
@@ -25,6 +27,17 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
         if isinstance(action, argparse._SubParsersAction):
             longest = max(map(len, action.choices)) + self._current_indent + self._indent_increment
             self._action_max_length = max(self._action_max_length, longest)
+
+
+def file_argument(text: str) -> Path:
+    """The type of arguments that name files."""
+    try:
+        path = PATH.parse(sound(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not path.name:
+        raise argparse.ArgumentTypeError("names no file")
+    return path
 
 
 class Style:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from kernel.cli.output import Formatter, Style, table
+from kernel.cli.output import Formatter, Style, file_argument, table
 from kernel.cli.settings import obtain
 from kernel.routing.catalog import INTERNAL_SERVICES, TIERS
 
@@ -36,7 +35,7 @@ gateway itself has none. What it accepts is decided by its configuration; `gatew
     who = mint.add_mutually_exclusive_group(required=True)
     who.add_argument("--service", metavar="NAME", choices=sorted(INTERNAL_SERVICES), help="of the registry")
     who.add_argument("--user", metavar="ID", help="user id")
-    mint.add_argument("--key", type=Path, metavar="FILE", help="PEM private key, for --user")
+    mint.add_argument("--key", type=file_argument, metavar="FILE", help="PEM private key, for --user")
     mint.add_argument("--tenant", metavar="ID", help="tenant id; confines a service to this tenant")
     mint.add_argument("--email", default="", help="of the user")
     mint.add_argument("--role", default="owner", help="in the tenant (default: owner)")

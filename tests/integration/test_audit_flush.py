@@ -37,5 +37,6 @@ def test_export_and_erase_see_what_workers_have_in_memory(
     assert stack.ask("GET", target, token=token).status == 403
     audit(gateway, path, "erase", "--user", "forget-me", "--yes")
     gateway.stop()
+    assert [each.name for each in (tmp_path / "audit.jsonl.writers").iterdir()] == ["flush"]
     assert b"forget-me" not in path.read_bytes()
     assert path.read_bytes().count(b"erased-") == len(exported) + 1

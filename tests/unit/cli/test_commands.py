@@ -201,3 +201,41 @@ def test_a_missing_trail_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert main(["audit", "export", "--user", "u1", "--file", str(tmp_path / "no" / "a.jsonl")]) == 1
     assert "there is no audit log" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+# --- arguments of any kind
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["explain", "GET", "/a\udcff"],
+        ["explain", "G\udcff", "/a"],
+        ["audit", "export", "--user", "u", "--file", "/tmp/" + "a" * 300],
+        ["audit", "export", "--user", "u", "--file", ""],
+        ["audit", "export", "--user", "u", "--file", "/"],
+        ["audit", "export", "--user", "u", "--file", "/tmp/\0"],
+        ["token", "mint", "--user", "u\udcff", "--tenant", "t", "--key", "/dev/null"],
+        ["token", "mint", "--user", "u", "--tenant", "t", "--key", "/tmp/" + "a" * 300],
+        ["token", "mint", "--service", "orders", "--tenant", "\udcff"],
+        ["token", "mint", "--service", "orders", "--lifetime", "nan"],
+        ["token", "inspect", "\udcff.\udcff.\udcff"],
+    ],
+)
+def test_an_argument_that_cannot_be_is_told_without_a_traceback(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET_KEY", SECRET)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["99999999999999999999", "x", "-1", "70000"])
+def test_health_of_a_port_that_cannot_be_is_told(
+    port: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    assert main(["health"]) == 1
+    assert "gateway: no answer from" in capsys.readouterr().err
