@@ -6,6 +6,7 @@ is recorded by whoever holds it. Two who record the same do no harm: the store's
 
     HOLD        35 to 55 ms, drawn by each worker: from when it heard an alert until it records it whoever leads
     PROBATION   85 ms: from when its subscription came into force until a worker records what it heard since
+    STEP        10 ms, five times at most: what a newcomer is ahead of one who came later
 
 Why none is lost while one worker that heard it lives, and why each is recorded within 100 ms: an alert has one deadline, the
 later of heard + HOLD and the end of the PROBATION in which it was heard (heard + PROBATION at most). Nothing moves it, and
@@ -14,8 +15,11 @@ was passed over (its leader's subscription had broken), and is recorded without 
 
 Why in order: what is recorded of a tenant is always the oldest that is held, in the order heard, one script call at a time.
 So B comes before A, published earlier, only by a worker that never heard A: it subscribed in between, and B waits out its
-PROBATION. A is due at everybody who heard it HOLD after it came: 30 ms earlier, or they are on probation themselves, which
-began earlier. That margin is for a loop that is late and for the way to the store.
+PROBATION. Its subscription begins with a hello, which lies between A and B for whoever heard A. On it they record at once
+what they hold: 85 ms before the newcomer may, which is the margin for a loop that is late and for the way to the store.
+Those who are on probation themselves (after a failover of the store everybody is) end it a STEP earlier for each hello that
+they hear. Whoever subscribed earlier has heard all hellos that a later one has, and the later one's: it is a STEP ahead.
+(Who alone heard an alert and cannot reach the store for longer than that records it late, and out of order.)
 
 Under a burst that takes a leader longer than a HOLD all others would do the same work once more, and make it later still: who
 steps in and finds a whole call recorded already leaves the tenant alone for another HOLD, unless something is passed over.
@@ -26,7 +30,6 @@ A leader that dies costs the next alert one HOLD; nobody renews a lease.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections import deque
 from time import monotonic
@@ -40,6 +43,10 @@ from kernel.store.link import stop
 # Drawn anew by each worker, so that they do not all step in at once.
 _HOLD = (0.035, 0.055)
 _PROBATION = 0.085
+_STEP = 0.01
+_MAX_STEPS = 5
+# The store's refusals and failures: the first pause, and the longest. Newcomers wait no longer than a PROBATION.
+_SOON = 0.01
 _RETRY = 0.25
 _BATCH = 64
 _BATCH_BYTES = 256 * 1024
@@ -75,6 +82,9 @@ class Recorder:
         self._hold = random.uniform(*_HOLD)  # noqa: S311
         # When the probation of the present subscription ends.
         self._probation = 0.0
+        # Who has joined since it began.
+        self._juniors = 0
+        self._promotion: asyncio.TimerHandle | None = None
         self._closing = False
         # Tenant -> alert id -> alert, oldest first.
         self._held: dict[str, dict[str, _Held]] = {}
@@ -90,6 +100,24 @@ class Recorder:
     def subscribed(self) -> None:
         """Alerts are heard from now on; what was published before may have been missed."""
         self._probation = monotonic() + _PROBATION
+        self._juniors = 0
+
+    def joined(self) -> None:
+        """A worker has subscribed that has heard nothing of what is held here."""
+        began, now = self._probation, monotonic()
+        if began > now and self._juniors < _MAX_STEPS:
+            self._juniors += 1
+            self._probation -= _STEP
+        for held in self._held.values():
+            for item in held.values():
+                item.may = item.due = self._probation if item.may == began else item.may
+        self._flush()
+        if self._held and self._probation > now:
+            if self._promotion is not None:
+                self._promotion.cancel()
+            # A timer may be early by its resolution.
+            seconds = self._probation - now + 0.001
+            self._promotion = asyncio.get_running_loop().call_later(seconds, self._flush)
 
     def reconnected(self) -> None:
         """The store can be reached again: what it did not take is tried at once."""
@@ -142,7 +170,7 @@ class Recorder:
     async def close(self) -> None:
         """Record what is held, whoever else may, and nothing any more."""
         self._closing = True
-        for timer in (self._timer, *self._late.values()):
+        for timer in (self._timer, self._promotion, *self._late.values()):
             if timer is not None:
                 timer.cancel()
         self._flush()
@@ -189,6 +217,7 @@ class Recorder:
     async def _drain(self, tenant: str) -> None:
         """Record what is held of a tenant and due, or all of it as the leader."""
         refusals = 0
+        pause = _SOON
         late = False
         try:
             while batch := self._batch(tenant):
@@ -200,8 +229,12 @@ class Recorder:
                         each.own = False
                     refusals += not isinstance(error, StoreDown)
                     if refusals < _MAX_REFUSALS:
-                        with contextlib.suppress(TimeoutError):
-                            await asyncio.wait_for(self._again.wait(), _RETRY)
+                        try:
+                            async with asyncio.timeout(pause):
+                                await self._again.wait()
+                            pause = _SOON
+                        except TimeoutError:
+                            pause = min(2 * pause, _RETRY)
                         continue
                     refusals = 0
                     self._numbers.dropped += sum(bool(each.payload) for each in batch)

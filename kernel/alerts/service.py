@@ -55,6 +55,7 @@ class Alerts:
             self._hear,
             self._subscribed,
             lambda: self._fanout.waking,
+            hello=(ALERTS_RECORDED, f"joined {me}"),
         )
 
     async def start(self) -> None:
@@ -105,8 +106,11 @@ class Alerts:
             self._recorder.offer(alert)
 
     def _announced(self, data: bytes) -> None:
-        """See `AlertLog.record` for what is announced."""
+        """See `AlertLog.record` for what is announced, and `Subscription` for the hello of who joins."""
         head, _, rest = data.partition(b"\n")
+        if head.startswith(b"joined "):
+            self._recorder.joined()
+            return
         kind, worker, tenant, *where = head.split(b" ")
         name = tenant.decode("ascii")
         if kind == b"seen":

@@ -37,6 +37,8 @@ class Subscription:
     `hear(channel, data)` is called for every message in the order of the server; `connected()` whenever the subscription
     is in force (again): what was published before may have been missed. While `busy()` says that what was heard is still
     being dealt with, nothing more is heard; the server keeps it, or cuts the connection when it gets too much.
+    `hello`, a channel and a message, is published right before each subscription, in one write with it: who hears it hears
+    all that is published before, and this subscription all that is published after.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Subscription:
         connected: Callable[[], None],
         busy: Callable[[], bool] = lambda: False,
         *,
+        hello: tuple[str, str] | None = None,
         beat: float = _BEAT,
         silence: float = _SILENCE,
     ) -> None:
@@ -59,6 +62,7 @@ class Subscription:
         self._hear = hear
         self._connected = connected
         self._busy = busy
+        self._hello = () if hello is None else (("PUBLISH", *hello),)
         self._beat = beat
         self._silence = silence
         self._heard = 0.0
@@ -110,8 +114,11 @@ class Subscription:
         try:
             async with asyncio.timeout(_SETUP):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                await connection.send_command("SUBSCRIBE", *self._channels, check_health=False)
-                await connection.send_command("PSUBSCRIBE", *self._patterns, check_health=False)
+                subscribe = (("SUBSCRIBE", *self._channels), ("PSUBSCRIBE", *self._patterns))
+                packed = connection.pack_commands((*self._hello, *subscribe))
+                await connection.send_packed_command(packed, check_health=False)
+                if self._hello:
+                    await connection.read_response()
                 missing = len(self._channels) + len(self._patterns)
                 while missing:
                     missing -= self._take(await connection.read_response())

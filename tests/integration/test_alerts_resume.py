@@ -20,7 +20,7 @@ import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.eventstream import EventSource
-from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway
+from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway, workers
 from tests.support.poll import poll
 from tests.support.publisher import Publisher
 from tests.support.recorder import Recorder
@@ -153,6 +153,35 @@ def test_rolling_restarts_lose_and_repeat_nothing(
         assert reader.connections > 5
 
 
+def test_reloads_keep_the_order(
+    start: GatewayFactory,
+    upstream: Recorder,
+    mortal_store: EmbeddedStore,
+    publisher: Publisher,
+) -> None:
+    gateway = start(env(upstream, mortal_store, WORKERS="2"))
+    expected: list[str] = []
+    over = threading.Event()
+
+    def publish() -> None:
+        while not over.is_set():
+            expected.append(publisher.alert())
+            time.sleep(0.01)
+
+    with EventSource(gateway.port) as source:
+        known = source.ready().last_id
+    publishing = threading.Thread(target=publish, daemon=True)
+    publishing.start()
+    for _ in range(3):
+        old = set(workers(gateway))
+        gateway.process.send_signal(signal.SIGHUP)
+        poll(lambda: len(workers(gateway)) == 2 and not old & set(workers(gateway)), 20)  # noqa: B023
+    over.set()
+    publishing.join()
+    with EventSource(gateway.port, last_id=known) as source:
+        assert [message.json["alert_id"] for message in source.take(len(expected))] == expected
+
+
 def _free(port: int) -> bool:
     """Whether nobody listens: the workers of a gateway that was killed outright drain after it."""
     with socket.socket() as probe:
@@ -170,7 +199,7 @@ def test_a_killed_recorder_is_replaced_and_a_killed_worker_comes_back(
     children = subprocess.run(
         ["ps", "-o", "pid=", "--ppid", str(gateway.process.pid)], capture_output=True, text=True, check=True
     )
-    workers = [int(pid) for pid in children.stdout.split()]
+    pids = [int(pid) for pid in children.stdout.split()]
     heard: Any = publisher.client.pubsub()  # type: ignore[no-untyped-call]
     heard.subscribe("gateway:alerts:recorded")
     heard.get_message(timeout=1)
@@ -181,13 +210,13 @@ def test_a_killed_recorder_is_replaced_and_a_killed_worker_comes_back(
         expected.append(publisher.alert())
         message = poll(lambda: heard.get_message(timeout=0.1))
         recorder = int(message["data"].split()[1].split(b"-")[0])
-        assert recorder in workers
+        assert recorder in pids
         # It dies with alerts on their way.
         os.kill(recorder, signal.SIGSTOP)
         expected += [publisher.alert() for _ in range(20)]
         os.kill(recorder, signal.SIGKILL)
         expected += [publisher.alert() for _ in range(20)]
-        workers.remove(recorder)
+        pids.remove(recorder)
         while poll(lambda: heard.get_message(timeout=0.1))["data"].find(expected[-1].encode()) < 0:
             pass
     source.close()
