@@ -39,8 +39,10 @@ class Bucket:
         "limit",
         "low",
         "number",
+        "pace",
         "per_token",
         "queued",
+        "reported",
         "rest",
         "retry",
         "returned",
@@ -65,12 +67,14 @@ class Bucket:
         # --- the lease: totals since this object was made; used = granted - returned - left ---
         self.granted = 0
         self.returned = 0
+        self.reported = 0  # of those used: what the store knows
         self.left = 0
         self.until = 0.0
         # --- the last reply: when it came (0.0: none yet), the store's tokens, and `left` just after it ---
         self.told = 0.0
         self.rest = 0
         self.stock = 0
+        self.pace = 0.0  # tokens a second, before it came
         self.blocked = 0.0  # refuse without asking until then
         self.retry = 0.0  # when the next token comes
         self.epoch = epoch  # of the store's connection that it came by
@@ -106,13 +110,19 @@ class Bucket:
     def wanted(self, now: float, fleet: int) -> int:
         """How many tokens to ask for: a second's worth at the present pace, and one for each who waits."""
         spent = self.stock - self.left
-        pace = spent / max(now - self.told, 0.1) if self.told else 0
-        return max(self.waiting, ceil(pace), self.keep(fleet), 1) - self.left
+        self.pace = spent / max(now - self.told, 0.1) if self.told else 0.0
+        held = self.left if now < self.until else 0
+        return max(self.waiting, ceil(self.pace), 1, self.keep(fleet) + (self.waiting > 0)) - held
 
-    def land(self, granted: int, rest: int, wait: float, now: float, until: float, fleet: int) -> None:
-        """Take in the store's reply: totals, its tokens, seconds until it has one, and when the lease ends here."""
+    def land(
+        self, granted: int, rest: int, wait: float, now: float, until: float, fleet: int, gone: int = 0
+    ) -> None:
+        """Take in the store's reply: totals, its tokens, seconds until it has one, and when the lease ends here.
+
+        `gone`: how many tokens count as used there that nobody here will use.
+        """
         self._reckon(now, fleet)
-        self.left = max(0, self.left + granted - self.granted)
+        self.left = max(0, self.left + granted - self.granted - gone)
         self.granted = granted
         self.charged = granted - self.returned - self.left
         self.rest = rest
@@ -128,7 +138,10 @@ class Bucket:
             self.blocked = 0.0
         # Renewing early keeps a client from waiting; of a nearly empty bucket it would take what others need.
         early = self.stock >= 4 or (self.stock >= 2 and self.far)
-        self.low = self.stock // 2 if early and not wait else -1
+        low = self.stock // 2
+        if self.far and self.pace < 1.0:
+            low = 0  # one that comes now and then: with its last token is soon enough
+        self.low = low if early and not wait else -1
 
     @property
     def far(self) -> bool:

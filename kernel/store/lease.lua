@@ -10,10 +10,15 @@
 --
 -- Totals instead of differences make a call safe to repeat: whatever a lost call did is known at the next one.
 --
+-- A few tokens of a client far from its limit are lent for longer: nobody misses them, and a client that comes now and then
+-- need not have its lease returned and taken again each time.
+--
 -- KEYS[1] the bucket. ARGV: capacity, window (us), worker, series, used, returned, wanted, live workers,
 -- lease time (us), tokens of an unknown bucket, most tokens there may be now (-1: no matter), microseconds since the worker
--- last used one of its tokens.
--- Returns: granted in all, tokens left, microseconds until there is one (0: there is).
+-- last used one of its tokens, how many of those granted now are used at once, most tokens lent for longer, and for how
+-- long (us).
+-- Returns: granted in all, tokens left, microseconds until there is one (0: there is), used in all before this call as far
+-- as is known here, how many of those granted now count as used, and the lease time.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local capacity, window = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -22,6 +27,8 @@ local used, returned, wanted = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(AR
 local workers, lease = tonumber(ARGV[8]), tonumber(ARGV[9])
 local tokens, stamp, held = tonumber(ARGV[10]), now, 0
 local ceiling, age = tonumber(ARGV[11]), tonumber(ARGV[12])
+local waiting, few, longer = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+local latest = 0
 
 -- Without an entry (new, or expired just now) all that the worker ever had of this lease is gone.
 local mine = { granted = used + returned, used = used, returned = returned }
@@ -39,11 +46,13 @@ for i = 1, #fields, 2 do
     held = held + holds
     expiry = tonumber(expiry)
     -- An expiry beyond a whole lease time: the clock was set back.
-    local alive = expiry > now and expiry <= now + lease
+    local alive = expiry > now and expiry <= now + longer
     if name == worker and its == series and alive then
       mine = { granted = tonumber(g), used = tonumber(u), returned = tonumber(r) }
     elseif name == worker or not alive then
       over[#over + 1] = { name = name, holds = holds, expiry = math.min(expiry, now) }
+    else
+      latest = math.max(latest, expiry)
     end
   end
 end
@@ -76,13 +85,20 @@ if ceiling >= 0 then
   tokens = math.min(tokens, ceiling)
 end
 -- A small share of what is left, and one by one at the end: little lies unused while others are refused.
+local known, spent = mine.used, 0
 if wanted > 0 and tokens >= 1 then
   local grant = math.min(wanted, math.max(1, math.floor(tokens / (8 * workers))))
   tokens = tokens - grant
+  spent = math.min(grant, waiting)
   mine.granted = mine.granted + grant
+  mine.used = mine.used + spent
 end
-
-if mine.granted > mine.used + mine.returned then
+local holds = mine.granted - mine.used - mine.returned
+if holds <= few and tokens * 2 >= capacity then
+  lease = longer
+end
+if holds > 0 then
+  latest = math.max(latest, now + lease)
   local entry = string.format('%s %.0f %.0f %.0f %.0f', series, mine.granted, mine.used, mine.returned, now + lease)
   redis.call('HSET', KEYS[1], worker, entry)
 else
@@ -90,9 +106,11 @@ else
 end
 redis.call('HSET', KEYS[1], 'tokens', string.format('%.17g', tokens), 'stamp', string.format('%.0f', now))
 -- A full bucket without leases needs no key.
-redis.call('PEXPIRE', KEYS[1], math.ceil(((capacity - tokens) * window / capacity + lease) / 1000) + 1000)
+local full = (capacity - tokens) * window / capacity
+redis.call('PEXPIRE', KEYS[1], math.ceil((full + math.max(latest - now, 0)) / 1000) + 1000)
+
 local wait = 0
 if tokens < 1 then
   wait = math.ceil((1 - tokens) * window / capacity)
 end
-return { mine.granted, math.floor(tokens), wait }
+return { mine.granted, math.floor(tokens), wait, known, spent, lease }

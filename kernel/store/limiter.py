@@ -2,8 +2,9 @@
 
 A worker takes a *lease* of several tokens from the bucket in the store (see lease.lua, and the proof there that no
 more is ever admitted than by one bucket) and spends it without asking again. It asks for about a second's worth at
-the client's pace, and renews in the background, so that steady traffic never waits. A lease that lies idle for a
-second is returned, except for a few tokens of a client far from its limit.
+the client's pace, and renews in the background, so that steady traffic never waits. What those who wait will use counts as
+used at once. A lease that lies idle for a second is returned, except for a few tokens of a client far from its limit (three
+in a hundred, over all workers): they are lent for a minute, and then expire.
 
 Without the store (`fail_open`), what is left of a lease is spent; then each worker has a bucket of its own: the limit
 divided by the live workers last seen, charged with all it admitted before, and beginning with at most its part of what
@@ -38,8 +39,10 @@ __all__ = ["Limiter", "Verdict"]
 LEASE = Script(files("kernel.store").joinpath("lease.lua").read_text())
 
 _LEASE_SECONDS = 10.0
+# Of a few tokens of a client far from its limit, but no longer than its window: a bucket that is full soon has no use for it.
+_LONG_LEASE_SECONDS = 60.0
 # The worker's end of a lease comes before the store's even when its clock is a little slow.
-_LEASE_SPENDABLE = 0.99 * _LEASE_SECONDS
+_SPENDABLE = 0.99
 _RENEW_BEFORE = 2.0
 _IDLE = 1.0
 _TICK = 0.1
@@ -99,7 +102,7 @@ class Limiter:
         if self._timer is not None:
             self._timer.cancel()
         await stop([task for task in (self._reseeding, self._beating) if task is not None])
-        await report_all(list(self._held), self._give_back, self._clock)
+        await report_all([each for each in self._buckets.values() if each.left], self._give_back, self._clock)
         await self._fleet.leave()
 
     def take(self, key: str, limit: Limit) -> Verdict | Awaitable[Verdict]:
@@ -150,6 +153,7 @@ class Limiter:
     async def _wait(self, bucket: Bucket) -> Verdict:
         self._waits += 1
         while True:
+            flight: asyncio.Future[None] | None = None
             bucket.waiting += 1
             try:
                 if bucket.flight is None:
@@ -157,13 +161,17 @@ class Limiter:
                 flight = bucket.flight
                 # Without a flight nothing can come; and whoever shares the tokens may take them all, again and again.
                 landed = flight is not None and await answered(flight, self._store.timeout)
+            except asyncio.CancelledError:
+                if flight is not None and flight.done() and bucket.left:
+                    bucket.left -= 1  # the token that came for it counts as used
+                raise
             finally:
                 bucket.waiting -= 1
             now = self._clock()
             if bucket.left > 0 and now < bucket.until:
                 bucket.left -= 1
                 bucket.seen = now
-                if not bucket.left:
+                if not bucket.left and bucket.granted - bucket.returned > bucket.reported:
                     self._spent.add(bucket)
                 remaining = bucket.left + bucket.rest
                 return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
@@ -185,12 +193,14 @@ class Limiter:
         wanted = max(bucket.wanted(now, fleet), 0) if renew else 0
         guess = int(bucket.estimate(now))
         bucket.low = -1
+        waiting = bucket.waiting if renew else 0
+        used = bucket.granted - bucket.returned - bucket.left
         args = (
             bucket.capacity,
             bucket.window,
             self._fleet.me,
             bucket.number,
-            bucket.granted - bucket.returned - bucket.left,
+            used,
             bucket.returned,
             wanted,
             fleet,
@@ -199,6 +209,9 @@ class Limiter:
             # What was admitted without the store, or what a store has forgotten, is made known by this.
             -1 if bucket.epoch == self._epoch and not bucket.alone else guess,
             int((now - bucket.seen) * 1e6),
+            waiting,
+            bucket.keep(fleet),
+            int(max(min(_LONG_LEASE_SECONDS, bucket.limit.window), _LEASE_SECONDS) * 1e6),
         )
         try:
             reply = self._store.run(self._lease, (bucket.key,), args)
@@ -206,14 +219,14 @@ class Limiter:
             return
         self._trips += 1
         bucket.flight = self._loop.create_future()
-        reply.add_done_callback(partial(self._landed, bucket, now, self._epoch))
+        reply.add_done_callback(partial(self._landed, bucket, now, self._epoch, used))
 
-    def _landed(self, bucket: Bucket, sent: float, epoch: int, reply: asyncio.Future[Any]) -> None:
+    def _landed(self, bucket: Bucket, sent: float, epoch: int, used: int, reply: asyncio.Future[Any]) -> None:
         flight, bucket.flight = bucket.flight, None
         assert flight is not None
         flight.set_result(None)
         try:
-            granted, rest, wait = reply.result()
+            granted, rest, wait, known, spent, lease = reply.result()
         except StoreRefused:
             # Out of memory, say: as good as down, but nobody will announce its return.
             self._alone_until = max(self._alone_until, self._clock() + _IDLE)
@@ -221,7 +234,11 @@ class Limiter:
         except (StoreDown, asyncio.CancelledError):
             return
         now = self._clock()
-        bucket.land(granted, rest, wait / 1e6, now, sent + _LEASE_SPENDABLE, self._fleet.size)
+        # Counted as used by a call whose reply was lost, or for somebody who waits no more.
+        gone = max(0, known - used) + max(0, spent - bucket.waiting)
+        until = sent + _SPENDABLE * lease / 1e6
+        bucket.land(granted, rest, wait / 1e6, now, until, self._fleet.size, gone)
+        bucket.reported = known + spent
         bucket.epoch = epoch
         if now >= self._alone_until:
             bucket.alone = False
@@ -279,7 +296,7 @@ class Limiter:
     def sweep(self, now: float) -> None:
         """Renew or return the leases that are due, report those used up, and forget a few idle buckets.
 
-        The few spare tokens of a client far from its limit are returned after a whole lease time without a request.
+        The few spare tokens of a client far from its limit expire, after a whole long lease without a request.
         """
         spent, self._spent = self._spent, set()
         for bucket in spent:
@@ -289,15 +306,14 @@ class Limiter:
         while held and held[0].due <= now:
             bucket = held.popleft()
             bucket.queued = False
-            if bucket.left == 0 or now >= bucket.until:
+            # PERF: one that is lent for longer is not looked at again, nor given back: it ends by itself.
+            if bucket.left == 0 or now >= bucket.until or bucket.until - now > _LEASE_SECONDS:
                 continue
             if bucket.flight is None:
-                ending = bucket.until - now < _RENEW_BEFORE
-                spare = bucket.far and bucket.left <= bucket.keep(self._fleet.size)
-                if now - bucket.seen >= _IDLE and not (spare and (bucket.seen > bucket.told or not ending)):
+                if now - bucket.seen >= _IDLE:
                     self._give_back(bucket, now)
                     continue
-                if ending:
+                if bucket.until - now < _RENEW_BEFORE:
                     self._fly(bucket, now)
             self._look_after(bucket, now)
         for _ in range(min(len(self._buckets), 16)):

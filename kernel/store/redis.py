@@ -39,7 +39,7 @@ _TIMEOUT = 0.1
 _PROBE = 0.25
 # A connection that breaks before it is this old does not count as a success: replaced at once a few times, then not.
 _PROVEN = 1.0
-_REPLACEMENTS = 4
+_REPLACEMENTS = 20
 
 
 class Script:

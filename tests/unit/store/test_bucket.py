@@ -89,6 +89,8 @@ def test_it_asks_for_a_second_at_the_present_pace_and_for_all_who_wait() -> None
     each = bucket(1000)
     assert each.wanted(0.0, 1) == 30  # the spare tokens of a client that comes now and then
     assert each.wanted(0.0, 10) == 3
+    each.waiting = 1
+    assert each.wanted(0.0, 1) == 31  # and one for now
     each.waiting = 200
     assert each.wanted(0.0, 1) == 200
     each.waiting = 0
@@ -99,11 +101,23 @@ def test_it_asks_for_a_second_at_the_present_pace_and_for_all_who_wait() -> None
     assert each.wanted(1.5, 1) == -70
 
 
+def test_tokens_that_count_as_used_elsewhere_are_not_used_here() -> None:
+    each = bucket(100)
+    each.land(5, 90, 0.0, 1.0, 10.0, 4, gone=2)
+    assert each.left == 3
+    each.land(5, 90, 0.0, 1.0, 10.0, 4, gone=9)
+    assert each.left == 0
+
+
 def test_it_renews_early_only_while_there_is_plenty() -> None:
     each = bucket(100)
     each.land(8, 90, 0.0, 1.0, 10.0, 4)
+    assert each.low == 0  # nobody knows yet how fast it is
+    each.pace = 5.0
+    each.land(8, 90, 0.0, 1.0, 10.0, 4)
     assert each.low == 4
     each = bucket(100)
+    each.pace = 5.0
     each.land(2, 60, 0.0, 1.0, 10.0, 4)
     assert each.low == 1
     each = bucket(100)
