@@ -33,6 +33,12 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
+    from kernel.server.init import run_under_init  # noqa: PLC0415
+
+    return run_under_init(_run)
+
+
+def _run() -> int:
     settings = _read()
     if settings is None:
         return 1
