@@ -47,6 +47,7 @@ from kernel.routing.trie import RouteConflictError, Trie
 
 _MAX_FILE = 16 * 1024 * 1024
 _MOST_WARNINGS = 20
+_EXAMPLE = 'pattern = "/api/v1/loyalty/**"'
 _SECTIONS = ("services", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
@@ -154,12 +155,12 @@ class _Reader:
 
     def _service(self, name: str, table: object) -> None:
         where = f"[services.{name}]"
+        values = decode(table, SERVICE, f"{self._file} {where}", self._errors)
         if not _SERVICE_NAME.fullmatch(name):
             self._error(
                 where, "a service's name has lower-case letters, digits and single '-'", "[services.loyalty]"
             )
             return
-        values = decode(table, SERVICE, f"{self._file} {where}", self._errors)
         self._url(name, values.pop("url", None), where)
         known = self._catalog.get(name)
         prefixes = tuple(values.pop("prefixes", () if known else (name,)))
@@ -210,16 +211,17 @@ class _Reader:
     def _route(self, where: str, table: object) -> None:
         errors = len(self._errors)
         values = decode(table, ROUTE, f"{self._file} {where}", self._errors)
-        pattern = values.pop("pattern", None)
-        if pattern is None:
-            if len(self._errors) == errors:
-                self._error(f"{where} pattern", "is needed", 'pattern = "/api/v1/loyalty/**"')
-            return
-        table_name, where = where, f"{where} ({pattern})"
+        given = table if isinstance(table, dict) else {"pattern": ""}
+        if "pattern" not in given:
+            self._error(f"{where} pattern", "is needed", _EXAMPLE)
         decoded = len(self._errors) == errors
-        wrong = _pattern_flaw(pattern)
-        if wrong:
-            self._error(where, wrong, 'pattern = "/api/v1/loyalty/**"')
+        table_name = where
+        pattern = values.pop("pattern", None)
+        if pattern is not None:
+            where = f"{where} ({pattern})"
+            wrong = _pattern_flaw(pattern)
+            if wrong:
+                self._error(where, wrong, _EXAMPLE)
         service = values.get("service")
         if service is not None and service not in self._catalog:
             self._error(f"{where} service", unknown(service, self._catalog))
@@ -229,13 +231,14 @@ class _Reader:
             methods = frozenset(("GET",))
         if methods is not None and "HEAD" in methods and "GET" not in methods:
             self._error(f"{where} methods", "HEAD goes with GET", 'methods = ["GET"]')
-        first = self._declared.setdefault((pattern, with_head(methods)), table_name)
-        if first != table_name:
-            self._error(
-                where, f"conflicts with {first}, which has this pattern and these methods: make them one"
-            )
+        if pattern is not None and (listed is not None or "methods" not in given):
+            first = self._declared.setdefault((pattern, with_head(methods)), table_name)
+            if first != table_name:
+                self._error(
+                    where, f"conflicts with {first}, which has this pattern and these methods: make them one"
+                )
         changes = self._policy(values, where)
-        if not decoded:
+        if pattern is None or not decoded:
             return  # what is missing would be found missing once more
         try:
             rows = {pattern: change(self._rows.at(pattern), pattern, methods, changes)}

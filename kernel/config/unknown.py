@@ -14,6 +14,8 @@ from kernel.routing.catalog import Service
 _NEAR = 0.88
 # Of letters added, dropped, changed or swapped, in a name that is long enough to be nobody else's.
 _SLIPS = 2
+# OpenSSL's own, two slips from ours.
+_OTHERS = frozenset({"SSL_CERT_FILE"})
 _LONG = 8
 
 
@@ -28,7 +30,7 @@ def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[Confi
         for words in (name.split("_"),)
         for count in range(2, len(words))
     }
-    for name in sorted(set(given) - known.keys() - secret_files):
+    for name in sorted(set(given) - known.keys() - secret_files - _OTHERS):
         upper = name.upper()
         near = did_you_mean(upper, known) or _slipped(upper, known, _SLIPS)
         if not near:

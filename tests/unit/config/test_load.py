@@ -195,6 +195,15 @@ def test_a_misspelt_variable_is_warned_about(stray: str, meant: str) -> None:
         "HTTPS_PROXY",
         "TENANT_SERVICE_PORT",
         "PYTHONPATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "NODE_ENV",
+        "LD_LIBRARY_PATH",
+        "KUBERNETES_SERVICE_PORT",
+        "HTTP_PROXY",
+        "XDG_RUNTIME_DIR",
+        "JOURNAL_STREAM",
+        "OTEL_SERVICE_NAME",
     ],
 )
 def test_other_programs_variables_are_left_alone(name: str) -> None:

@@ -70,6 +70,15 @@ def test_everything_that_is_wrong_with_a_row_is_told_at_once(file: File) -> None
         service = "nobody"
         timeout = "long"
         colour = "red"
+
+        [[routes]]
+        pattern = ["/x"]
+        service = "nobody"
+        methods = ["HEAD"]
+
+        [[routes]]
+        timeout = "long"
+        max_body = "much"
     """
     expected = [
         "#1 (api/v1/{Bad}/**/x): a pattern starts with '/'",
@@ -83,6 +92,12 @@ def test_everything_that_is_wrong_with_a_row_is_told_at_once(file: File) -> None
         "#3 colour: is unknown",
         "#3 (/api/v1/inventory/../x): no request can match it: ",
         "#3 (/api/v1/inventory/../x) service: is unknown",
+        "#4 pattern: expected `str`, got `array`",
+        "#4 service: is unknown",
+        "#4 methods: HEAD goes with GET",
+        "#5 timeout: expected `float`, got `str`",
+        "#5 pattern: is needed",
+        "#5 max_body: 'much' is not a size",
     ]
     found = file.problems(text)
     assert len(found) == len(expected)
@@ -137,3 +152,7 @@ def test_of_many_such_rows_the_first_are_named_and_the_others_counted(file: File
 
 def test_a_table_of_a_service_may_take_methods_away(file: File) -> None:
     assert doubts(file, '[services.inventory]\nmethods = ["GET"]\n') == []
+
+
+def test_a_service_with_a_name_that_cannot_be_has_its_fields_looked_at_too(file: File) -> None:
+    assert len(file.problems('[services.Bad]\ntimeout = "long"\ncolour = 1\n')) == 3
