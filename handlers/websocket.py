@@ -11,6 +11,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from kernel.exchange.client_socket import ClientSocket
 from kernel.exchange.exchange import CLIENT, GATEWAY, UPSTREAM, Exchange, Handler
 from kernel.exchange.phase import HANDSHAKE, WEBSOCKET
 from kernel.exchange.websocket import WebSocketExchange, octets, sendable
@@ -113,6 +114,8 @@ class _Relay:
         self._idle = state.settings.websocket_idle_timeout_seconds
         self._limit = state.settings.websocket_max_message_bytes
         self._seen = monotonic()
+        self._messages = 0
+        self._client: ClientSocket | None = None
         self._end: asyncio.Future[tuple[int, str, str]] = asyncio.get_running_loop().create_future()
 
     async def open(self, subprotocol: str | None) -> None:
@@ -120,7 +123,10 @@ class _Relay:
         x = self._x
         if (await x.receive())["type"] != "websocket.connect":
             raise ClientGone("the client left during the handshake")
+        self._client = await self._state.client_sockets.find(*x.scope["client"])
         await x.accept(subprotocol)
+        if self._client is not None:
+            self._client.watch(self._limit, lambda: self._messages, self._too_big)
         x.phase = WEBSOCKET
 
     async def run(self) -> None:
@@ -144,22 +150,33 @@ class _Relay:
             await asyncio.gather(*pumps, return_exceptions=True)
         x.ended_by = who
         x.close_code = code
+        lingering = None
         if who != CLIENT:
             try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
+                # SECURITY: what makes a message too large goes on coming until then.
+                async with asyncio.timeout(_CLOSE_SECONDS if code != _TOO_BIG else _CLOSE_SECONDS / 8):
                     await x.close(code, reason)
             except (TimeoutError, RuntimeError):
                 pass  # it takes nothing, or has gone: the server drops it
+            if self._client is not None:
+                lingering = asyncio.create_task(self._client.linger())
         # The server says "no status" (1005) of a client that gave none and of one that vanished: not that it was content.
         await self._socket.close(*(sendable(code, reason) if code != _NO_STATUS else (None, "")))
+        if lingering is not None:
+            await lingering
 
     async def close(self) -> None:
-        """Let go of the service, however it came to the end."""
+        """Let go of both sides, however it came to the end."""
+        if self._client is not None:
+            self._client.close()
         await self._socket.close(_AWAY, "")
 
     async def _ended(self) -> tuple[int, str, str]:
         while not self._end.done():
             left = self._seen + self._idle - monotonic()
+            if left <= 0 and self._client is not None:
+                # A ping is a sign of life that the server keeps to itself.
+                left = self._idle - self._client.quiet()
             if left <= 0:
                 self._finish(_AWAY, "idle", GATEWAY)
                 break
@@ -169,6 +186,9 @@ class _Relay:
     def _finish(self, code: int, reason: str, who: str) -> None:
         if not self._end.done():
             self._end.set_result((code, reason, who))
+
+    def _too_big(self) -> None:
+        self._finish(_TOO_BIG, f"over {self._limit} bytes", GATEWAY)
 
     def _lost_right(self, problem: str) -> None:
         self._x.problem_code = problem
@@ -190,8 +210,9 @@ class _Relay:
             data: str | bytes = text if text is not None else message["bytes"]
             size = octets(data)
             if size > self._limit:
-                self._finish(_TOO_BIG, f"over {self._limit} bytes", GATEWAY)
+                self._too_big()
                 return
+            self._messages += 1
             self._seen = monotonic()
             x.received += size
             sockets.received += 1

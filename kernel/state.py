@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
+from kernel.exchange.client_socket import ClientSockets
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import Handler, HeaderList
 from kernel.exchange.sockets import Sockets
@@ -72,6 +73,7 @@ class State:
     request_ids: RequestIds
     tracer: Tracer
     log: Log
+    client_sockets: ClientSockets
     header_kinds: HeaderKinds = field(default_factory=HeaderKinds)
     timestamps: Timestamps = field(default_factory=Timestamps)
     # Headers every response carries, whatever made it.

@@ -13,6 +13,7 @@ from kernel import __version__
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
+from kernel.exchange.client_socket import ClientSockets
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import HeaderList
 from kernel.geocoding.geocoder import Geocoder
@@ -219,6 +220,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         access_log=telemetry.access_log,
         audit=telemetry.audit,
         log=telemetry.log,
+        client_sockets=ClientSockets(settings.port),
         scraper=telemetry.scraper,
         health=Health(
             prober,
@@ -245,7 +247,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
     state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
-    state.closers += [authority.close, resolver.close]
+    state.closers += [authority.close, resolver.close, state.client_sockets.close]
     return state
 
 

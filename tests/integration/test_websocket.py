@@ -316,8 +316,10 @@ async def test_a_service_that_speaks_no_websocket_is_a_bad_gateway(
         answer = await refusal(gateway)
         assert answer.status_code == status
         assert f'"code":"{code}"'.encode() in bytes(answer.body or b"")
-    async with service(port, echo), opened(gateway) as client:  # closes the breaker again
-        await client.ping()
+    async with service(port, echo):
+        for _ in range(3):  # answers outweigh failures: the breaker stays closed for the other tests
+            async with opened(gateway) as client:
+                await client.ping()
 
 
 @pytest.mark.parametrize(
