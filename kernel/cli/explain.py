@@ -80,7 +80,7 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
         return f"405 method-not-allowed: {next(iter(routes.values())).pattern} takes {', '.join(sorted(routes))}."
     if otherwise:
         allow = found.allow_encoded_slash
-        wrong = second_look(raw, found.pattern, allow, lambda plain: trie.match(plain)[0] is routes)
+        wrong = second_look(raw, found.pattern, allow, routes, lambda plain: trie.match(plain)[0])
     return f"400 bad-path: {wrong}" if wrong else found
 
 

@@ -53,6 +53,7 @@ _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
 _SERVICE_NAME = re.compile(SERVICE_NAME)
 _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
+_MISPLACED = re.compile(r"[\[\]^{|}]")
 _MAX_BODY = size(0, 1024**4)
 
 
@@ -363,5 +364,10 @@ def _pattern_flaw(pattern: str) -> str:
         Trie[None]().add(frozenset(), pattern, None)
     except RouteConflictError as error:
         return str(error).removeprefix(f"{pattern}: ")
-    wrong = flaw(_VARIABLE.sub("x", pattern).encode())[0]
+    literal = _VARIABLE.sub("x", pattern)
+    if _MISPLACED.search(literal):
+        return (
+            "no request can match it: braces stand around a whole segment, and []^| are no part of a pattern"
+        )
+    wrong = flaw(literal.encode())[0]
     return f"no request can match it: {wrong}" if wrong else ""

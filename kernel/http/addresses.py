@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # A client whose address a trusted proxy does not tell.
 UNKNOWN = "unknown"
 _MEMO_LIMIT = 4096
+# [v6], [v6]:port; v4, v4:port; v6. A port may be hidden behind a name (RFC 7239 section 6.3).
+_NODE = re.compile(
+    rb"\[([0-9A-Fa-f:.]+)\](?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+    rb"|([0-9.]+)(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
+    rb"|([0-9A-Fa-f:.]+)"
+).fullmatch
+# Elements and pairs of a Forwarded header: commas and semicolons within quotes part nothing.
+_ELEMENTS = re.compile(rb'(?:[^,"]|"(?:[^"\\]|\\.)*(?:"|\Z))+').findall
+_PAIRS = re.compile(rb'(?:[^;"]|"(?:[^"\\]|\\.)*(?:"|\Z))+').findall
+_PAIR = re.compile(rb'([A-Za-z]+)=(?:([^\s",;\\]*)|"((?:[^"\\]|\\.)*)")').fullmatch
+_ESCAPED = re.compile(rb"\\(.)").sub
 _MAPPED = 96  # the prefix of IPv4 addresses written as IPv6, ::ffff:0:0/96
 
 
@@ -53,6 +65,31 @@ class Peers:
         return any(parsed in network for network in self._networks)
 
 
+def canonical(address: str) -> str:
+    """`address`, as IPv4 when it is one written as IPv6: what listens on both sees them so."""
+    if address.startswith("::ffff:"):
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+        return str(mapped or address)
+    return address
+
+
+def _client(entry: bytes) -> str:
+    """The address that an entry of X-Forwarded-For or `for=` names, without its port; `UNKNOWN` when it names none.
+
+    SECURITY: the whole entry has to be one. A zone ("fe80::1%x") is free text of whoever wrote it.
+    """
+    found = _NODE(entry)
+    if found is None:
+        return UNKNOWN
+    try:
+        if found[1] is not None:
+            return canonical(str(ipaddress.IPv6Address(found[1].decode())))
+        parsed = ipaddress.ip_address((found[2] or found[3]).decode())
+    except ValueError:
+        return UNKNOWN
+    return canonical(str(parsed))
+
+
 def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
     """The client's address: the right-most entry of X-Forwarded-For that no trusted proxy owns.
 
@@ -62,34 +99,32 @@ def forwarded_client(peer: str, chain: bytes, trusted: Peers) -> str:
     """
     client = peer
     for entry in reversed(chain.split(b",")):
-        text = entry.strip().decode("latin-1")
-        if not text:
-            continue
-        if text.startswith("["):  # [v6]:port
-            text = text[1:].partition("]")[0]
-        elif text.count(":") == 1:  # v4:port
-            text = text.partition(":")[0]
-        try:
-            client = str(ipaddress.ip_address(text))
-        except ValueError:
-            return UNKNOWN
-        if client not in trusted:
-            return client
+        named = entry.strip()
+        if named:
+            client = _client(named)
+            if client not in trusted:
+                return client
     return client
 
 
 def forwarded_elements(value: bytes) -> tuple[bytes, bytes, bytes]:
-    """(X-Forwarded-For chain, proto, host) told by a `Forwarded` header (RFC 7239), the last two by the nearest proxy."""
+    """(X-Forwarded-For chain, proto, host) told by a `Forwarded` header (RFC 7239): the chain has an entry for each element.
+
+    SECURITY: proto and host are the last element's, the nearest proxy's, alone: what it does not say, an earlier one may have
+    invented. For the same reason an element that names no client stands in the chain as `UNKNOWN`.
+    """
     chain: list[bytes] = []
     proto = host = b""
-    for element in value.split(b","):
-        for pair in element.split(b";"):
-            name, _, raw = pair.strip().partition(b"=")
-            text = raw.strip().strip(b'"')
-            if name.lower() == b"for":
-                chain.append(text)
-            elif name.lower() == b"proto":
-                proto = text
-            elif name.lower() == b"host":
-                host = text
+    for element in _ELEMENTS(value):
+        if not element.strip():
+            continue
+        pairs: dict[bytes, bytes] = {}
+        for pair in _PAIRS(element):
+            found = _PAIR(pair.strip())
+            if found is not None:
+                quoted = found[3]
+                pairs[found[1].lower()] = found[2] if quoted is None else _ESCAPED(rb"\1", quoted)
+        named = pairs.get(b"for", b"")
+        chain.append(named if _NODE(named) else UNKNOWN.encode())
+        proto, host = pairs.get(b"proto", b""), pairs.get(b"host", b"")
     return b",".join(chain), proto, host

@@ -79,9 +79,7 @@ class Router(Generic[RouteT]):
             return self._wrong_method(routes), ()
         if otherwise:
             row = route.row
-            wrong = second_look(
-                path, row.pattern, row.allow_encoded_slash, lambda plain: self._trie.match(plain)[0] is routes
-            )
+            wrong = second_look(path, row.pattern, row.allow_encoded_slash, routes, self._routes)
             if wrong:
                 return self._bad_path(wrong, row.admin), ()
         # With an encoded slash, another method's route may not allow it.
@@ -90,6 +88,9 @@ class Router(Generic[RouteT]):
                 self._known.clear()  # the paths that many ask for are soon back
             self._known[path] = routes, params
         return route, params
+
+    def _routes(self, path: bytes) -> dict[str, RouteT] | None:
+        return self._trie.match(path)[0]
 
     def _bad_path(self, wrong: str, admin: bool = False) -> RouteT:
         route = self._bad.get((wrong, admin))

@@ -12,7 +12,7 @@ from typing import Final
 from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
-from kernel.http.addresses import forwarded_client, forwarded_elements
+from kernel.http.addresses import canonical, forwarded_client, forwarded_elements
 from kernel.http.problems import (
     BAD_HOST,
     BAD_REQUEST,
@@ -29,6 +29,7 @@ NAME: Final = Phase("edge")
 
 _HOST = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{0,5})?")
 _PORT = re.compile(rb":[0-9]*\Z")
+_CHAIN = re.compile(rb"[0-9A-Za-z:._\[\], \t-]*")
 _SAFE = frozenset({"GET", "HEAD"})
 _MEMO_LIMIT = 256
 # HTTP/1.0 has no Host (RFC 1945): health checks of load balancers. The server calls it "1", and a missing Host an empty one.
@@ -77,6 +78,10 @@ def make(state: State, row: RouteRow) -> Stage:
             host = host or host_too
         if chain:
             x.client_ip = forwarded_client(peer, chain, trusted)
+            if b"x-forwarded-for" in captured and not _CHAIN.fullmatch(chain):
+                captured[b"x-forwarded-for"] = (
+                    x.client_ip.encode()
+                )  # goes on to services, who may read anything into it
         if proto:
             x.secure = proto.rpartition(b",")[2].strip().lower() in {b"https", b"wss"}
         if host:
@@ -94,7 +99,7 @@ def make(state: State, row: RouteRow) -> Stage:
 
     def edge(x: Exchange) -> Problem | None:
         peer = x.scope["client"][0]
-        x.client_ip = peer
+        x.client_ip = peer if peer[:2] != "::" else canonical(peer)
         x.secure = x.scope["scheme"] in {"https", "wss"}
         captured = x.captured
         if peer in trusted:

@@ -21,6 +21,7 @@ NAME: Final = Phase("handshake")
 
 _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection", b"upgrade")))
 
+_NO_GET = BAD_REQUEST("A WebSocket is opened with a GET that has no body.")
 # RFC 6455 section 4.2.1.
 _TOO_OLD = frozenset({"1", "1.0"})
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
@@ -45,6 +46,10 @@ def make(state: State, row: RouteRow) -> Stage | None:
         version = x.scope["http_version"]
         if not is_handshake(x) or version in _TOO_OLD:
             return _UPGRADE
+        # The server takes any method for a handshake and does not tell which: a preflight and a body are no GET's.
+        body = x.content_length not in {-1, 0} or b"transfer-encoding" in x.captured
+        if body or b"access-control-request-method" in x.captured:
+            return _NO_GET
         if version != "2" and not _KEY.fullmatch(_key(x)):
             return BAD_REQUEST("Sec-WebSocket-Key must be 16 bytes, in base64.")
         origin = x.captured.get(b"origin")

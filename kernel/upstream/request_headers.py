@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kernel.exchange.exchange import Exchange
+from kernel.http.addresses import canonical
 from kernel.http.cookies import REFRESH_TOKEN, without
 from kernel.http.headers import connection_options
 from kernel.telemetry.trace import Tracer, sound_state
@@ -34,7 +35,8 @@ def header_lines(x: Exchange, tracer: Tracer, *, refresh_token: bool) -> bytes:
     client = x.client_ip
     if x.peer_trusted and b"x-forwarded-for" in captured:
         chain = captured[b"x-forwarded-for"].decode("latin-1").strip(", ")
-        client = f"{chain}, {x.scope['client'][0]}" if chain else x.scope["client"][0]
+        peer = canonical(x.scope["client"][0])
+        client = f"{chain}, {peer}" if chain else peer
     # PERF: joined from pieces (0.2 us), not formatted (0.5 us).
     lines += (
         b"x-request-id: ",

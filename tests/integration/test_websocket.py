@@ -328,6 +328,13 @@ async def test_a_service_that_speaks_no_websocket_is_a_bad_gateway(
         (b"HTTP/1.1\r\nSec-WebSocket-Key: abc\r\n", 400),
         (b"HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAB==\r\n", 400),
         (b"HTTP/1.0\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", 426),
+        (b"HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nContent-Length: 2\r\n", 400),
+        (b"HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nTransfer-Encoding: chunked\r\n", 400),
+        (
+            b"HTTP/1.1\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nOrigin: https://app.example.com\r\n"
+            b"Access-Control-Request-Method: GET\r\n",
+            400,
+        ),
     ],
 )
 def test_a_handshake_that_is_none_is_refused(gateway: GatewayProcess, head: bytes, status: int) -> None:

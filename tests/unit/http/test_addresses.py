@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kernel.http.addresses import Peers, forwarded_client, forwarded_elements
+from kernel.http.addresses import Peers, canonical, forwarded_client, forwarded_elements
 from kernel.stages.limit import address_key
 
 TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")])
@@ -27,6 +29,22 @@ TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00:
         (b"203.0.113.7, _hidden", "unknown"),
         (b"203.0.113.7, , 10.1.1.1,", "203.0.113.7"),
         (b"", "10.9.9.9"),
+        (b"::ffff:203.0.113.8", "203.0.113.8"),
+        (b"[::ffff:203.0.113.8]:80", "203.0.113.8"),
+        (b"::ffff:10.1.1.1", "10.1.1.1"),
+        (b"203.0.113.7, ::FFFF:10.1.1.1", "203.0.113.7"),
+        (b"203.0.113.7:_hidden", "203.0.113.7"),
+        (b'fe80::1%x; y "z', "unknown"),
+        (b"fe80::1%eth0", "unknown"),
+        (b"[fe80::1%eth0]", "unknown"),
+        (b"[10.0.0.1", "unknown"),
+        (b"[10.0.0.1]", "unknown"),
+        (b"10.0.0.1]", "unknown"),
+        (b"[2001:db8::1]junk", "unknown"),
+        (b"[2001:db8::1]:port", "unknown"),
+        (b"203.0.113.7:80:80", "unknown"),
+        (b"203.0.113.7:", "unknown"),
+        (b'"203.0.113.7"', "unknown"),
     ],
 )
 def test_the_client_is_the_first_untrusted_hop_from_the_right(chain: bytes, client: str) -> None:
@@ -47,7 +65,46 @@ def test_mapped_addresses_count_as_ipv4() -> None:
 def test_forwarded_is_read_as_rfc_7239_writes_it() -> None:
     value = b'for=192.0.2.60;proto=http;by=203.0.113.43;host=a, For="[2001:db8:cafe::17]:4711";proto=https;Host="b.test:81"'
     assert forwarded_elements(value) == (b"192.0.2.60,[2001:db8:cafe::17]:4711", b"https", b"b.test:81")
-    assert forwarded_elements(b"garbage;;==,,") == (b"", b"", b"")
+    assert forwarded_elements(b"garbage;;==,,") == (b"unknown", b"", b"")
+    assert forwarded_elements(b"") == (b"", b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (b"for=9.9.9.9;proto=https, for=203.0.113.5", (b"9.9.9.9,203.0.113.5", b"", b"")),
+        (b"for=9.9.9.9;host=evil.test, for=203.0.113.5;proto=http", (b"9.9.9.9,203.0.113.5", b"http", b"")),
+        (b"for=9.9.9.9, proto=https", (b"9.9.9.9,unknown", b"https", b"")),
+        (b'for="9.9.9.9, for=203.0.113.5"', (b"unknown", b"", b"")),
+        (b'for="203.0.113.5;proto=https"', (b"unknown", b"", b"")),
+        (b'for=9.9.9.9;x="a,b;c\\"d";proto=https', (b"9.9.9.9", b"https", b"")),
+        (b'for="203.0.113.\\5"', (b"203.0.113.5", b"", b"")),
+        (b'for=203.0.113.5"', (b"unknown", b"", b"")),
+        (b'for="203.0.113.5', (b"unknown", b"", b"")),
+        (b'for="[2001:db8::1', (b"unknown", b"", b"")),
+        (b"for=_hidden;proto=https", (b"unknown", b"https", b"")),
+    ],
+)
+def test_only_the_nearest_proxy_s_element_tells_proto_and_host(
+    value: bytes, told: tuple[bytes, bytes, bytes]
+) -> None:
+    assert forwarded_elements(value) == told
+
+
+@given(
+    st.lists(
+        st.sampled_from([*map(bytes, zip(b'",;=\\ []')), b"for=", b"proto=https", b"9.9.9.9"]), max_size=14
+    )
+)
+def test_any_forwarded_header_is_read(pieces: list[bytes]) -> None:
+    chain, _, _ = forwarded_elements(b"".join(pieces))
+    assert set(chain.split(b",")) <= {b"9.9.9.9", b"unknown", b""}
+
+
+@pytest.mark.parametrize("address", ["::ffff:203.0.113.8", "203.0.113.8", "::ffff:cb00:7108"])
+def test_a_mapped_address_is_written_as_ipv4(address: str) -> None:
+    assert canonical(address) == "203.0.113.8"
+    assert canonical("2001:db8::1") == "2001:db8::1"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import timeit
 from urllib.parse import unquote_to_bytes
 
 import pytest
@@ -47,6 +49,8 @@ from kernel.http.paths import MAX_CODED, flaw, has_encoded_slash, plainest
         b'/a"b',
         b"/a<b",
         b"/a#b",
+        b"/a`b",
+        b"/[%",
         b"/..%3b/b",
         b"/%2e%2E%3Bx=1/b",
         b"/%c0%ae%c0%ae/b",
@@ -73,6 +77,7 @@ def test_unsafe_paths_are_refused(path: bytes) -> None:
         b"/...",
         b"/~u/@x:1,2",
         b"/a.b",
+        b"/items[0]/a|b/{x}/^",
     ],
 )
 def test_ordinary_paths_pass(path: bytes) -> None:
@@ -90,6 +95,9 @@ def test_ordinary_paths_pass(path: bytes) -> None:
         (b"/%61dmin/", b"/admin/"),
         (b"/%F0%9F%A5%90", "/🥐".encode()),
         (b"/files/a%2Fb", b"/files/a%2Fb"),
+        (b"/files/a%2fb;x%2Fc;d/e", b"/files/a%2Fb%2Fc/e"),
+        (b"/a=b%3D%3dc", b"/a=b==c"),
+        (b"/[%5B]{%7B", b"/[[]{{"),
     ],
 )
 def test_paths_that_can_be_written_in_another_way_pass_and_are_told(path: bytes, plain: bytes) -> None:
@@ -107,6 +115,46 @@ def test_a_path_that_needs_a_detailed_look_has_a_bounded_length() -> None:
     assert flaw(b"/" + b"a" * 40_000) == ("", False)
     assert flaw(b"/" + b"%41" * ((MAX_CODED - 1) // 3)) == ("", True)
     assert "at most" in flaw(b"/" + b"%41" * (MAX_CODED // 3 + 1))[0]
+
+
+PIECES = [
+    b"%41",
+    b"%e2%82%AC",
+    b"%2F",
+    b"%2f",
+    b"%3B",
+    b";",
+    b"/",
+    b"a",
+    b"=",
+    b"%3D",
+    b"%25",
+    b"_",
+    b"%20",
+    b".",
+    b"%2e",
+    b"%",
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=12))
+def test_decoding_is_that_of_urls(pieces: list[bytes]) -> None:
+    path = b"/" + b"".join(pieces)
+    if flaw(path)[0]:
+        return
+    segments = [
+        unquote_to_bytes(re.split(rb";|%3[Bb]", segment)[0]) for segment in re.split(rb"/|%2[Ff]", path)
+    ]
+    assert plainest(path).replace(b"%2F", b"/") == b"/".join(segments)
+
+
+@pytest.mark.parametrize(
+    "piece", [b"%41", b"/a;", b"%e2%82%ac", b"a%41", b"/%2e%2e%2e", b"%2F", b";", b"%2541"]
+)
+def test_the_longest_detailed_look_is_short(piece: bytes) -> None:
+    path = (b"/b" + piece * MAX_CODED)[:MAX_CODED].rpartition(piece)[0]
+    took = min(timeit.repeat(lambda: (flaw(path), plainest(path)), number=1, repeat=20))
+    assert took < 0.001  # 0.1 ms; it was 2
 
 
 @given(st.binary(max_size=30))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
+
 from kernel.exchange.exchange import Handler, Route
 from kernel.http.problems import Problem
 from kernel.routing.catalog import RouteRow
@@ -19,6 +21,8 @@ def router() -> Router[Route]:
     rows = (
         RouteRow(pattern="/items/{id}", methods=frozenset({"GET"}), service="inventory"),
         RouteRow(pattern="/files/**", service="inventory", allow_encoded_slash=True),
+        RouteRow(pattern="/files/admin/**", service="inventory", min_tier="enterprise"),
+        RouteRow(pattern="/projects/{id}", service="inventory", allow_encoded_slash=True),
     )
     return Router(rows, compile_route, refuse)
 
@@ -43,3 +47,22 @@ def test_paths_that_pass_by_are_forgotten() -> None:
         assert routes.match("GET", b"/items/" + b"x" * 200)[1] == (b"x" * 200,)
     assert len(routes._known) <= 4096
     assert all(len(path) <= 128 for path in routes._known)
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        (b"/files/a%2Fb", "/files/**"),
+        (b"/files/a%2Fadmin/b", "/files/**"),
+        (b"/files/admin%2Fx", "unmatched"),
+        (b"/files/%61dmin%2Fx", "unmatched"),
+        (b"/files/admin;v=1%2Fx", "unmatched"),
+        (b"/files%2Fadmin%2Fx", "unmatched"),
+        (b"/files/%2Fadmin/x", "unmatched"),
+        (b"/files/a%2F%2Fb", "unmatched"),
+        (b"/projects/group%2Fname", "/projects/{id}"),
+    ],
+)
+def test_an_encoded_slash_leads_around_no_route(path: bytes, template: str) -> None:
+    for _ in range(2):
+        assert router().match("GET", path)[0].template == template
