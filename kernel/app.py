@@ -26,6 +26,7 @@ from kernel.exchange.exchange import (
 from kernel.exchange.linger import Lingering
 from kernel.exchange.phase import DONE, ROUTER, Phase
 from kernel.exchange.websocket import WebSocketExchange
+from kernel.http.headers import HTTP_1_0
 from kernel.http.problems import (
     CLIENT_GONE,
     DRAINING,
@@ -159,6 +160,9 @@ class Gateway:
         if x.held is not None:
             await self._lingering.wait(x)
         if broken:
+            if x.scope.get("http_version") in HTTP_1_0:
+                # It knows no chunks: its response ends with the connection, and a close would be as good as any.
+                await self._state.client_sockets.reset(*x.scope["client"])
             # The access log says what happened; the server only has to break the connection.
             raise Truncated(broken) from None
 

@@ -187,6 +187,14 @@ class ClientSockets:
         self._timer: asyncio.TimerHandle | None = None
         self._hint = 0
 
+    async def reset(self, address: str, port: str) -> None:
+        """Break a client's connection off, so that it cannot take it for a clean end."""
+        client = await self.find(address, port)
+        if client is not None:
+            # The one way to have a reset sent while the server has a descriptor too: connect(2), "dissolve the association".
+            ctypes.CDLL(None).connect(client.fileno(), bytes(16), 16)
+            client.close()
+
     async def find(self, address: str, port: str) -> ClientSocket | None:
         """The connection of the client at `address` and `port`; None where the kernel does not tell."""
         if sys.platform != "linux":

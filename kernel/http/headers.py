@@ -87,6 +87,9 @@ _MISLEADING = frozenset(
 )
 _FAMILIES = (b"proxy-", b"x-forwarded-")
 
+# What the server calls HTTP/1.0 in a scope.
+HTTP_1_0 = frozenset({"1", "1.0"})
+
 FORWARD, DROP, CAPTURE, CAPTURE_FORWARD = 0, 1, 2, 3
 
 # Exact spellings (a '_' variant never counts) that a stage or the forwarder reads.

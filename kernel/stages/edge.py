@@ -13,6 +13,7 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
 from kernel.http.addresses import canonical, forwarded_client, forwarded_elements
+from kernel.http.headers import HTTP_1_0
 from kernel.http.problems import (
     BAD_HOST,
     BAD_REQUEST,
@@ -32,8 +33,6 @@ _PORT = re.compile(rb":[0-9]*\Z")
 _CHAIN = re.compile(rb"[0-9A-Za-z:._\[\], \t-]*")
 _SAFE = frozenset({"GET", "HEAD"})
 _MEMO_LIMIT = 256
-# HTTP/1.0 has no Host (RFC 1945): health checks of load balancers. The server calls it "1", and a missing Host an empty one.
-_HOSTLESS = frozenset({"1", "1.0"})
 # The connection goes: whoever framed this so may mean something else by what follows.
 _BAD_FRAMING = BAD_REQUEST(
     "Content-Length must be one decimal number, Transfer-Encoding 'chunked' and nothing else.",
@@ -119,7 +118,8 @@ def make(state: State, row: RouteRow) -> Stage:
                     return BAD_HOST("This gateway does not serve that host.")
                 if len(served) < _MEMO_LIMIT:
                     served.add(host)
-            elif not any_host or x.scope["http_version"] not in _HOSTLESS:
+            elif not any_host or x.scope["http_version"] not in HTTP_1_0:
+                # HTTP/1.0 has none (RFC 1945): health checks of load balancers. To the server a missing one is an empty one.
                 return BAD_HOST("The request has no Host header.")
         if https_only and not x.secure:
             if x.method in _SAFE and host:

@@ -13,6 +13,7 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
 from kernel.exchange.websocket import is_handshake
+from kernel.http.headers import HTTP_1_0
 from kernel.http.problems import BAD_REQUEST, ORIGIN_FORBIDDEN, UPGRADE_REQUIRED, Problem
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
@@ -23,7 +24,6 @@ _UPGRADE = UPGRADE_REQUIRED(headers=((b"upgrade", b"websocket"), (b"connection",
 
 _NO_GET = BAD_REQUEST("A WebSocket is opened with a GET that has no body.")
 # RFC 6455 section 4.2.1.
-_TOO_OLD = frozenset({"1", "1.0"})
 _KEY = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")
 
 
@@ -44,7 +44,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
 
     def handshake(x: Exchange) -> Problem | None:
         version = x.scope["http_version"]
-        if not is_handshake(x) or version in _TOO_OLD:
+        if not is_handshake(x) or version in HTTP_1_0:
             return _UPGRADE
         # The server takes any method for a handshake and does not tell which: a preflight and a body are no GET's.
         body = x.content_length not in {-1, 0} or b"transfer-encoding" in x.captured
