@@ -96,6 +96,8 @@ def file() -> Handler:
     """The handler of its files."""
 
     loaded: _Files | None = None
+    # For clients without gzip, who are few; one copy of each, however many read it slowly.
+    plain: dict[str, bytes] = {}
 
     async def docs_file(x: Exchange) -> None:
         nonlocal loaded
@@ -114,7 +116,9 @@ def file() -> Handler:
             if takes_gzip(accepted):
                 headers.append((b"content-encoding", b"gzip"))
             else:
-                body = await asyncio.to_thread(gzip.decompress, body)
+                if name not in plain:
+                    plain[name] = await asyncio.to_thread(gzip.decompress, body)
+                body = plain[name]
         await x.respond(200, headers, body)
 
     return docs_file

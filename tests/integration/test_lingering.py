@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
+from tests.integration.test_websocket import resident
 from tests.support.gateway import GatewayFactory, GatewayProcess, start_gateway
+from tests.support.raw import ask, request
 from tests.support.recorder import Recorder
 from tests.support.stack import stack_env
 from tests.support.tokens import access_token
@@ -201,3 +204,31 @@ def test_a_lingering_connection_is_no_request_in_flight(
     client.close()
     for link in held:
         link.close()
+
+
+def test_a_client_that_does_not_read_costs_little_however_large_the_answer(refusing: GatewayProcess) -> None:
+    page = ask(refusing.port, request(target=b"/docs")).body
+    folder = re.search(rb"/docs/[0-9a-f]+/", page)
+    assert folder is not None
+    target = folder[0] + b"swagger-ui-bundle.js"
+    whole = len(ask(refusing.port, request(target=target)).body)
+    assert whole > 1_000_000
+    before = resident(refusing)
+    clients = []
+    for _ in range(100):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", refusing.port))
+        client.sendall(request(target=target))
+        clients.append(client)
+    for client in clients:
+        client.settimeout(10)
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+    time.sleep(0.5)
+    assert (resident(refusing) - before) / len(clients) < 256 * 1024  # it was 1.5 MiB
+    got = 0
+    while part := clients[0].recv(65536):
+        got += len(part)
+    assert got > whole
+    for client in clients:
+        client.close()
