@@ -290,6 +290,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) ->
             body_timeout=settings.body_timeout_seconds,
             tls=contexts.get(trust),
             resolver=resolver,
+            health=service.health if service else "",
             preserve_host=service is not None and service.preserve_host,
         )
 

@@ -8,6 +8,7 @@ Every URL of a service is a replica, and every address of a name in one (resolve
 
 from __future__ import annotations
 
+import asyncio
 import random
 import ssl
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from kernel.upstream.outlier import Standing, blame
 from kernel.upstream.pool import Pool, PoolLimits, Sweeper
 from kernel.upstream.resolver import Found, Resolver, is_literal
 from kernel.upstream.response_headers import ResponseHeaders
+from kernel.upstream.vital_sign import responds
 
 # A tenth of the requests may be retries, and always a few, so that quiet services get them too (Envoy's retry budget).
 _BUDGET_SHARE = 0.1
@@ -76,6 +78,7 @@ class Upstream:
         headers: ResponseHeaders | None = None,
         preserve_host: bool = False,
         resolver: Resolver | None = None,
+        health: str = "",
     ) -> None:
         addresses = [parse(url) for url in urls]
         self.name = name
@@ -85,6 +88,9 @@ class Upstream:
         self.body_timeout = body_timeout
         # The Host that whoever relays a request says himself, when its client said none; empty: it is said here.
         self.stand_in = addresses[0].authority.encode() if preserve_host else b""
+        # A question that any service can answer, for one that answers nothing; and the replicas that it is put to just now.
+        self._health = health.encode()
+        self._asked: dict[Replica, asyncio.Task[bool]] = {}
         self._budget = _BUDGET_MOST
         self._counted = 0
         own = frozenset(form for address in addresses for form in address.own)
@@ -161,8 +167,8 @@ class Upstream:
         """`replica` gave no answer, and it is its fault; or one that broke off: `begun`."""
         now = self.sweeper.now
         if kind is UPSTREAM_TIMEOUT:
-            if not begun:
-                replica.breaker.timeout(now, self._answers(replica))
+            if not begun and replica.breaker.timeout(now, self._answers(replica)):
+                self._ask(replica)
             return
         if not begun:
             replica.breaker.failure(now, self._answers(replica))
@@ -230,6 +236,8 @@ class Upstream:
         """Close every pool."""
         if self._look in self.sweeper.watchers:
             self.sweeper.watchers.remove(self._look)
+        for task in self._asked.values():
+            task.cancel()
         for replica in (*self.replicas, *self._leaving):
             await replica.pool.close()
 
@@ -240,8 +248,28 @@ class Upstream:
         for replica in self.replicas:
             replica.breaker.roll(self._answers(replica))
             replica.pool.renew()
+            if replica.breaker.silent:
+                self._ask(replica)
         if self._leaving:
             self._leaving = [replica for replica in self._leaving if replica.pool.size]
+
+    def _ask(self, replica: Replica) -> None:
+        """Requests to `replica` are not answered: see whether its health path is, before it is left alone and while it is."""
+        if not self._health:
+            replica.breaker.silence(self.sweeper.now)
+        elif replica not in self._asked:
+            head = b"GET " + self._health + replica.host_line + b"\r\n"
+            task = asyncio.get_running_loop().create_task(responds(replica.pool, head))
+            self._asked[replica] = task
+            task.add_done_callback(partial(self._said, replica))
+
+    def _said(self, replica: Replica, task: asyncio.Task[bool]) -> None:
+        del self._asked[replica]
+        if not task.cancelled() and task.exception() is None and task.result():
+            replica.answers += 1
+            replica.breaker.success()
+        elif not task.cancelled():
+            replica.breaker.silence(self.sweeper.now)
 
     def _moved(self, address: Address, found: Found) -> None:
         """The name in `address` stands for what was `found` now. Who has it already stays as it is, with its connections."""

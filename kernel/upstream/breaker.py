@@ -2,8 +2,8 @@
 
 Two kinds of failure, over a window of ten seconds:
 - A connection that could not be made, broke before a response or spoke no HTTP: at least five, and no fewer than the answers.
-- A response that did not come in time says as much of what was asked as of who was asked: at least five, and not one answer.
-  A slow endpoint closes no other.
+- A response that did not come in time says as much of what was asked as of who was asked: at least five, not one answer, and
+  none to a question that is easy (see `Upstream`). A slow endpoint closes no other.
 
 An error status is an answer. Only answers close an open breaker, whatever they were asked.
 """
@@ -36,6 +36,7 @@ class Breaker:
         "_probe_until",
         "_seconds",
         "opened",
+        "silent",
         "troubled",
         "until",
     )
@@ -49,6 +50,7 @@ class Breaker:
         self._probe_until = 0.0
         self.until = 0.0
         self.opened = 0
+        self.silent = False  # it is open because nothing was answered
         # False while it is closed: then nobody need call `admits`, `begin` or `success`.
         self.troubled = False
 
@@ -76,7 +78,7 @@ class Breaker:
         """A response came."""
         if not self.troubled:
             return  # what it counts for is counted
-        self.troubled = False
+        self.troubled = self.silent = False
         self._seconds = 0.0
         self._probe_until = 0.0
         self._failed.clear()
@@ -103,17 +105,22 @@ class Breaker:
         if count >= _FAILURES and count >= self._recent_answers(answers):
             self._open(now, _FIRST_SECONDS)
 
-    def timeout(self, now: float, answers: int) -> None:
-        """No response came in time."""
+    def timeout(self, now: float, answers: int) -> bool:
+        """No response came in time; True when it is to be opened by `silence`, if nothing else speaks against that."""
         late = self._late
         late.append(now)
         if self.troubled:
             # No longer than the first time: what is asked next may be something else.
             if now >= self.until:
                 self._open(now, _FIRST_SECONDS)
-            return
-        if _recent(late, now) >= _FAILURES and self._recent_answers(answers) <= 0:
+            return False
+        return _recent(late, now) >= _FAILURES and self._recent_answers(answers) <= 0
+
+    def silence(self, now: float) -> None:
+        """It answers nothing."""
+        if not self.troubled:
             self._open(now, _FIRST_SECONDS)
+            self.silent = True
 
     def _recent_answers(self, answers: int) -> int:
         before = self._answers

@@ -337,7 +337,7 @@ class Pool:
         ips = self.ips
         try:
             async with asyncio.timeout(self._limits.connect_timeout):
-                connection = await self._connect()
+                connection = await self.connect()
         except TimeoutError:
             self._unreachable()
             raise GatewayError(UPSTREAM_CONNECT_TIMEOUT("the connection was not accepted in time")) from None
@@ -361,7 +361,9 @@ class Pool:
         self.busy.add(connection)
         return connection
 
-    async def _connect(self) -> Connection:
+    async def connect(self) -> Connection:
+        """A connection that is none of the pool's. Raises OSError."""
+
         def make() -> Any:  # what asyncio calls a protocol
             return Connection(self._loop, self._reader, self.sweeper.outbox)
 

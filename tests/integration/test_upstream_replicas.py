@@ -93,6 +93,34 @@ async def test_a_service_of_which_nothing_answers_is_left_alone_and_taken_back_b
 
 
 @both_loops
+async def test_an_endpoint_that_hangs_is_no_silence_of_the_service() -> None:
+    """Nothing else is asked for long, so that nothing else is answered; its health path is."""
+    async with (
+        scripted(hangs_on_reports) as server,
+        upstream_of(server.url, health="/health", max_connections=20) as upstream,
+    ):
+        for _ in range(3):
+            await asyncio.gather(*(outcome(upstream, b"/reports", 0.05) for _ in range(20)))
+            await eventually(lambda: not upstream._asked)
+            assert upstream.breaker_state == "closed"
+        assert await outcome(upstream) == 200
+
+
+@both_loops
+async def test_a_service_that_is_silent_altogether_is_left_alone_until_its_health_path_answers() -> None:
+    async def hangs(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    async with scripted(hangs) as server, upstream_of(server.url, health="/health") as upstream:
+        await asyncio.gather(*(outcome(upstream, timeout=0.05) for _ in range(5)))
+        await eventually(lambda: upstream.breaker_state == "open", 20)
+        server.script = replies(OK)
+        # Without any request.
+        await eventually(lambda: upstream.breaker_state == "closed", 20)
+
+
+@both_loops
 async def test_failures_among_more_answers_leave_the_breaker_closed() -> None:
     async def script(peer: Peer) -> None:
         while True:

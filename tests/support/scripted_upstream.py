@@ -308,6 +308,7 @@ async def upstream_of(
     tls: ssl.SSLContext | None = None,
     preserve_host: bool = False,
     resolver: Resolver | None = None,
+    health: str = "",
     **limits: Any,
 ) -> AsyncIterator[Upstream]:
     """An Upstream in this loop. At its end everything must have been given back and closed."""
@@ -323,6 +324,7 @@ async def upstream_of(
         tls=tls,
         preserve_host=preserve_host,
         resolver=resolver,
+        health=health,
     )
     try:
         yield upstream

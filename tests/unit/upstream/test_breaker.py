@@ -40,11 +40,14 @@ def test_what_is_late_opens_it_only_while_nothing_is_answered() -> None:
     for answers in (7, 8):
         busy.roll(answers)
     dead.roll(8)
-    for _ in range(500):
-        busy.timeout(100.0, 8)
-    for _ in range(5):
-        dead.timeout(100.0, 8)
-    assert (busy.state(100.0), dead.state(100.0)) == (CLOSED, OPEN)
+    assert not any(busy.timeout(100.0, 8) for _ in range(500))
+    assert [dead.timeout(100.0, 8) for _ in range(5)] == [False] * 4 + [True]
+    assert dead.state(100.0) == CLOSED  # until nothing speaks against it
+    dead.silence(100.0)
+    assert dead.state(100.0) == OPEN
+    assert dead.silent
+    dead.success()
+    assert not dead.silent
 
 
 def test_a_closed_one_asks_for_no_calls() -> None:
@@ -88,8 +91,7 @@ def test_it_stays_open_longer_each_time_it_fails_to_connect() -> None:
 
 def test_a_probe_that_hangs_prolongs_nothing() -> None:
     breaker = Breaker()
-    for _ in range(5):
-        breaker.timeout(100.0, 0)
+    breaker.silence(100.0)
     for _ in range(5):
         now = breaker.until
         breaker.timeout(now, 0)
