@@ -36,6 +36,8 @@ from kernel.server.signals import hold_in_workers, ignore_stops, stop_cleanly
 from kernel.server.supervisor import Supervisor
 from kernel.server.terminal import say
 from kernel.server.worker import Loader
+from kernel.server.worker_stderr import WorkerStderr
+from kernel.telemetry.lines import JsonLines
 
 # A worker ends what is in flight when the grace is over; this only catches one that hangs.
 _KILL_MARGIN_SECONDS = 2
@@ -152,5 +154,8 @@ def _serve(settings: Settings, read: Callable[[], Settings | None]) -> None:
         gc.collect()
         gc.freeze()
         hold_in_workers()
+        if not settings.structlog_pretty_print and multiprocessing.get_start_method() == "fork":
+            loader.stderr = WorkerStderr(JsonLines())
+            resources.callback(loader.stderr.close)
         server.run()
         ignore_stops()

@@ -30,6 +30,7 @@ from kernel.server.cpu_policy import CpuPolicy
 from kernel.server.granian import CHECKED, Hook, Put, version
 from kernel.server.intake import Intake
 from kernel.server.signals import HAND_OVER, HURRY, SOON, hold, release_soon, tell_server
+from kernel.server.worker_stderr import WorkerStderr
 from kernel.state import State
 
 _GC_THRESHOLD = 20_000
@@ -55,9 +56,12 @@ class Loader:
     store_url: str
     run_dir: Path
     parent: int
+    stderr: WorkerStderr | None = None
 
     def __call__(self) -> Worker:
         hold()
+        if self.stderr is not None:
+            self.stderr.adopt()
         return Worker(self.settings, self.store_url, self.run_dir, self.parent)
 
 

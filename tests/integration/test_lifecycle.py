@@ -271,8 +271,11 @@ def test_a_gateway_started_without_streams_writes_into_nobody_s_files(
     (tmp_path / "log").touch()
     try:
         gateway.wait_ready()
-        for pid in (process.pid, *workers(gateway)):
-            assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+        assert {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)} == {"/dev/null"}
+        for pid in workers(gateway):
+            streams = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+            assert streams[:2] == ["/dev/null"] * 2
+            assert streams[2].startswith("pipe:")  # the parent's, which makes log lines of it
         assert Stack(gateway, upstream).ask().status == 200
     finally:
         assert gateway.stop() == 0
