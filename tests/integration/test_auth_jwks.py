@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +101,7 @@ def test_a_hanging_address_holds_up_nobody(start: Start, auth: AuthService) -> N
     auth.publish(here="rsa")
     stack = start(JWT_JWKS_URL=auth.key_set_url)
     auth.held.add(KEY_SET)
+    began = time.monotonic()
 
     def fetches() -> tuple[float, float]:
         name = 'gateway_jwks_fetches_total{result="%s"}'
@@ -113,7 +115,8 @@ def test_a_hanging_address_holds_up_nobody(start: Start, auth: AuthService) -> N
         if not number:
             # Both were answered while the fetch was still under way: it has neither come nor been given up.
             assert fetches() == (1, 0)
-    assert auth.calls[KEY_SET] == 2
+    # At most once in five seconds.
+    assert auth.calls[KEY_SET] <= 2 + (time.monotonic() - began) // 5
 
 
 def test_until_the_first_keys_have_come_a_gateway_is_not_ready(start: Start, auth: AuthService) -> None:

@@ -183,7 +183,8 @@ def test_a_closed_limiter_refuses_without_a_store(
         lambda: [reply for reply in [stack.ask(token=access_token(user_id="new"))] if reply.status != 200]
     )
     assert refused[0].status == 503
-    assert json.loads(refused[0].body)["code"] == "rate-limit-unavailable"
+    # A lease that is left admits one more; what decides about its token cannot be read either.
+    assert json.loads(refused[0].body)["code"] in {"rate-limit-unavailable", "store-unavailable"}
     mortal_store.start()
     poll(lambda: stack.ask().status == 200)
 
