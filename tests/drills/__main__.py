@@ -99,6 +99,8 @@ def judge(
     """What can only be told in the end."""
     ledger.arrivals(service.arrived)
     for number, stream in enumerate(load.streams):
+        for wrong in stream.disorder():
+            ledger.violation(f"stream {number}: {wrong}")
         missing = stream.missing()
         if missing and not stream.resets:
             ledger.violation(f"stream {number}: {len(missing)} alerts never came, {missing[0]} the first")

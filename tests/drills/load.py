@@ -7,6 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -257,12 +258,15 @@ class Stream:
 
     def _take(self, name: str) -> None:
         load, ledger = self._load, self._load.ledger
-        if self.received and name <= self.received[-1]:
-            ledger.violation(f"stream {self._number}: {name} after {self.received[-1]}")
         late = time.monotonic() - load.published.get(name, time.monotonic())
         if late > ALERT_BOUND and load.store_well and load.workers_well:
             ledger.violation(f"stream {self._number}: {name} came after {late:.1f} s")
         self.received.append(name)
+
+    def disorder(self) -> list[str]:
+        """What came out of order, or twice; of publications that were confirmed, so that their order is known."""
+        known = [name for name in self.received if name in self._load.published]
+        return [f"{later} before {name}" for later, name in pairwise(known) if name <= later]
 
     def missing(self) -> list[str]:
         """What was published since it first read, and never came."""
