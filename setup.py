@@ -41,6 +41,7 @@ MODULES = [
     "kernel/telemetry/trace.py",
     "kernel/upstream/attempt.py",
     "kernel/upstream/balance.py",
+    "kernel/upstream/bodies.py",
     "kernel/upstream/breaker.py",
     "kernel/upstream/outlier.py",
     "kernel/upstream/callback_lane.py",

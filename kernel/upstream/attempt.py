@@ -184,13 +184,13 @@ class Attempt:
         return False
 
     def begin_body(self) -> None:
-        """The response's body is to be passed on as it comes. Raises GatewayError: UPSTREAM_BUSY, see `Pool.begin_body`."""
+        """The response's body is to be passed on as it comes. Raises GatewayError: UPSTREAM_BUSY, see bodies.py."""
         connection = self.connection
         assert connection is not None
         endless = any(
             name == b"content-type" and value.startswith(_ENDLESS) for name, value in connection.headers
         )
-        self.replica.pool.begin_body(connection, endless)
+        self.replica.pool.bodies.begin(connection, self._upstream.sweeper.now, endless)
         self._body = True
 
     def broke_off(self, kind: ProblemKind) -> None:
@@ -206,7 +206,7 @@ class Attempt:
             self.connection = None
             if self._body:
                 self._body = False
-                self.replica.pool.end_body(connection)
+                self.replica.pool.bodies.end(connection)
             if connection.stage == COMPLETE and self._upstream.only is None and not self._probe:
                 self._upstream.answered(self.replica, connection.status)
             self.replica.pool.release(connection)

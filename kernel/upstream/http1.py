@@ -23,6 +23,7 @@ from typing import Any, cast
 from kernel.exchange.disconnect import Disconnect
 from kernel.http.problems import UPSTREAM_RESET, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.fast_response import FastResponseReader
+from kernel.upstream.parts import PartReader, Parts
 from kernel.upstream.response import BODY, COMPLETE, HEAD, IDLE, UNSENT, Response
 
 NEVER = float("inf")
@@ -83,10 +84,12 @@ class Connection(Response):
     """
 
     __slots__ = (
+        "_by_parts",
         "_can_write",
         "_idle_bytes",
         "_loop",
         "_outbox",
+        "_parts",
         "_paused",
         "_readable",
         "_tls",
@@ -107,12 +110,16 @@ class Connection(Response):
         "watching",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, reader: FastResponseReader, outbox: Outbox) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, reader: FastResponseReader, outbox: Outbox, parts: Parts
+    ) -> None:
         super().__init__(reader)
         self._outbox = outbox
         # For the connection's life.
         self._loop = loop
         self._can_write: asyncio.Future[None] | None = None
+        self._parts = parts
+        self._by_parts: PartReader | None = None  # what reads go by
         self._paused = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anyone sees it
         self._readable: Callable[[int], list[Any]] = _nothing  # whether the kernel holds something unread
@@ -229,6 +236,12 @@ class Connection(Response):
         if self.watching is not None:
             self.watching.cancel()
             self.watching = None
+        if self._by_parts is not None and clean:
+            self._by_parts = None
+            self._paused = False
+            self.transport.pause_reading()  # how is read is settled when reading begins
+            self.transport.set_protocol(cast("asyncio.BaseProtocol", self))
+            self.transport.resume_reading()
         return clean
 
     def fail(self, error: GatewayError) -> None:
@@ -318,9 +331,14 @@ class Connection(Response):
         """A read that did not complete the response: bound what may pile up, in here and in the parser."""
         if body:
             self._idle_bytes = 0
-            if self._buffered > HIGH_WATER and not self._paused:
+            by_parts = self._by_parts
+            enough = HIGH_WATER if by_parts is None else min(HIGH_WATER, len(by_parts.view()))
+            if self._buffered >= enough and not self._paused:
                 self._paused = True
                 self.transport.pause_reading()
+                if by_parts is None:
+                    self._by_parts = by_parts = PartReader(self, self._parts, self._length())
+                    self.transport.set_protocol(by_parts)
         else:
             self._idle_bytes += size
             if self._idle_bytes > MAX_HEAD_BYTES:
@@ -330,6 +348,11 @@ class Connection(Response):
                 return
         if self.stage == BODY:
             self._wake()
+
+    def _length(self) -> int | None:
+        """Of the response's body, when it is told."""
+        told = next((value for name, value in self.headers if name == b"content-length"), b"")
+        return int(told) if told.isdigit() else None
 
     def eof_received(self) -> None:
         self._ended(clean=True)

@@ -7,7 +7,7 @@ Rules:
   it never exceeds the cap and reaches zero when everything is closed. A slot is freed when its transport is gone, or when
   opening failed: `on_lost` is set only once opening has succeeded, so that never both count.
 - At most half of the connections take bodies that are still being sent: slow clients cannot have all of them. No more have
-  responses that take long: of event streams no further one is begun; of others the latest are cut when somebody starves.
+  responses that take long (bodies.py).
 - Idle connections are used last in, first out, so that the surplus grows old and is closed.
 """
 
@@ -29,7 +29,6 @@ from msgspec import Struct
 from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import Exchange
 from kernel.http.problems import (
-    UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
     ClientGone,
@@ -37,20 +36,15 @@ from kernel.http.problems import (
 )
 from kernel.primitives.tls import explain
 from kernel.upstream.address import Address
+from kernel.upstream.bodies import Bodies
 from kernel.upstream.dialing import dial
 from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import Connection, Outbox
-from kernel.upstream.queue import RETRY_SOON, Queue, Slots
+from kernel.upstream.parts import Parts
+from kernel.upstream.queue import Queue, Slots
 from kernel.upstream.timeouts import Timeouts
 
 _TICK = 0.05
-# A response whose body takes so many seconds is a long one.
-_LONG_SECONDS = 1.0
-# And so long somebody must have waited for a connection before one that is over the half is cut.
-_STARVED_SECONDS = 0.5
-
-
-_CROWDED = "long responses have half of the connections, and may have no more"
 
 
 class PoolLimits(Struct, frozen=True):
@@ -73,6 +67,7 @@ class Sweeper:
         self.watchers: list[Callable[[], None]] = []  # called once a second
         self._ticks = 0
         self.outbox = Outbox(loop)
+        self.parts = Parts()
         self.timeouts = Timeouts()
         self.now = loop.time()
         self._timer: asyncio.TimerHandle | None = loop.call_later(_TICK, self._tick)
@@ -86,8 +81,11 @@ class Sweeper:
     def _tick(self) -> None:
         self.now = now = self._loop.time()
         self.timeouts.sweep(now)
+        slow = 0
         for pool in list(self.pools):
             pool.sweep(now)
+            slow += pool.bodies.slow(now)
+        self.parts.slow = slow
         self._ticks += 1
         if self._ticks * _TICK >= 1:
             self._ticks = 0
@@ -100,17 +98,15 @@ class Pool:
     """Connections to `address`. `size` is all of them, `idle` those at rest, `busy` those in use."""
 
     __slots__ = (
-        "_bodies",
         "_closed",
-        "_half",
         "_limits",
-        "_long",
         "_loop",
         "_queue",
         "_reader",
         "_tls_failed_at",
         "_tls_failure",
         "address",
+        "bodies",
         "busy",
         "doubt",
         "idle",
@@ -144,12 +140,9 @@ class Pool:
         self._tls_failure = ""
         self._tls_failed_at = 0.0
         self._queue = Queue(self._loop, limits.max_waiting, limits.queue_timeout, self._hand_on)
-        self._half = half = max(1, limits.max_connections // 2)
+        half = max(1, limits.max_connections // 2)
         self.uploads = Slots(self._loop, half, limits.max_waiting, limits.queue_timeout)
-        # Responses whose bodies come by several reads, by when they began; and the long ones of these, latest last.
-        # PERF: nothing is counted for a response that is whole at once; for others it is the sweeper who looks.
-        self._bodies: dict[Connection, float] = {}
-        self._long: dict[Connection, None] = {}
+        self.bodies = Bodies(half, sweeper.parts)
         self._closed = False
         self.idle: deque[Connection] = deque()
         self.busy: set[Connection] = set()
@@ -232,23 +225,6 @@ class Pool:
             used.abort()
         return await self._open()
 
-    def begin_body(self, connection: Connection, endless: bool) -> None:
-        """A response's body is to be passed on as it comes; until `end_body`.
-
-        Raises:
-            GatewayError: UPSTREAM_BUSY: it is `endless`, and half of the connections have long responses already.
-        """
-        if endless:
-            if len(self._long) >= self._half:
-                raise GatewayError(UPSTREAM_BUSY(_CROWDED, RETRY_SOON))
-            self._long[connection] = None
-        self._bodies[connection] = self.sweeper.now
-
-    def end_body(self, connection: Connection) -> None:
-        """However it ended."""
-        self._bodies.pop(connection, None)
-        self._long.pop(connection, None)
-
     def release(self, connection: Connection) -> None:
         """Give a connection back after its exchange, however that ended."""
         self.busy.discard(connection)
@@ -274,8 +250,8 @@ class Pool:
                 connection.watching = Disconnect(connection.watched.receive, partial(_left, connection))
         self._queue.sweep(now)
         self.uploads.queue.sweep(now)
-        if self._bodies:
-            self._sweep_bodies(now)
+        if self.bodies:
+            self.bodies.sweep(now, self._queue.waited(now))
         oldest = now - min(self._limits.keepalive, self._reader.rest)
         while self.idle and (self.idle[0].closed or self.idle[0].idle_since < oldest):
             self.idle.popleft().abort()
@@ -308,16 +284,6 @@ class Pool:
         self.uploads.queue.close()
 
     # --- inside ---
-
-    def _sweep_bodies(self, now: float) -> None:
-        for connection, since in self._bodies.items():
-            if since > now - _LONG_SECONDS:
-                break  # they are in the order in which they began
-            self._long.setdefault(connection)
-        if len(self._long) > self._half and self._queue.waited(now) >= _STARVED_SECONDS:
-            latest = next(reversed(self._long))
-            self.end_body(latest)
-            latest.fail(GatewayError(UPSTREAM_BUSY(_CROWDED, RETRY_SOON)))
 
     def _hand_on(self, given: Connection | None) -> None:
         """Whoever was given this is gone: give it to the next."""
@@ -365,7 +331,7 @@ class Pool:
         """A connection that is none of the pool's. Raises OSError."""
 
         def make() -> Any:  # what asyncio calls a protocol
-            return Connection(self._loop, self._reader, self.sweeper.outbox)
+            return Connection(self._loop, self._reader, self.sweeper.outbox, self.sweeper.parts)
 
         return cast("Connection", await dial(make, self.address, self.ips, self.tls))
 

@@ -119,13 +119,14 @@ async def test_of_other_long_responses_the_latest_are_cut_when_somebody_waits() 
         await downloads.begun()
         items = await asyncio.gather(*(ask(upstream, b"/items") for _ in range(20)))
         assert all(client.body == b"ok" for client in items)
-        # One connection was enough for all of them.
-        (cut,) = downloads.cut()
-        assert cut == CONNECTIONS - 1
+        cut = downloads.cut()
+        assert 1 <= len(cut) < HALF  # one is enough for all of them, unless this machine is very busy
+        assert cut == list(range(CONNECTIONS - len(cut), CONNECTIONS))
         ends = await downloads.end()
-        assert isinstance(ends[cut], GatewayError)
-        assert ends[cut].problem.kind is UPSTREAM_BUSY
-        assert not downloads.clients[cut].complete
+        for number in cut:
+            assert isinstance(ends[number], GatewayError)
+            assert ends[number].problem.kind is UPSTREAM_BUSY
+            assert not downloads.clients[number].complete
         assert not upstream.replicas[0].breaker.troubled
 
 
@@ -138,12 +139,12 @@ async def test_nobody_is_cut_while_nobody_waits() -> None:
         downloads = Running(upstream, b"/download", CONNECTIONS)
         await downloads.begun()
         pool = upstream.replicas[0].pool
-        await eventually(lambda: len(pool._long) == CONNECTIONS)
+        await eventually(lambda: len(pool.bodies.long) == CONNECTIONS)
         await asyncio.sleep(0.3)  # a few sweeps more
         assert not downloads.cut()
         await downloads.end()
-        assert not pool._bodies
-        assert not pool._long
+        assert not pool.bodies
+        assert not pool.bodies.long
 
 
 @both_loops

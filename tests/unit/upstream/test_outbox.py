@@ -8,6 +8,7 @@ import pytest
 
 from kernel.upstream.fast_response import FastResponseReader
 from kernel.upstream.http1 import NEVER, Connection, Outbox
+from kernel.upstream.parts import Parts
 from kernel.upstream.response import UNSENT
 from kernel.upstream.response_headers import ResponseHeaders
 
@@ -35,7 +36,8 @@ class Wire:
 
 
 def connected(outbox: Outbox) -> tuple[Connection, Wire]:
-    connection = Connection(asyncio.get_running_loop(), FastResponseReader(ResponseHeaders()), outbox)
+    reader = FastResponseReader(ResponseHeaders())
+    connection = Connection(asyncio.get_running_loop(), reader, outbox, Parts())
     wire = Wire()
     connection.connection_made(cast("Any", wire))
     return connection, wire
