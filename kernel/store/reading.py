@@ -1,4 +1,4 @@
-"""Reading a key: its value and its remaining life, by GET and PTTL in this order on one connection."""
+"""Reading a key: a value on its way, and what a reply to GET says."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.patience import answered
-
-# PTTL of a key that has gone since its GET.
-_GONE = -2
 
 
 class Reading:
@@ -40,26 +37,15 @@ class Reading:
         self._future.exception()  # seen: nobody need wait for it
 
 
-def found(value: asyncio.Future[Any], life: asyncio.Future[Any]) -> tuple[str | None, float | None]:
-    """What the replies to GET and PTTL say: the value, and for how many seconds it holds (None: until it is changed).
-
-    Raises StoreDown, and StoreRefused where another server has the key.
-    """
-    # Both are looked at, or asyncio reports the other one's failure.
-    errors = [failure(reply) for reply in (value, life)]
-    if isinstance(errors[0], StoreRefused) and str(errors[0]).startswith("WRONGTYPE"):
-        errors[0] = None
-        text: str | None = ""
-    elif errors[0] is None:
-        raw = value.result()
-        text = None if raw is None else raw.decode("utf-8", "replace")
-    for error in errors:
-        if error is not None:
-            raise error
-    left: int = life.result()
-    if left == _GONE and text is not None:
-        return text, 0.0
-    return text, (left + 1) / 1000 if left >= 0 else None
+def found(reply: asyncio.Future[Any]) -> str | None:
+    """The value that GET answered; of another type it is the empty string. Raises StoreDown, and StoreRefused."""
+    error = failure(reply)
+    if error is None:
+        raw = reply.result()
+        return None if raw is None else str(raw, "utf-8", "replace")
+    if isinstance(error, StoreRefused) and str(error).startswith("WRONGTYPE"):
+        return ""
+    raise error
 
 
 def failure(reply: asyncio.Future[Any]) -> BaseException | None:

@@ -9,8 +9,9 @@ Rules:
 - A reply is only kept when no change of its key arrived while it was under way: the change may be younger than the reply.
 - A connection that says nothing for `_SILENCE` seconds counts as lost: it is asked for a sign of life every `_BEAT`. One
   that owes a reply counts as lost when that is due.
-- Reads are GET and PTTL, no script, and not behind anything that writes: a server that pauses all writes (which is what a
-  planned failover does) takes every script for one, unless told otherwise in a way that servers before 7.0 do not know.
+- Reads are GET and, of what there is, PTTL: no script, and not behind anything that writes. A server that pauses all writes
+  (which is what a planned failover does) takes every script for one, unless told otherwise in a way that servers before 7.0
+  do not know.
 - What the store could not be told yet is pinned: it holds for this worker, whatever the store says.
 """
 
@@ -42,6 +43,8 @@ _RETRY = 0.25
 _SETUP = 1.0
 _MAX_KEYS = 65_536
 _UNKNOWN = object()
+# The answer to PTTL when there is no such key (any more).
+_GONE = -2
 
 Listener = Callable[[str | None], None]
 # Of keys, in their order; None: there is no such key.
@@ -185,36 +188,27 @@ class TrackedMap:
         if link is None:
             self._ask_store(key, reading)
         else:
-            value, life = self._ask(link, key)
-            life.add_done_callback(partial(self._arrived, key, reading, value, True))
+            self._ask(link, key).add_done_callback(partial(self._arrived, key, reading, link))
         return reading
 
-    def _ask(self, link: Link, key: str) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
-        """The value and the remaining life of a key, in this order."""
-        return link.ask("GET", key), link.ask("PTTL", key)
+    def _ask(self, link: Link, key: str) -> asyncio.Future[Any]:
+        return link.ask("GET", key)
 
     def _ask_store(self, key: str, reading: Reading) -> None:
         try:
-            value, life = self._store.execute("GET", key), self._store.execute("PTTL", key)
+            reply = self._store.execute("GET", key)
         except StoreDown as down:
             if self._reading.get(key) is reading:
                 del self._reading[key]
             reading.fail(down)
             return
-        life.add_done_callback(partial(self._arrived, key, reading, value, False))
+        reply.add_done_callback(partial(self._arrived, key, reading, None))
 
-    def _arrived(
-        self,
-        key: str,
-        reading: Reading,
-        reply: asyncio.Future[Any],
-        linked: bool,
-        ending: asyncio.Future[Any],
-    ) -> None:
+    def _arrived(self, key: str, reading: Reading, link: Link | None, reply: asyncio.Future[Any]) -> None:
         try:
-            value, life = found(reply, ending)
+            value = found(reply)
         except StoreError as error:
-            if linked:
+            if link is not None:
                 # The connection broke, or the key has moved: the store knows where to.
                 self._ask_store(key, reading)
                 return
@@ -222,17 +216,36 @@ class TrackedMap:
                 del self._reading[key]
             reading.fail(StoreDown(str(error)))
             return
-        keep = self._reading.get(key) is reading
-        if keep:
+        mine = self._reading.get(key) is reading
+        if mine and self.live and value is not None:
+            # A change that is announced before this reply comes keeps the value from being kept, as before the first one.
+            with contextlib.suppress(StoreDown):
+                ending = self._store.execute("PTTL", key) if link is None else link.ask("PTTL", key)
+                ending.add_done_callback(partial(self._timed, key, reading, value))
+                return
+        if mine:
             del self._reading[key]
-        if keep and self.live:
-            if len(self._known) >= self._max_keys:
-                self._known.popitem(last=False)
-            self._known[key] = value
-            if life is not None:
-                # The server announces an expiry when it gets round to it.
-                asyncio.get_running_loop().call_later(life, self._expired, key, value)
+            # PERF: most keys do not exist, and those cost one command.
+            if self.live and value is None:
+                self._keep(key, None)
         reading.land(value)
+
+    def _timed(self, key: str, reading: Reading, value: str, ending: asyncio.Future[Any]) -> None:
+        """How long the value holds is known, too."""
+        life = _GONE if failure(ending) is not None else ending.result()
+        if self._reading.get(key) is reading:
+            del self._reading[key]
+            if self.live and life != _GONE:
+                self._keep(key, value)
+                if life >= 0:
+                    # The server announces an expiry when it gets round to it.
+                    asyncio.get_running_loop().call_later((life + 1) / 1000, self._expired, key, value)
+        reading.land(value)
+
+    def _keep(self, key: str, value: str | None) -> None:
+        if len(self._known) >= self._max_keys:
+            self._known.popitem(last=False)
+        self._known[key] = value
 
     def _expired(self, key: str, value: str | None) -> None:
         if self._known.get(key, _UNKNOWN) is value:

@@ -26,6 +26,7 @@ from kernel.primitives.single_flight import SingleFlight
 from kernel.primitives.tenant_id import canonical
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
+from kernel.store.patience import answered
 from kernel.store.redis import Script, Store
 from kernel.store.tracked import TrackedMap
 from kernel.upstream.client import Answer, ServiceClient
@@ -146,7 +147,8 @@ class Tenants:
         if stamp is not None:
             name = tenant_ancestors(tenant)
             try:
-                stored = await self._store.execute("GET", name)
+                reply = self._store.execute("GET", name)
+                stored = reply.result() if await answered(reply, self._store.timeout) else None
                 raw = stamp.take(name, stored) if stored is not None else None
                 if raw is not None:
                     place = _place_decoder.decode(raw)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.poll import poll
@@ -130,3 +133,34 @@ def test_a_store_restarted_under_load_never_gives_twice(fleet: WorkerRegistry) -
             time.sleep(0.1)
             fleet.store.start()
         assert 0.9 * REQUESTS <= load.result() <= 1.1 * float(ideal)
+
+
+@pytest.mark.parametrize("fault", ["stopped", "read-only"])
+def test_a_store_that_is_there_and_no_good_makes_nobody_exceed(fleet: WorkerRegistry, fault: str) -> None:
+    def strike() -> None:
+        if fault == "stopped":
+            assert fleet.store.pid is not None
+            os.kill(fleet.store.pid, signal.SIGSTOP)
+        else:
+            client.execute_command("REPLICAOF", "127.0.0.1", 1)
+
+    def heal() -> None:
+        if fault == "stopped":
+            assert fleet.store.pid is not None
+            os.kill(fleet.store.pid, signal.SIGCONT)
+        else:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+
+    with redis.Redis.from_url(fleet.store.url) as client:
+        poll(lambda: fleet.total("connected") == SIZE)
+        ideal = Ideal()
+        # Each has seen the client: one that has not adds its own part.
+        seen = fleet.admitted(f"take 1 {fault}")
+        with ThreadPoolExecutor(1) as aside:
+            load = aside.submit(fleet.admitted, f"hammer 2.5 {fault}")
+            time.sleep(0.3)
+            strike()
+            time.sleep(1.0)
+            heal()
+            assert 0.9 * REQUESTS <= seen + load.result() <= 1.1 * float(ideal)
+        poll(lambda: fleet.total("connected") == SIZE)

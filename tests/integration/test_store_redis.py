@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import RedisClusterException
 
 from kernel.server.embedded_store import EmbeddedStore
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.limiter import Limiter
 from kernel.store.link import Command, Link
+from kernel.store.pubsub import Subscription
 from kernel.store.redis import Script, Store
+from kernel.store.tracked import TrackedMap
 from kernel.store.workers import WorkerRegistry
 from tests.support.store import RawServer, until
 
@@ -271,3 +274,51 @@ async def test_closing_a_limiter_ends_its_heartbeat(
     await limiter.close()
     await store.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.parametrize("broken", ["open", "prove"])
+async def test_no_foreign_exception_ends_the_search_for_the_store(
+    mortal_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """redis-py has errors that are no RedisError, and any library may have a bug."""
+    store = await connected(mortal_store.url, probe=0.02)
+    tracked = TrackedMap(store)
+    await tracked.start()
+    heard: list[bytes] = []
+    subscription = Subscription(
+        store, ("c",), ("p*",), lambda _channel, data: heard.append(data), lambda: None
+    )
+    await subscription.start()
+    with monkeypatch.context() as patch:
+
+        async def surprise(*_: object) -> None:
+            raise RedisClusterException("no RedisError is this")
+
+        patch.setattr(Link, broken, surprise)
+        if broken == "open":
+            patch.setattr(Store, "endpoints", surprise)  # the subscription's way
+        mortal_store.kill()
+        mortal_store.start()
+        await until(lambda: not store.connected)
+        await asyncio.sleep(0.2)
+    await until(lambda: store.connected and tracked.live and subscription.live)
+    assert await store.execute("PUBLISH", "c", "hello") == 1
+    await until(lambda: heard == [b"hello"])
+    await subscription.close()
+    await tracked.close()
+    await store.close()
+
+
+async def test_what_cannot_be_sent_fails_alone(store_server: EmbeddedStore) -> None:
+    store = await connected(store_server.url)
+    good, bad, ugly = (
+        store.execute("SET", "a", 1),
+        store.execute("SET", "\udc80", 1),
+        store.execute("GET", "a"),
+    )
+    with pytest.raises(StoreRefused):
+        await bad
+    assert await good == b"OK"
+    assert await ugly == b"1"
+    assert store.snapshot()["reconnects"] == 0
+    await store.close()

@@ -32,9 +32,9 @@ class SlowMap(TrackedMap):
 
     gate: asyncio.Event | None = None
 
-    def _ask(self, link: Link, key: str) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
-        value, life = super()._ask(link, key)
-        return value, life if self.gate is None else asyncio.ensure_future(self._held(life, self.gate))
+    def _ask(self, link: Link, key: str) -> asyncio.Future[Any]:
+        reply = super()._ask(link, key)
+        return reply if self.gate is None else asyncio.ensure_future(self._held(reply, self.gate))
 
     async def _held(self, reply: asyncio.Future[Any], gate: asyncio.Event) -> Any:
         result = await reply
