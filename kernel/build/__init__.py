@@ -289,7 +289,8 @@ def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) ->
             idle_timeout=settings.idle_timeout_seconds,
             body_timeout=settings.body_timeout_seconds,
             tls=contexts.get(trust),
-            resolver=resolver,
+            # What is asked now and then (key sets, addresses) is connected to anew each time, by its name.
+            resolver=resolver if service else None,
             health=service.health if service else "",
             preserve_host=service is not None and service.preserve_host,
         )
