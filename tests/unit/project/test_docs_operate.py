@@ -94,6 +94,7 @@ def test_every_problem_code_exists_with_that_status() -> None:
         "key set not loaded", "service unhealthy", "breaker opened", "breaker closed", "replica ejected",
         "replica let back in", "TLS to a service failed", "TLS to a service works again", "name of a service not resolved",
         "store lost: ", "store back",
+        "granian does not take the callback lane", "worker stderr", "dies again and again",
         "open files are limited to ", "has changed, which takes a restart",
         "SIGHUP: the workers go on with the configuration they have",
     ],
