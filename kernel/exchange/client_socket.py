@@ -48,7 +48,8 @@ _LINGER_SECONDS = 2.0
 _SERVER_POLLS = 40
 _POLL_SECONDS = 0.005
 _READ = 256 * 1024
-_READ_ONLY = select.EPOLLIN | select.EPOLLET if sys.platform == "linux" else 0
+# Told of each arrival once. EPOLLOUT, since an arrival that the server has taken before it is asked for would not be told.
+_ARRIVALS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLET if sys.platform == "linux" else 0
 
 
 class ClientSocket:
@@ -174,7 +175,7 @@ class ClientSocket:
 class ClientSockets:
     """One a worker; `port` is the local one of clients' connections.
 
-    PERF: nothing is looked at until something comes, and then fifty times a second, not with each arrival.
+    PERF: nothing is looked at until something comes, and then fifty times a second at most.
     """
 
     def __init__(self, port: int) -> None:
@@ -242,9 +243,7 @@ class ClientSockets:
             self._epoll = select.epoll()
             self._loop.add_reader(self._epoll.fileno(), self._came)
         self._watched[client.fileno()] = client
-        # What came before this would not be told.
-        self._epoll.register(client.fileno(), 0)
-        self._look_at(client)
+        self._epoll.register(client.fileno(), _ARRIVALS)  # tells of it at once, too
 
     def forget(self, client: ClientSocket) -> None:
         file = client.fileno()
@@ -264,27 +263,26 @@ class ClientSockets:
         assert self._epoll is not None
         for file, _ in self._epoll.poll(0):
             client = self._watched.get(file)
-            if client is not None:
-                self._epoll.modify(file, 0)  # no more of this until it is quiet again
-                self._look_at(client)
+            if client is not None and file not in self._busy:
+                client.due = self.now() + _LOOK_LARGE
+                self._busy[file] = client
+                self._look_by(client.due)
 
-    def _look_at(self, client: ClientSocket) -> None:
-        client.due = 0.0
-        self._busy[client.fileno()] = client
-        if self._timer is None:
-            self._timer = self._loop.call_later(_LOOK, self._look)
+    def _look_by(self, when: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
-        assert self._epoll is not None
+        self._timer = None
         now = self.now()
         for file, client in list(self._busy.items()):
             if client.due <= now and file in self._busy and not client.judge(now):
-                del self._busy[file]
-                self._epoll.modify(file, _READ_ONLY)  # tells at once what has come meanwhile
-        due = min((client.due for client in self._busy.values()), default=None)
-        self._timer = (
-            self._loop.call_later(max(due - now, _LOOK_LARGE), self._look) if due is not None else None
-        )
+                self._busy.pop(file, None)
+        if self._busy:
+            self._look_by(max(min(client.due for client in self._busy.values()), now + _LOOK_LARGE))
 
 
 def _table() -> int:

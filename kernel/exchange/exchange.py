@@ -55,8 +55,8 @@ _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
 CLOSE = (b"connection", b"close")
 _EMPTY = (b"content-length", b"0")
-# How much of a body that nobody wants is taken, and how long that may take.
-_REST_BYTES = 64 * 1024
+# How much of a body nobody wants is taken, and how long that may take. Over HTTP/2 curl takes an early refusal for a failure.
+_REST_BYTES, _REST_BYTES_HTTP2 = 64 * 1024, 64 * 1024 * 1024
 _REST_SECONDS = 1.0
 # PERF: the server holds four parts of a body for a client that does not read; and how long that may take the next.
 PART = 16 * 1024
@@ -259,7 +259,7 @@ class Exchange:
     async def write(self, chunk: bytes, more: bool) -> None:
         """Send a part of the response body; `more=False` ends it, but for a byte while the request's comes (linger.py)."""
         self.sent += len(chunk)
-        if not more and not self.body_done and self.scope["http_version"] != "2" and not self._waits():
+        if not more and not self.body_done and not self._waits():
             self.held, chunk, more = chunk[-1:], chunk[:-1], True
         await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
 
@@ -303,7 +303,7 @@ class Exchange:
         if taken and len(body) <= PART:
             await self.send_whole(status, headers, body)
             return
-        if not taken and CLOSE not in headers:
+        if not taken and CLOSE not in headers and self.scope["http_version"] != "2":
             headers.append(CLOSE)
         await self.start(status, headers)
         for place in range(0, len(body) - PART, PART):
@@ -322,7 +322,7 @@ class Exchange:
         http2 = self.scope["http_version"] == "2"
         if not http2 and (self._waits() or not 0 <= self.content_length <= _REST_BYTES):
             return False
-        left = _REST_BYTES
+        left = _REST_BYTES if not http2 else _REST_BYTES_HTTP2
         with suppress(TimeoutError):
             async with timeout(_REST_SECONDS):
                 while not self.body_done and left >= 0:
@@ -332,7 +332,7 @@ class Exchange:
                     left -= size
                     self.disconnected = message["type"] == "http.disconnect"
                     self.body_done = self.disconnected or not message.get("more_body", False)
-        return self.body_done or http2
+        return self.body_done
 
     async def refuse(self, problem: Problem) -> None:
         """Answer with a problem document (RFC 9457), or only record it when nothing can be sent any more."""

@@ -3,6 +3,7 @@
 The server closes it when the answer is complete. With bytes unread the kernel says so by a reset, which throws away what the
 client has not read yet: the answer (RFC 9112 section 9.6). So the answer's last byte is held back, and what still comes is
 read and dropped, until the client has sent all or is silent: one that stopped when it saw the status gets the byte then.
+Over HTTP/2 the stream is reset in the same case, which some clients take for a failure (RFC 9113 section 8.1).
 """
 
 from __future__ import annotations

@@ -124,6 +124,24 @@ def test_curl_reads_the_answer(gateway: tuple[GatewayProcess, int], tmp_path: Pa
         assert (done.returncode, done.stdout) == (0, b"%d" % status)
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_reads_the_answer_over_http2(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    gateway = gateway_factory(stack_env(upstream, session_store, HTTP2="true"))
+    body = tmp_path / "body"
+    body.write_bytes(bytes(LARGE))
+    asked = ["curl", "-s", "--http2-prior-knowledge", "-w", "%{http_code}", "-o", str(tmp_path / "answer")]
+    for _ in range(ROUNDS):
+        done = subprocess.run(
+            [*asked, "--data-binary", f"@{body}", "-H", "Expect:", gateway.url + TARGET],
+            check=False,
+            capture_output=True,
+            timeout=60,
+        )
+        assert (done.returncode, done.stdout) == (0, b"401")
+
+
 @pytest.fixture(scope="module")
 def refusing(
     gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore

@@ -182,7 +182,7 @@ async def test_a_message_that_does_not_end_is_cut_at_the_limit(
         await asyncio.gather(looking, return_exceptions=True)
     assert codes == [1009] * 10
     # Ten times the limit and what is read ahead, and what came between two looks; it was 630 MiB.
-    assert most - before < 200 * MIB, (most - before) / MIB
+    assert most - before < 300 * MIB, (most - before) / MIB
 
 
 async def test_a_message_just_below_the_limit_passes_in_many_fragments(
