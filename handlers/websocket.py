@@ -123,7 +123,8 @@ class _Relay:
         x = self._x
         if (await x.receive())["type"] != "websocket.connect":
             raise ClientGone("the client left during the handshake")
-        self._client = await self._state.client_sockets.find(*x.scope["client"])
+        if x.scope["http_version"] != "2":  # whose connection is not this socket's alone
+            self._client = await self._state.client_sockets.find(*x.scope["client"])
         await x.accept(subprotocol)
         if self._client is not None:
             self._client.watch(self._limit, lambda: self._messages, self._too_big)
@@ -150,7 +151,7 @@ class _Relay:
             await asyncio.gather(*pumps, return_exceptions=True)
         x.ended_by = who
         x.close_code = code
-        lingering = None
+        client = self._client
         if who != CLIENT:
             try:
                 # SECURITY: what makes a message too large goes on coming until then.
@@ -158,12 +159,12 @@ class _Relay:
                     await x.close(code, reason)
             except (TimeoutError, RuntimeError):
                 pass  # it takes nothing, or has gone: the server drops it
-            if self._client is not None:
-                lingering = asyncio.create_task(self._client.linger())
+        elif client is not None:
+            client.close()  # the server ends it
+            client = None
         # The server says "no status" (1005) of a client that gave none and of one that vanished: not that it was content.
-        await self._socket.close(*(sendable(code, reason) if code != _NO_STATUS else (None, "")))
-        if lingering is not None:
-            await lingering
+        ending = self._socket.close(*(sendable(code, reason) if code != _NO_STATUS else (None, "")))
+        await (ending if client is None else asyncio.gather(ending, client.linger()))
 
     async def close(self) -> None:
         """Let go of both sides, however it came to the end."""
