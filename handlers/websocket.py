@@ -31,6 +31,8 @@ _NORMAL, _AWAY, _TOO_BIG, _RESTART, _BAD_GATEWAY = 1000, 1001, 1009, 1012, 1014
 _NO_STATUS = 1005
 _ABNORMAL = 1006
 _CLOSE_SECONDS = 2.0
+# What a client has to read the end and answer it: longer amid much that it sends, shorter when the gateway goes.
+_LINGER_SECONDS = {_TOO_BIG: 5.0, _RESTART: 0.5}
 
 
 def make(state: State, row: RouteRow) -> Handler:
@@ -155,7 +157,7 @@ class _Relay:
         if who != CLIENT:
             try:
                 # SECURITY: what makes a message too large goes on coming until then.
-                async with asyncio.timeout(_CLOSE_SECONDS if code != _TOO_BIG else _CLOSE_SECONDS / 8):
+                async with asyncio.timeout(_CLOSE_SECONDS if code != _TOO_BIG else _CLOSE_SECONDS / 2):
                     await x.close(code, reason)
             except (TimeoutError, RuntimeError):
                 pass  # it takes nothing, or has gone: the server drops it
@@ -164,7 +166,8 @@ class _Relay:
             client = None
         # The server says "no status" (1005) of a client that gave none and of one that vanished: not that it was content.
         ending = self._socket.close(*(sendable(code, reason) if code != _NO_STATUS else (None, "")))
-        await (ending if client is None else asyncio.gather(ending, client.linger()))
+        linger = _LINGER_SECONDS.get(code, _CLOSE_SECONDS)
+        await (ending if client is None else asyncio.gather(ending, client.linger(linger)))
 
     async def close(self) -> None:
         """Let go of both sides, however it came to the end."""

@@ -44,7 +44,6 @@ _AHEAD = 256 * 1024
 _PING = 131
 # From so much on, what has come is the beginning of a message, and no sign of life.
 _PART = 64 * 1024
-_LINGER_SECONDS = 2.0
 _SERVER_POLLS = 40
 _POLL_SECONDS = 0.005
 _READ = 256 * 1024
@@ -135,15 +134,15 @@ class ClientSocket:
         value: int = field.unpack_from(info, place)[0]
         return value
 
-    async def linger(self) -> None:
-        """After a close frame: let the client read the end, and drop what it still says, for two seconds at most.
+    async def linger(self, seconds: float) -> None:
+        """After a close frame: let the client read the end, and drop what it still says, for so long at most.
 
         The server's side is closed first (RFC 6455 section 7.1.1), when it has no more to write.
         """
         self._sockets.forget(self)
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_LINGER_SECONDS):
+            async with asyncio.timeout(seconds):
                 for _ in range(_SERVER_POLLS):
                     if not self._is_server_s():
                         break

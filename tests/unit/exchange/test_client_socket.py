@@ -112,7 +112,7 @@ async def test_the_end_is_read_whatever_the_client_says_meanwhile(pair: Pair) ->
     await loop.sock_sendall(pair.server, b"the end")
     await loop.sock_sendall(pair.client, bytes(1000))
     pair.server.close()
-    lingering = asyncio.create_task(pair.found.linger())
+    lingering = asyncio.create_task(pair.found.linger(5))
     assert await loop.sock_recv(pair.client, 100) == b"the end"
     assert await loop.sock_recv(pair.client, 100) == b""
     await loop.sock_sendall(pair.client, bytes(1000))
@@ -121,14 +121,11 @@ async def test_the_end_is_read_whatever_the_client_says_meanwhile(pair: Pair) ->
         await lingering
 
 
-async def test_a_client_that_does_not_go_is_not_waited_for(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_socket, "_LINGER_SECONDS", 0.1)
+async def test_a_client_that_does_not_go_is_not_waited_for(pair: Pair) -> None:
     pair.found.watch(LIMIT, lambda: 0, lambda: None)
     pair.server.close()
     async with asyncio.timeout(5):
-        await pair.found.linger()
+        await pair.found.linger(0.1)
 
 
 async def test_a_reset_is_no_clean_end(pair: Pair) -> None:
