@@ -156,6 +156,9 @@ class Gateway:
             self._state.log.exception("unhandled error", request_id=x.request_id, route=x.route.template)
             broken = await self._fail(x, INTERNAL(), stage)
         finally:
+            if x.deposits:
+                for key in x.deposits:
+                    self._state.limiter.settle(key, back=False)
             self.finish(x)
         if x.held is not None:
             await self._lingering.wait(x)

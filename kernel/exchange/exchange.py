@@ -81,6 +81,7 @@ class Exchange:
         "client_ip",
         "content_length",
         "context",
+        "deposits",
         "disconnected",
         "ended_by",
         "extra",
@@ -163,6 +164,7 @@ class Exchange:
         self.context = b""
         # What the limiter tells the client: X-RateLimit-Limit, -Remaining, -Reset, RateLimit-Policy, RateLimit.
         self.limits: HeaderList | None = None
+        self.deposits: tuple[str, ...] = ()  # buckets that paid for a token which is yet to be judged
         # The body.
         self.max_body = 0
         self.received = 0
@@ -183,8 +185,7 @@ class Exchange:
         self.body_done = not self.has_body
         # The answer.
         self.extra: HeaderList = [(b"x-request-id", id_bytes), *baseline]
-        self.status = 0
-        self.sent = 0
+        self.status = self.sent = 0
         self.response_started = False
         self.held: bytes | None = None  # of an answer to a request whose body is still coming
         self.service = ""

@@ -1,7 +1,9 @@
 """Rate limit: a request pays before any expensive work is done for it.
 
 One with a token this worker has already verified pays from its user's (or service's) bucket; every other one from its
-address's bucket, before a signature is looked at. A route with a limit of its own is paid for in a second bucket.
+address's bucket, before a signature is looked at. When the token turns out to be good the address gets it back, and its user
+pays: any number of users behind one address have their own limits, and guessing is paid for by the address. A route with a
+limit of its own is paid for in a second bucket.
 
 Headers: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) name every limit that applied; the
 three `X-RateLimit-*` tell the one with the least left, their reset in seconds, as Envoy's do: until the bucket is full again,
@@ -11,7 +13,7 @@ or, on a refusal, until there is a token, as `Retry-After` says.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Final
 
@@ -19,6 +21,7 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
 from kernel.http.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
+from kernel.identity.identity import Identity
 from kernel.routing.catalog import Limit, RouteRow
 from kernel.state import State
 from kernel.store.errors import StoreDown
@@ -31,6 +34,9 @@ _NUMBERS = tuple(b"%d" % number for number in range(_READY))
 _LEFT = tuple((b"x-ratelimit-remaining", number) for number in _NUMBERS)
 _RESET = tuple((b"x-ratelimit-reset", number) for number in _NUMBERS)
 _RETRY_SOON = ((b"retry-after", b"1"),)
+
+
+Charge = Callable[[Exchange, str], "Problem | Awaitable[Problem | None] | None"]
 
 
 def address_key(address: str) -> str:
@@ -63,13 +69,14 @@ def bearer(x: Exchange) -> bytes | None:
 class Ledger:
     """Charges one named limit and tells the client about it."""
 
-    __slots__ = ("_exceeded", "_limit", "_policy", "_prefix", "_take", "limit", "suffix")
+    __slots__ = ("_exceeded", "_hold", "_limit", "_policy", "_prefix", "_take", "limit", "suffix")
 
     def __init__(self, name: str, limit: Limit, state: State) -> None:
         self.limit = limit
         # For keys that may have several limits, by method or by tier: each is a bucket of its own.
         self.suffix = f":{limit.requests}/{limit.window:g}"
         self._take = state.limiter.take
+        self._hold = state.limiter.hold
         self._exceeded = state.metrics.rate_limited
         self._limit = (b"x-ratelimit-limit", b"%d" % limit.requests)
         policy = b'"%b";q=%d;w=%d' % (name.encode(), limit.requests, ceil(limit.window))
@@ -81,11 +88,23 @@ class Ledger:
         verdict = self._take(key, self.limit)
         return self._tell(x, verdict) if isinstance(verdict, tuple) else self._wait(x, verdict)
 
-    async def _wait(self, x: Exchange, pending: Awaitable[Verdict]) -> Problem | None:
+    def hold(self, x: Exchange, key: str) -> Problem | Awaitable[Problem | None] | None:
+        """The same for what may cost nothing in the end: `x.deposits` is to be settled."""
+        verdict = self._hold(key, self.limit)
+        if not isinstance(verdict, tuple):
+            return self._wait(x, verdict, key)
+        if verdict[0]:
+            x.deposits = (*x.deposits, key)
+        return self._tell(x, verdict)
+
+    async def _wait(self, x: Exchange, pending: Awaitable[Verdict], held: str = "") -> Problem | None:
         try:
-            return self._tell(x, await pending)
+            verdict = await pending
         except StoreDown:
             return RATE_LIMIT_UNAVAILABLE("", _RETRY_SOON)
+        if held and verdict[0]:
+            x.deposits = (*x.deposits, held)
+        return self._tell(x, verdict)
 
     def _tell(self, x: Exchange, verdict: Verdict) -> Problem | None:
         admitted, remaining, reset, retry = verdict
@@ -117,7 +136,7 @@ def describe(settings: Settings, row: RouteRow) -> str:
     if row.exempt:
         return ""
     client = Limit(settings.rate_limit_requests, settings.rate_limit_window_seconds)
-    text = f"{client.text} of a user whose token is known, else of an address"
+    text = f"{client.text} of a user, or of an address whose token is not good"
     if settings.service_rate_limit_requests:
         services = Limit(settings.service_rate_limit_requests, settings.rate_limit_window_seconds)
         text += f"; services: {services.text}"
@@ -126,42 +145,80 @@ def describe(settings: Settings, row: RouteRow) -> str:
     return f"{text}; this route: {row.limit.text}" if row.limit else text
 
 
+class Payers:
+    """Who pays for a route's requests: an address, a user or a service, and the same once more for the route's own limit."""
+
+    __slots__ = ("_client", "_own", "_own_suffix", "_service", "_settle")
+
+    def __init__(self, state: State, row: RouteRow) -> None:
+        settings = state.settings
+        window = settings.rate_limit_window_seconds
+        self._client = Ledger("client", Limit(requests=settings.rate_limit_requests, window=window), state)
+        requests = settings.service_rate_limit_requests
+        self._service = (
+            Ledger("service", Limit(requests=requests, window=window), state) if requests else None
+        )
+        self._own = Ledger("route", row.limit, state) if row.limit else None
+        self._own_suffix = f":{row.limit_key or row.pattern}{self._own.suffix}" if self._own else ""
+        self._settle = state.limiter.settle
+
+    def charge(self, x: Exchange, identity: Identity) -> Problem | Awaitable[Problem | None] | None:
+        """Let the identity pay."""
+        key = identity.bucket
+        ledger = self._service if identity.kind == "service" else self._client
+        outcome = ledger.charge(x, key) if ledger is not None else None
+        own = self._own
+        if own is None or isinstance(outcome, Problem):
+            return outcome
+        if outcome is None:
+            return own.charge(x, key + self._own_suffix)
+        return _both(x, outcome, own.charge, key + self._own_suffix)
+
+    def ask_address(self, x: Exchange, *, held: bool) -> Problem | Awaitable[Problem | None] | None:
+        """Let the address pay; `held` until a token is judged."""
+        key = address_key(x.client_ip)
+        own = self._own
+        outcome = self._client.hold(x, key) if held else self._client.charge(x, key)
+        if own is None or isinstance(outcome, Problem):
+            return outcome
+        second = own.hold if held else own.charge
+        if outcome is None:
+            return second(x, key + self._own_suffix)
+        return _both(x, outcome, second, key + self._own_suffix)
+
+    def turn_over(self, x: Exchange, identity: Identity) -> Problem | Awaitable[Problem | None] | None:
+        """The token was good: give the address back what it paid, and let the identity pay."""
+        for key in x.deposits:
+            self._settle(key, back=True)
+        x.deposits = ()
+        x.limits = None
+        return self.charge(x, identity)
+
+
+async def _both(x: Exchange, first: Awaitable[Problem | None], second: Charge, key: str) -> Problem | None:
+    refused = await first
+    if refused is not None:
+        return refused
+    outcome = second(x, key)
+    return await outcome if isinstance(outcome, Awaitable) else outcome
+
+
 def make(state: State, row: RouteRow) -> Stage | None:
     """The stage of every route but the probes."""
     if row.exempt:
         return None
-    settings = state.settings
-    window = settings.rate_limit_window_seconds
-    client = Ledger("client", Limit(requests=settings.rate_limit_requests, window=window), state)
-    requests = settings.service_rate_limit_requests
-    service = Ledger("service", Limit(requests=requests, window=window), state) if requests else None
-    own = Ledger("route", row.limit, state) if row.limit else None
-    own_suffix = f":{row.limit_key or row.pattern}{own.suffix}" if own is not None else ""
+    payers = Payers(state, row)
+    charge = payers.charge
+    ask_address = payers.ask_address
     cached = state.verifier.cached
-
-    async def then_own(x: Exchange, first: Awaitable[Problem | None], key: str) -> Problem | None:
-        assert own is not None
-        refused = await first
-        if refused is not None:
-            return refused
-        second = own.charge(x, key)
-        return await second if isinstance(second, Awaitable) else second
+    judged = row.identified
+    browser = row.browser
 
     def limit(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
         token = x.token = bearer(x)
         identity = x.cached_identity = cached(token) if token is not None else None
-        ledger: Ledger | None = client
-        if identity is None:
-            key = address_key(x.client_ip)
-        else:
-            key = identity.bucket
-            if identity.kind == "service":
-                ledger = service
-        outcome = ledger.charge(x, key) if ledger is not None else None
-        if own is None or isinstance(outcome, Problem):
-            return outcome
-        if outcome is None:
-            return own.charge(x, key + own_suffix)
-        return then_own(x, outcome, key + own_suffix)
+        if identity is not None:
+            return charge(x, identity)
+        return ask_address(x, held=judged and (token is not None or (browser and x.ticket is not None)))
 
     return limit

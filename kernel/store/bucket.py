@@ -34,6 +34,8 @@ class Bucket:
         "granted",
         "guess",
         "guessed",
+        "held",
+        "holding",
         "key",
         "left",
         "limit",
@@ -64,11 +66,12 @@ class Bucket:
         self.per_token = limit.window / limit.requests
         self.window = int(limit.window * 1e6)
         self.number = number  # tells its leases from those of an earlier object for the same key
-        # --- the lease: totals since this object was made; used = granted - returned - left ---
+        # --- the lease: totals since this object was made, and what there is of it now ---
         self.granted = 0
         self.returned = 0
         self.reported = 0  # of those used: what the store knows
         self.left = 0
+        self.held = 0  # taken, but to be given back perhaps: to the store they are not used yet
         self.until = 0.0
         # --- the last reply: when it came (0.0: none yet), the store's tokens, and `left` just after it ---
         self.told = 0.0
@@ -82,6 +85,7 @@ class Bucket:
         self.low = -1  # renew in the background when `left` falls to this
         self.flight: asyncio.Future[None] | None = None
         self.waiting = 0
+        self.holding = 0  # how many of those wait for a token to hold
         self.seen = now  # the last token was taken
         self.asked = now  # the last request came that found none
         self.queued = False
@@ -93,6 +97,11 @@ class Bucket:
         self.charged = 0  # ... and how many uses of leases have been charged to it
         self.guess = float(limit.requests)
         self.guessed = now
+
+    @property
+    def used(self) -> int:
+        """How many tokens of leases requests have used for good, since this object was made."""
+        return self.granted - self.returned - self.left - self.held
 
     @property
     def touched(self) -> float:
@@ -124,7 +133,7 @@ class Bucket:
         self._reckon(now, fleet)
         self.left = max(0, self.left + granted - self.granted - gone)
         self.granted = granted
-        self.charged = granted - self.returned - self.left
+        self.charged = self.used
         self.rest = rest
         self.guess = float(rest)
         self.guessed = now
@@ -173,9 +182,15 @@ class Bucket:
         reset = (self.capacity / fleet - share) * pace
         return admitted, int(share), max(reset, 0.0), 0.0 if admitted else (1 - share) * pace
 
+    def give_alone(self, fleet: int) -> None:
+        """Put a token back that `take_alone` gave."""
+        if self.share is not None:
+            self.share += 1
+            self.guess += fleet
+
     def _reckon(self, now: float, fleet: int) -> float:
         """This worker's share now: refilled, and charged with the lease's use since it was last reckoned."""
-        used = self.granted - self.returned - self.left
+        used = self.used
         share = self.capacity / fleet if self.share is None else self.share
         # A share below one token may grow to one, or a small limit would admit nothing at all.
         share = min(max(self.capacity / fleet, 1.0), share + (now - self.shared) / (self.per_token * fleet))

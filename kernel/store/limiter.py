@@ -127,6 +127,46 @@ class Limiter:
             return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
         return self._settle(bucket, now) or self._wait(bucket)
 
+    def hold(self, key: str, limit: Limit) -> Verdict | Awaitable[Verdict]:
+        """As `take`, but whoever takes it must `settle` it: what it was for may turn out to cost nothing.
+
+        The store learns of the token's use when it is settled; until then it is part of the lease.
+        """
+        bucket = self._buckets.get(key)
+        if bucket is None or bucket.limit is not limit:
+            bucket = self._bucket(key, limit)
+        now = self._clock()
+        # What has come for those who wait counts as used already.
+        if bucket.left > bucket.waiting - bucket.holding and now < bucket.until:
+            verdict = self._spend(bucket, now, held=1)
+            if bucket.left <= bucket.low and bucket.flight is None:
+                self._fly(bucket, now)
+            return verdict
+        return self._settle(bucket, now) or self._wait(bucket, held=1)
+
+    def settle(self, key: str, *, back: bool) -> None:
+        """A held token is used for good or, `back`, never was."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            return
+        if not bucket.held:
+            # It was this worker's own, or the bucket has been made anew since.
+            if back and bucket.alone:
+                bucket.give_alone(self._fleet.size)
+            return
+        now = self._clock()
+        bucket.held -= 1
+        if back and now < bucket.until:
+            bucket.left += 1
+            bucket.blocked = 0.0
+            if not bucket.far:
+                # Near the limit, what lies here until it is looked after is what others are refused.
+                self._give_back(bucket, now)
+            elif not bucket.queued:
+                self._look_after(bucket, now)
+        elif not bucket.left:
+            self._spent.add(bucket)
+
     def snapshot(self) -> dict[str, int]:
         """Figures for metrics: live workers, local buckets, and how often so far a call went to the store, a request
         waited for one, and a request was judged by this worker alone."""
@@ -150,11 +190,22 @@ class Limiter:
             return bucket.take_alone(now, self._fleet.size)
         return None
 
-    async def _wait(self, bucket: Bucket) -> Verdict:
+    def _spend(self, bucket: Bucket, now: float, held: int) -> Verdict:
+        """The verdict on a request that gets a token of the lease."""
+        bucket.left -= 1
+        bucket.held += held
+        bucket.seen = now
+        if not bucket.left and bucket.used > bucket.reported:
+            self._spent.add(bucket)
+        remaining = bucket.left + bucket.rest
+        return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
+
+    async def _wait(self, bucket: Bucket, held: int = 0) -> Verdict:
         self._waits += 1
         while True:
             flight: asyncio.Future[None] | None = None
             bucket.waiting += 1
+            bucket.holding += held
             try:
                 if bucket.flight is None:
                     self._fly(bucket, self._clock())
@@ -162,19 +213,15 @@ class Limiter:
                 # Without a flight nothing can come; and whoever shares the tokens may take them all, again and again.
                 landed = flight is not None and await answered(flight, self._store.timeout)
             except asyncio.CancelledError:
-                if flight is not None and flight.done() and bucket.left:
+                if not held and flight is not None and flight.done() and bucket.left:
                     bucket.left -= 1  # the token that came for it counts as used
                 raise
             finally:
                 bucket.waiting -= 1
+                bucket.holding -= held
             now = self._clock()
-            if bucket.left > 0 and now < bucket.until:
-                bucket.left -= 1
-                bucket.seen = now
-                if not bucket.left and bucket.granted - bucket.returned > bucket.reported:
-                    self._spent.add(bucket)
-                remaining = bucket.left + bucket.rest
-                return True, remaining, (bucket.capacity - remaining) * bucket.per_token, 0.0
+            if bucket.left > (bucket.waiting - bucket.holding if held else 0) and now < bucket.until:
+                return self._spend(bucket, now, held)
             verdict = self._settle(bucket, now)
             if verdict is not None:
                 return verdict
@@ -193,8 +240,8 @@ class Limiter:
         wanted = max(bucket.wanted(now, fleet), 0) if renew else 0
         guess = int(bucket.estimate(now))
         bucket.low = -1
-        waiting = bucket.waiting if renew else 0
-        used = bucket.granted - bucket.returned - bucket.left
+        waiting = bucket.waiting - bucket.holding if renew else 0
+        used = bucket.used
         args = (
             bucket.capacity,
             bucket.window,
@@ -235,7 +282,7 @@ class Limiter:
             return
         now = self._clock()
         # Counted as used by a call whose reply was lost, or for somebody who waits no more.
-        gone = max(0, known - used) + max(0, spent - bucket.waiting)
+        gone = max(0, known - used) + max(0, spent - bucket.waiting + bucket.holding)
         until = sent + _SPENDABLE * lease / 1e6
         bucket.land(granted, rest, wait / 1e6, now, until, self._fleet.size, gone)
         bucket.reported = known + spent

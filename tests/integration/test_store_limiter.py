@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from kernel.store.errors import StoreDown
 from kernel.store.keys import rate_limit
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
-from tests.support.limits import TIMED_LEASE, Clock, IdealBucket, LossyStore, settled, verdict
+from tests.support.limits import TIMED_LEASE, Clock, IdealBucket, LossyStore, held, settled, verdict
 from tests.support.store import until
 
 LIMIT = Limit(requests=300, window=60.0)
@@ -74,6 +75,7 @@ class FleetModel(RuleBasedStateMachine):
         self.clock = Clock(self.store)
         await self.clock.advance(0)
         self.workers = [self._worker(fleet) for _ in range(2)]
+        self.holds: Counter[Limiter] = Counter()
 
     def _worker(self, fleet: int) -> Limiter:
         return Limiter(self.store, fleet=fleet, clock=self.clock, lease=TIMED_LEASE, max_buckets=1)
@@ -90,6 +92,31 @@ class FleetModel(RuleBasedStateMachine):
     def forget(self, worker: int) -> None:
         """Another client takes the place of this one in the worker's memory."""
         self.loop.run_until_complete(verdict(self.workers[worker], "other", self.limit))
+
+    @rule(worker=WORKER, count=st.sampled_from([2, 150, 8, 1]))
+    def hold(self, worker: int, count: int) -> None:
+        """Requests whose tokens may come back."""
+        self.loop.run_until_complete(self._hold(self.workers[worker], count))
+
+    async def _hold(self, worker: Limiter, count: int) -> None:
+        for each in await asyncio.gather(*(held(worker, "k", self.limit) for _ in range(count))):
+            if each[0]:
+                self.ideal.admit()
+                self.holds[worker] += 1
+
+    @rule(worker=WORKER, back=st.booleans(), most=st.sampled_from([1, 200]))
+    def settle(self, worker: int, back: bool, most: int) -> None:
+        """Some of them are judged, at once or much later."""
+        self.loop.run_until_complete(self._settle(self.workers[worker], back, most))
+
+    async def _settle(self, worker: Limiter, back: bool, most: int) -> None:
+        for _ in range(min(most, self.holds[worker])):
+            self.holds[worker] -= 1
+            bucket = worker._buckets.get("k")
+            if back and bucket is not None and bucket.held and self.clock() < bucket.until:
+                self.ideal.give_back()
+            worker.settle("k", back=back)
+        await settled(worker)
 
     @rule()
     def lose_a_reply(self) -> None:
@@ -160,6 +187,53 @@ def test_any_history_admits_no_more_than_one_bucket_and_loses_nothing(session_st
         suppress_health_check=[HealthCheck.too_slow],
     )
     case("runTest").runTest()
+
+
+@pytest.mark.parametrize("requests", [1, 2, 5, 16])
+async def test_what_is_given_back_costs_nothing_and_what_is_not_is_paid_for(
+    world: World, requests: int
+) -> None:
+    limit = Limit(requests=requests, window=60.0)
+    workers = [world.worker(fleet=2) for _ in range(2)]
+    for number in range(20 * requests):
+        worker = workers[number // requests % 2]
+        assert (await held(worker, "k", limit))[0], number
+        worker.settle("k", back=True)
+        if number % requests == requests - 1:
+            # What a worker has left goes back to all, as any lease that lies idle.
+            await world.clock.advance(1.1)
+            worker.sweep(world.clock())
+            await settled(worker)
+    one, other = workers
+    for _ in range(requests):
+        assert (await held(one, "k", limit))[0]
+    assert not (await held(one, "k", limit))[0]
+    for _ in range(requests):
+        one.settle("k", back=False)
+    one.sweep(world.clock())
+    await settled(one)
+    assert not (await verdict(other, "k", limit))[0]
+
+
+async def test_many_held_at_once_are_no_more_than_the_limit(world: World) -> None:
+    limit = Limit(requests=10, window=60.0)
+    worker = world.worker()
+    verdicts = await asyncio.gather(*(held(worker, "k", limit) for _ in range(50)))
+    assert sum(each[0] for each in verdicts) == 10
+    for _ in range(10):
+        worker.settle("k", back=True)
+    assert (await verdict(worker, "k", limit))[0]
+    assert worker._buckets["k"].held == 0
+
+
+async def test_without_the_store_too_what_is_given_back_costs_nothing(world: World) -> None:
+    limit = Limit(requests=4, window=60.0)
+    worker = world.worker()
+    await world.store.close()
+    for _ in range(20):
+        assert (await held(worker, "k", limit))[0]
+        worker.settle("k", back=True)
+    assert [(await held(worker, "k", limit))[0] for _ in range(5)] == [True] * 4 + [False]
 
 
 @pytest.mark.parametrize("requests", [1, 5, 16])

@@ -74,10 +74,21 @@ class IdealBucket:
         self.tokens = min(self._limit.requests, self.tokens + refill) - 1
         self._at = now
 
+    def give_back(self) -> None:
+        """What was admitted costs nothing after all."""
+        self.admit()
+        self.tokens = min(self._limit.requests, self.tokens + 2)
+
 
 async def verdict(limiter: Limiter, key: str, limit: Limit) -> Verdict:
     """One request."""
     outcome = limiter.take(key, limit)
+    return outcome if isinstance(outcome, tuple) else await outcome
+
+
+async def held(limiter: Limiter, key: str, limit: Limit) -> Verdict:
+    """One request whose token is to be settled."""
+    outcome = limiter.hold(key, limit)
     return outcome if isinstance(outcome, tuple) else await outcome
 
 

@@ -1,6 +1,7 @@
 """Authentication: whose request is this. A token this worker knows costs one dict hit (already made by the limiter).
 
-Any other one goes to the authority; an expired one may be exchanged there for a new one (see refresh.py).
+Any other one goes to the authority; an expired one may be exchanged there for a new one (see refresh.py). Whoever it proves
+pays for the request from here on, and no longer the address.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kernel.identity.expiry import TokenExpired
 from kernel.identity.identity import Identity
 from kernel.routing.catalog import RouteRow
 from kernel.stages.authenticate import refresh, tickets
+from kernel.stages.limit import Payers
 from kernel.state import State
 from kernel.tenancy.demo_sessions import named
 
@@ -41,6 +43,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
     visit = state.demo.enter
     recognise = state.authority.recognise
     renew = refresh.make(state, row)
+    turn_over = Payers(state, row).turn_over
     metrics = state.metrics
     service_only = row.service_only
 
@@ -57,11 +60,15 @@ def make(state: State, row: RouteRow) -> Stage | None:
         except GatewayError as error:
             metrics.auth_failure += 1
             return _refused(error)
-        return admit(x, identity)
+        return await admit(x, identity)
 
-    def admit(x: Exchange, identity: Identity) -> Problem | None:
+    async def admit(x: Exchange, identity: Identity) -> Problem | None:
         metrics.auth_success += 1
         x.identity = identity
+        outcome = turn_over(x, identity)
+        refused = await outcome if isinstance(outcome, Awaitable) else outcome
+        if refused is not None:
+            return refused
         if service_only and identity.kind != "service":
             return SERVICE_ONLY()
         return None
@@ -93,7 +100,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
             metrics.auth_failure += 1
             return _refused(error)
         if isinstance(redeemed, Identity):
-            return admit(x, redeemed)
+            return await admit(x, redeemed)
         if service_only:
             return SERVICE_ONLY()
         visited = visit(x, redeemed)
