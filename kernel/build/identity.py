@@ -86,9 +86,11 @@ def make_authority(
 
     remote = RemoteVerifier(verifier, verify) if asks_auth(settings) else None
     authority = Authority(verifier, store, metrics, sources=sources, remote=remote, stamp=stamp)
+    shared = SharedRefresh(store, by_body)
     authority.refresh_with(
-        Refresher(verifier, SharedRefresh(store, by_body), authority.verify),
+        Refresher(verifier, shared, authority.verify),
         Refresher(verifier, SharedRefresh(store, by_cookie), authority.verify),
+        shared,
     )
     return authority, upstreams
 

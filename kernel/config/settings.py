@@ -108,6 +108,21 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     service_rate_limit_requests: Annotated[
         int, _var(integer(0, 10**9), "The same for a service's token; 0: no limit.", "0")
     ] = 0
+    login_rate_limit_account: Annotated[
+        int,
+        _var(
+            integer(0, 10**9),
+            "Failed logins and refreshes for one account (`email` or `username` of the body), and registrations, in each "
+            "`LOGIN_RATE_LIMIT_WINDOW_SECONDS`, wherever they come from. 0: no limit.",
+            "10",
+        ),
+    ] = 10
+    login_rate_limit_address: Annotated[
+        int, _var(integer(0, 10**9), "The same of one address, whatever the accounts. 0: no limit.", "30")
+    ] = 30
+    login_rate_limit_window_seconds: Annotated[
+        float, _seconds("Length of that window.", "60", low=1, high=86400)
+    ] = 60.0
     rate_limit_fail_mode: Annotated[
         str,
         _var(

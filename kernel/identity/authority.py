@@ -23,8 +23,9 @@ from kernel.identity.identity import Identity
 from kernel.identity.jwks import JwksSource
 from kernel.identity.jws import parse
 from kernel.identity.l2_cache import encode, fingerprint, lifetime, restore
-from kernel.identity.refresh import Refreshed, Refresher
+from kernel.identity.refresh import Refreshed, Refresher, issued_refresh_token
 from kernel.identity.remote import RemoteVerifier
+from kernel.identity.shared_refresh import SharedRefresh
 from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
@@ -32,6 +33,9 @@ from kernel.store.keys import auth_token
 from kernel.store.patience import answered
 from kernel.store.redis import Store
 from kernel.telemetry.metrics import Metrics
+
+# A page that fires requests for ten seconds while its session is refreshed again and again.
+_SPENT_IN_A_ROW = 4
 
 
 class Authority:
@@ -59,12 +63,14 @@ class Authority:
         self._metrics = metrics
         self._remote = remote
         self._refreshers: dict[bool, Refresher] = {}
+        self._shared: SharedRefresh | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._refreshes: defaultdict[str, int] = defaultdict(int)
 
-    def refresh_with(self, by_body: Refresher, by_cookie: Refresher) -> None:
-        """Offer automatic refresh."""
+    def refresh_with(self, by_body: Refresher, by_cookie: Refresher, shared: SharedRefresh) -> None:
+        """Offer automatic refresh; `shared` knows what other workers were told."""
         self._refreshers = {False: by_body, True: by_cookie}
+        self._shared = shared
 
     def start(self) -> None:
         """Fetch the key sets, now and ever again. Nothing waits for them; see `ready`."""
@@ -124,6 +130,25 @@ class Authority:
             raise
         self._refreshes["refreshed"] += 1
         return refreshed
+
+    async def current_refresh_token(self, given: str) -> str:
+        """The refresh token that stands for the session of `given` now: another one, when it was just spent."""
+        for _ in range(_SPENT_IN_A_ROW):
+            found = next((got for each in self._refreshers.values() if (got := each.successor(given))), None)
+            if found is None and self._shared is not None:
+                answer = await self._shared.told(given)
+                found = issued_refresh_token(answer) if answer is not None else None
+            if found is None:
+                break
+            given = found
+        return given
+
+    async def end_session(self, refresh_token: str) -> None:
+        """No request goes on by way of this refresh token any more, however lately it was exchanged."""
+        for refresher in self._refreshers.values():
+            refresher.forget(refresh_token)
+        if self._shared is not None:
+            await self._shared.forget(refresh_token)
 
     def families(self) -> dict[str, Any]:
         """For metrics."""

@@ -23,11 +23,12 @@ from kernel.primitives.single_flight import SingleFlight
 
 
 class Answer(NamedTuple):
-    """An answer of the auth service."""
+    """An answer of the auth service; `shared`: it was given to another request."""
 
     status: int
     body: bytes
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    shared: bool = False
 
 
 Call = Callable[[str], Awaitable[Answer]]

@@ -46,7 +46,7 @@ class SharedRefresh:
     async def __call__(self, refresh_token: str) -> Answer:
         """The auth service's answer, whoever asked. Raises what `call` raises, StoreError and TimeoutError."""
         secret = refresh_token.encode()
-        key = token_refresh(hashlib.sha256(secret).hexdigest())
+        key = _key(secret)
         mark = _ASKING + secrets.token_hex(8).encode()
         async with asyncio.timeout(_CLAIM_MS / 1000):
             while True:
@@ -60,6 +60,20 @@ class SharedRefresh:
                 answer = await self._await_other(key, secret)
                 if answer is not None:
                     return answer
+
+    async def told(self, refresh_token: str) -> Answer | None:
+        """What the auth service answered to this token a moment ago, whoever asked; None when the store does not know."""
+        secret = refresh_token.encode()
+        with suppress(StoreError, ValueError):
+            value = await self._store.execute("GET", _key(secret))
+            if value is not None and not value.startswith(_ASKING):
+                return _open(secret, value)
+        return None
+
+    async def forget(self, refresh_token: str) -> None:
+        """The session is over: nobody goes on with that answer."""
+        with suppress(StoreError):
+            await self._store.execute("DEL", _key(refresh_token.encode()))
 
     async def _claim(self, key: str, mark: bytes) -> bool:
         # The command may be sent twice when the connection breaks: then the mark that is there is ours.
@@ -81,7 +95,7 @@ class SharedRefresh:
         try:
             answer = await self._call(refresh_token)
             if answer.status < 500:
-                sealed = seal(refresh_token.encode(), msgspec.msgpack.encode(answer))
+                sealed = seal(refresh_token.encode(), msgspec.msgpack.encode(answer[:3]))
                 await self._share(key, sealed)
                 return answer
         except BaseException:
@@ -99,9 +113,13 @@ class SharedRefresh:
             await self._store.execute("SET", key, sealed, "PX", _SHARED_MS)
 
 
+def _key(secret: bytes) -> str:
+    return token_refresh(hashlib.sha256(secret).hexdigest())
+
+
 def _open(secret: bytes, sealed: bytes) -> Answer:
     """A shared answer. Raises ValueError for what nobody sealed with this refresh token."""
     plain = unseal(secret, sealed)
     if plain is None:
         raise ValueError("not an answer to this refresh token")
-    return _decoder.decode(plain)
+    return _decoder.decode(plain)._replace(shared=True)

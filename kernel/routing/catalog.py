@@ -23,6 +23,10 @@ SSE = "sse"
 CHANNELS = (SSE, "email", "whatsapp")
 
 LOGOUT = "logout"
+# What is attempted on a route whose attempts are limited.
+LOGIN = "login"
+REGISTER = "register"
+REFRESH = "refresh"
 SUBSCRIPTION_CHANGED = "subscription-changed"
 
 # Operations that the tenant service verifies.
@@ -114,6 +118,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     safe: bool = False
     # The operation that the tenant service is asked about each time; refused when it cannot say.
     critical: str | None = None
+    # LOGIN, REGISTER or REFRESH: attempts are limited by address and by account.
+    attempts: str = ""
     # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
     effect: str | None = None
     # Answers whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway, and an
@@ -245,8 +251,9 @@ _AUTH = (
             service="auth",
             public=True,
             always_writable=True,
+            attempts=action,
         )
-        for action in ("login", "register", "refresh")
+        for action in (LOGIN, REGISTER, REFRESH)
     ),
     RouteRow(
         pattern="/api/v1/auth/logout",

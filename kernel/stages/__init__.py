@@ -18,6 +18,7 @@ from kernel.exchange.phase import Phase
 from kernel.routing.catalog import RouteRow
 from kernel.stages import (
     admin,
+    attempts,
     authenticate,
     cors,
     credentials,
@@ -52,6 +53,7 @@ ORDER: tuple[Policy, ...] = (
     handshake,
     credentials,
     limit,
+    attempts,
     admin,
     authenticate,
     demo,

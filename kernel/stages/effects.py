@@ -10,18 +10,22 @@ from collections.abc import Awaitable, Callable
 
 from kernel.exchange.exchange import Exchange, Handler, Message
 from kernel.routing.catalog import LOGOUT, SUBSCRIPTION_CHANGED
+from kernel.stages.authenticate.refresh import presented
 from kernel.state import State
 
 Effect = Callable[[Exchange], Awaitable[None]]
 
 
 def _logout(state: State) -> Effect:
-    """Refuse the presented token from now on, everywhere."""
+    """Refuse the presented token from now on, everywhere, and go on with no session by way of its refresh token."""
 
     async def logout(x: Exchange) -> None:
         identity = x.caller
         if identity.jti and not await state.revocations.revoke(identity.jti, identity.exp):
             state.log.warning("revocation waits for the store", request_id=x.request_id)
+        refresh_token = presented(x)
+        if refresh_token is not None:
+            await state.authority.end_session(refresh_token)
 
     return logout
 

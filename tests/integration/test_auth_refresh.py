@@ -195,11 +195,33 @@ def test_new_tokens_are_handed_back_also_when_the_request_is_refused_for_somethi
     assert reply.header("x-new-refresh-token") in sessions.valid
 
 
-def test_another_users_refresh_token_is_refused(stack: Stack, sessions: Sessions) -> None:
-    reply = with_header(stack, sessions.open("user-2"))
+def test_another_users_refresh_token_is_refused_and_handed_back(
+    stack: Stack, sessions: Sessions, auth: AuthService
+) -> None:
+    refresh = sessions.open("user-2")
+    reply = with_header(stack, refresh)
     assert code(reply) == (401, "token-expired")
-    assert reply.header("x-new-access-token") is None
     assert stack.upstream.requests == []
+    # Whose it is showed only when it was spent: whoever sent it has what came of it, and their session goes on.
+    [left] = sessions.valid
+    assert reply.header("x-new-refresh-token") == left
+    assert reply.header("x-new-access-token") is not None
+    owner = expired(user_id="user-2")
+    assert with_header(stack, left, owner).status == 200
+    # SECURITY: but nobody else gets it by the spent one.
+    again = with_header(stack, refresh)
+    assert (again.status, again.header("x-new-refresh-token")) == (401, None)
+    assert sessions.replayed == []
+
+
+def test_a_refresh_token_that_says_whose_it_is_is_not_spent_for_another(
+    stack: Stack, sessions: Sessions, auth: AuthService
+) -> None:
+    refresh = access_token(type="refresh", user_id="user-2").decode()
+    sessions.valid[refresh] = "user-2"
+    assert code(with_header(stack, refresh)) == (401, "token-expired")
+    assert code(with_cookie(stack, refresh)) == (401, "token-expired")
+    assert not auth.calls[REFRESH]
 
 
 @pytest.mark.parametrize(
@@ -254,14 +276,68 @@ def test_an_auth_service_in_trouble_is_503_and_the_session_is_not_lost(
         assert with_header(stack, refresh).status == 200
 
 
-def test_logging_out_with_an_expired_token_hands_out_no_new_session(
-    stack: Stack, sessions: Sessions, redis_cli: redis.Redis
+LOGOUT = "/api/v1/auth/logout"
+
+
+def logged_out(auth: AuthService) -> tuple[str | None, str | None]:
+    """The refresh tokens that the auth service was told to end, by header and by cookie."""
+    [asked] = [each for each in auth.asked if each.path == LOGOUT]
+    cookies = asked.headers.get("cookie", "")
+    named = [
+        part.strip().removeprefix("refresh_token=") for part in cookies.split(";") if "refresh_token" in part
+    ]
+    assert len(named) <= 1
+    return asked.headers.get("x-refresh-token"), named[0] if named else None
+
+
+def leave(stack: Stack, refresh: str, token: bytes, *, cookie: bool) -> Reply:
+    sent = (b"Cookie", f"a=1; refresh_token={refresh}".encode()) if cookie else (HEADER, refresh.encode())
+    return stack.ask("POST", LOGOUT.encode(), headers=[sent], token=token)
+
+
+@pytest.mark.parametrize("cookie", [False, True], ids=["header", "cookie"])
+def test_logging_out_with_an_expired_token_ends_the_session_and_hands_out_no_new_one(
+    stack: Stack, sessions: Sessions, auth: AuthService, redis_cli: redis.Redis, cookie: bool
 ) -> None:
-    reply = with_header(stack, sessions.open(), target=b"/api/v1/auth/logout", method="POST")
+    reply = leave(stack, sessions.open(), expired(), cookie=cookie)
     assert reply.status == 200
     assert reply.header("x-new-access-token") is None
     assert reply.header("x-new-refresh-token") is None
     assert len(list(redis_cli.scan_iter("token:revoked:*"))) == 1
+    # The one that would have gone on.
+    [left] = sessions.valid
+    assert logged_out(auth) == (left, left)
+
+
+@pytest.mark.parametrize("cookie", [False, True], ids=["header", "cookie"])
+def test_logging_out_tells_the_auth_service_the_refresh_token(
+    stack: Stack, sessions: Sessions, auth: AuthService, cookie: bool
+) -> None:
+    refresh = sessions.open()
+    assert leave(stack, refresh, access_token(), cookie=cookie).status == 200
+    assert logged_out(auth) == (refresh, refresh)
+    assert not auth.calls[REFRESH]
+
+
+@pytest.mark.parametrize("token", [expired(), access_token()], ids=["expired", "good"])
+def test_logging_out_just_after_a_refresh_ends_what_came_of_it(
+    stack: Stack, other: Stack, sessions: Sessions, auth: AuthService, token: bytes
+) -> None:
+    refresh = sessions.open()
+    # On another gateway, in the same moment: the page does not have its new tokens yet.
+    new = with_header(other, refresh).header("x-new-refresh-token")
+    assert leave(stack, refresh, token, cookie=False).status == 200
+    assert logged_out(auth) == (new, new)
+    # The store does not keep what nobody may go on with.
+    assert code(with_header(stack, refresh))[0] == 401
+    assert sessions.replayed in ([], [refresh])
+
+
+def test_a_refresh_token_that_fits_in_no_cookie_goes_by_header(
+    stack: Stack, sessions: Sessions, auth: AuthService
+) -> None:
+    assert leave(stack, "a;b,c", access_token(), cookie=False).status == 200
+    assert logged_out(auth) == ("a;b,c", None)
 
 
 def test_refreshes_are_counted(other: Stack, sessions: Sessions) -> None:

@@ -16,7 +16,7 @@ from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Prob
 from kernel.identity.errors import REALM, challenge
 from kernel.identity.expiry import TokenExpired
 from kernel.identity.identity import Identity
-from kernel.routing.catalog import RouteRow
+from kernel.routing.catalog import LOGOUT, RouteRow
 from kernel.stages.authenticate import refresh, tickets
 from kernel.stages.limit import Payers
 from kernel.state import State
@@ -89,6 +89,15 @@ def make(state: State, row: RouteRow) -> Stage | None:
         metrics.auth_failure += 1
         return TOKEN_MISSING(headers=((b"www-authenticate", REALM),))
 
+    if row.effect == LOGOUT:
+        leave = refresh.make_leave(state)
+
+        async def leaving(x: Exchange) -> Problem | None:
+            await leave(x)
+            outcome = authenticate(x)
+            return await outcome if isinstance(outcome, Awaitable) else outcome
+
+        return leaving
     if not row.browser:
         return authenticate
     redeem = tickets.make(state, row)

@@ -2,18 +2,26 @@
 
 The refresh token comes in `X-Refresh-Token` or in the auth service's cookie. The new tokens go back in
 `X-New-Access-Token` and `X-New-Refresh-Token`, or in the cookies that the auth service sets.
+
+Logging out ends the session, whichever of its tokens come with the request: the auth service is told the refresh token that
+stands for it now, in `X-Refresh-Token` and as its cookie.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 from kernel.exchange.exchange import Exchange
-from kernel.http.cookies import REFRESH_TOKEN, cookie
+from kernel.http.cookies import REFRESH_TOKEN, cookie, without
 from kernel.identity.identity import Identity
-from kernel.identity.refresh import Refreshed
+from kernel.identity.refresh import AnotherSession, Refreshed
 from kernel.routing.catalog import LOGOUT, RouteRow
 from kernel.state import State
+
+_REFRESH_TOKEN = re.compile(r"[!-~]{1,4096}")
+# RFC 6265 section 4.1.1: what no cookie's value holds.
+_NO_COOKIE = re.compile(rb'[",;\\]')
 
 Refresh = Callable[[Exchange, Identity, str], Awaitable[Identity]]
 
@@ -41,7 +49,11 @@ def make(state: State, row: RouteRow) -> Refresh:
 
     async def refresh(x: Exchange, expired: Identity, refresh_token: str) -> Identity:
         by_cookie = b"x-refresh-token" not in x.captured
-        refreshed = await authority.refresh(expired, refresh_token, by_cookie=by_cookie)
+        try:
+            refreshed = await authority.refresh(expired, refresh_token, by_cookie=by_cookie)
+        except AnotherSession as error:
+            _hand_back(x, error.refreshed, by_cookie)
+            raise
         token = refreshed.access_token.encode()
         # The service gets the token that is good now, once.
         x.lines = [line for line in x.lines if not line.startswith(b"authorization:")]
@@ -49,9 +61,35 @@ def make(state: State, row: RouteRow) -> Refresh:
         x.token = token
         if hands_back:
             _hand_back(x, refreshed, by_cookie)
+        elif refreshed.refresh_token:
+            _pass_on(x, refreshed.refresh_token)
         return refreshed.identity
 
     return refresh
+
+
+def make_leave(state: State) -> Callable[[Exchange], Awaitable[None]]:
+    """What a logout does before its token is looked at: the service gets the refresh token that is the session's now."""
+    current = state.authority.current_refresh_token
+
+    async def leave(x: Exchange) -> None:
+        given = presented(x)
+        if given is not None and _REFRESH_TOKEN.fullmatch(given):
+            _pass_on(x, await current(given))
+
+    return leave
+
+
+def _pass_on(x: Exchange, refresh_token: str) -> None:
+    token = refresh_token.encode()
+    lines = [line for line in x.lines if not line.startswith((b"cookie:", b"x-refresh-token:"))]
+    lines.append(b"x-refresh-token: %b\r\n" % token)
+    cookies = without(x.captured.get(b"cookie", b""), REFRESH_TOKEN)
+    if not _NO_COOKIE.search(token):
+        cookies += (b"; " if cookies else b"") + REFRESH_TOKEN + b"=" + token
+    if cookies:
+        lines.append(b"cookie: %b\r\n" % cookies)
+    x.lines = lines
 
 
 def _hand_back(x: Exchange, refreshed: Refreshed, by_cookie: bool) -> None:

@@ -15,10 +15,10 @@ from kernel.identity.identity import Identity
 from kernel.identity.keys import KeySet, secret_key
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
-from kernel.identity.refresh import Refresher
+from kernel.identity.refresh import AnotherSession, Refresher
 from kernel.identity.remote import Answer
 from kernel.identity.tokens import TokenError, Verifier
-from tests.support.tokens import ISSUER, SECRET, access_token, public_pem, service_token
+from tests.support.tokens import ISSUER, SECRET, access_token, forge, public_pem, service_token, signer
 
 
 class Clock:
@@ -117,19 +117,55 @@ async def test_client_that_leaves_does_not_lose_the_rotated_token_for_the_others
     await refresher.close()
 
 
-async def test_refresh_token_of_another_user_is_refused_also_when_shared(verifier: Verifier) -> None:
+async def test_another_users_refresh_token_is_refused_and_what_came_of_it_not_lost(
+    verifier: Verifier,
+) -> None:
     auth = Auth(user_id="user-2")
     refresher = Refresher(verifier, auth)
-    thief, owner = expired(verifier, user_id="user-1"), expired(verifier, user_id="user-2")
-    results = await asyncio.gather(
-        refresher.refresh(thief, "refresh-1"), refresher.refresh(owner, "refresh-1"), return_exceptions=True
-    )
-    assert isinstance(results[0], TokenError)
-    assert results[0].kind is TOKEN_EXPIRED
-    assert not isinstance(results[1], BaseException)
-    assert results[1].identity.user_id == "user-2"
-    with pytest.raises(TokenError):
-        await refresher.refresh(thief, "refresh-1")
+    other, owner = expired(verifier, user_id="user-1"), expired(verifier, user_id="user-2")
+    with pytest.raises(AnotherSession) as error:
+        await refresher.refresh(other, "refresh-1")
+    assert error.value.kind is TOKEN_EXPIRED
+    assert error.value.refreshed.refresh_token == "refresh-2"
+    assert (await refresher.refresh(owner, "refresh-1")).refresh_token == "refresh-2"
+    # SECURITY: once somebody has it, nobody else gets it with a token that is spent.
+    with pytest.raises(TokenError) as refused:
+        await refresher.refresh(other, "refresh-1")
+    assert not isinstance(refused.value, AnotherSession)
+    assert auth.calls == 1
+
+
+def refresh_jwt(**claims: Any) -> str:
+    return forge({"alg": "RS256"}, {"type": "refresh", **claims}, signer("RS256", "rsa-2")).decode()
+
+
+@pytest.mark.parametrize(
+    ("claims", "spent"),
+    [
+        ({"sub": "user-2"}, False),
+        ({"user_id": "user-2"}, False),
+        ({"user_id": "user-2", "sub": "user-3"}, False),
+        ({"sub": "user-1"}, True),
+        ({"sub": "session-7", "user_id": "user-1"}, True),
+        ({"sub": "subject-1"}, True),
+        ({"family": "f"}, True),
+        ({"sub": 7}, True),
+    ],
+)
+async def test_a_refresh_token_that_says_whose_it_is_is_not_spent_for_another(
+    verifier: Verifier, claims: dict[str, Any], spent: bool
+) -> None:
+    auth = Auth(user_id="user-1", sub="subject-1")
+    refresher = Refresher(verifier, auth)
+    token = refresh_jwt(**claims)
+    auth.valid = {token}
+    caller = expired(verifier, user_id="user-1", sub="subject-1")
+    if spent:
+        assert (await refresher.refresh(caller, token)).identity.user_id == "user-1"
+    else:
+        with pytest.raises(TokenError, match="another session"):
+            await refresher.refresh(caller, token)
+    assert auth.calls == spent
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
