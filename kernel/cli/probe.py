@@ -118,6 +118,18 @@ async def _ask_store(url: str, seconds: float) -> str:
 
 def _get(url: str, path: str, timeout: float, trust: Trust | None = None) -> str:
     """GET `path` of the service at `url` (or `url` itself); its status when that is 2xx."""
+    target, status, _ = fetch(url, path, timeout, trust)
+    return f"GET {target} is {status}"
+
+
+def fetch(
+    url: str, path: str, timeout: float, trust: Trust | None = None, most: int = 0
+) -> tuple[str, int, bytes]:
+    """GET `path` of what is at `url` (or `url` itself): what was asked for, the status and up to `most` bytes of the body.
+
+    Raises:
+        Failed: it is not 2xx, or no HTTP. OSError.
+    """
     parts = urlsplit(url)
     host = parts.hostname or "localhost"
     connection: http.client.HTTPConnection
@@ -133,14 +145,15 @@ def _get(url: str, path: str, timeout: float, trust: Trust | None = None) -> str
         target = f"{target}?{parts.query}"
     try:
         connection.request("GET", target, headers={"User-Agent": "bakery-gateway-check"})
-        status = connection.getresponse().status
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read(most) if most else b""
     except http.client.HTTPException as error:
         raise Failed(f"no HTTP answer ({type(error).__name__})") from error
     finally:
         connection.close()
     if not 200 <= status < 300:
         raise Failed(f"GET {target} is {status}")
-    return f"GET {target} is {status}"
+    return target, status, body
 
 
 class _UnixConnection(http.client.HTTPConnection):

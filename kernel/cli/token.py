@@ -15,7 +15,10 @@ from kernel.routing.catalog import INTERNAL_SERVICES, TIERS
 if TYPE_CHECKING:
     from kernel.config import Settings
     from kernel.identity.inspect import Finding
+    from kernel.identity.keys import KeySet
 
+# To wait for a key set.
+_SECONDS = 5.0
 _COLOURS = {"ok": "32", "refused": "31", "unknown": "33"}
 
 
@@ -45,8 +48,9 @@ gateway itself has none. What it accepts is decided by its configuration; `gatew
     inspect = actions.add_parser("inspect", help="judge a token field by field", formatter_class=Formatter)
     inspect.description = """\
 Tell field by field whether the gateway would accept a token and, if not, why. It is read from standard input, so that it
-stays out of the shell's history; neither it nor its signature is printed. Revocation and freshness are in the store and
-not looked at. Exits 0 when it would be accepted, 1 when not."""
+stays out of the shell's history; neither it nor its signature is printed. Key sets (JWT_JWKS_URL) are fetched; the auth
+service is not asked, and revocation and freshness, which are in the store, are not looked at. Exits 0 when it would be
+accepted, 1 when not, and 2 when nobody here can tell."""
     inspect.add_argument(
         "token", nargs="?", default="-", metavar="TOKEN", help="- or nothing: standard input"
     )
@@ -105,6 +109,7 @@ def _mint(settings: Settings, args: argparse.Namespace) -> int:
 
 def _inspect(settings: Settings, args: argparse.Namespace) -> int:
     from kernel.build import key_set, policy  # noqa: PLC0415
+    from kernel.build.identity import asks_auth  # noqa: PLC0415
     from kernel.identity.inspect import inspect  # noqa: PLC0415
     from kernel.identity.tokens import Verifier  # noqa: PLC0415
 
@@ -112,26 +117,49 @@ def _inspect(settings: Settings, args: argparse.Namespace) -> int:
     token = text.strip().removeprefix("Bearer ").strip()
     if not token:
         return _fail("no token came on standard input")
-    if not (settings.jwt_public_key or settings.jwt_secret_keys or settings.jwt_service_public_key):
+    keys = key_set(settings)
+    missing = _fetch_key_sets(settings, keys)
+    if asks_auth(settings):
+        missing.append("the auth service is asked about it")
+    if not keys and not missing:
         return _fail("no key to check with: set JWT_PUBLIC_KEY, or JWT_SECRET_KEY for service tokens")
-    report = inspect(token.encode("utf-8", "replace"), Verifier(key_set(settings), policy(settings)))
+    verifier = Verifier(keys, policy(settings))
+    report = inspect(token.encode("utf-8", "replace"), verifier, "; ".join(missing))
     refusal = report.refusal
     if args.json:
         answer = {
-            "accepted": refusal is None,
+            "accepted": None if report.open else refusal is None,
             "code": refusal.kind.code if refusal else None,
             "detail": refusal.detail if refusal else None,
             "fields": [finding._asdict() for finding in report.findings],
         }
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
-        return int(refusal is not None)
+        return 2 if report.open else int(refusal is not None)
     style = Style(sys.stdout)
     verdict = style("1;32", "accepted") if refusal is None else style("1;31", f"refused: {refusal.kind.code}")
+    if report.open:
+        verdict = style("1;33", "unknown")
     sys.stdout.write(f"{verdict}\n\n")
     rows = [_row(finding) for finding in report.findings]
     lines = table(rows, lambda row: (_COLOURS[row[0]], "1", "", "2"), style)
     sys.stdout.write("\n".join(f"  {line}" for line in lines) + "\n")
-    return int(refusal is not None)
+    return 2 if report.open else int(refusal is not None)
+
+
+def _fetch_key_sets(settings: Settings, keys: KeySet) -> list[str]:
+    """Let `keys` have those of the key sets; returns what could not be fetched, and why."""
+    from kernel.cli.probe import Failed, fetch  # noqa: PLC0415
+    from kernel.identity.jwks import MAX_JWKS_BYTES, JwksError, parse_jwks  # noqa: PLC0415
+
+    missing: list[str] = []
+    for source in settings.jwt_jwks_url:
+        keys.expect(source.issuer)
+        try:
+            _, _, body = fetch(source.url, "", _SECONDS, most=MAX_JWKS_BYTES + 1)
+            keys.replace(source.url, parse_jwks(body, rsa=settings.jwt_algorithm, issuer=source.issuer))
+        except (Failed, OSError, JwksError) as error:
+            missing.append(f"the key set {source.url} could not be had: {error or type(error).__name__}")
+    return missing
 
 
 def _row(finding: Finding) -> tuple[str, str, str, str]:

@@ -6,14 +6,17 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from kernel.http.problems import TOKEN_EXPIRED
+from kernel.http.problems import TOKEN_ALGORITHM, TOKEN_EXPIRED, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE
 from kernel.identity.claims import Claims, decode_claims, decode_header
 from kernel.identity.errors import TokenError
 from kernel.identity.jws import Compact, parse, parse_head
+from kernel.identity.keys import ASYMMETRIC, SYMMETRIC
 from kernel.identity.policy import CHECKS, Signer, expired
 from kernel.identity.tokens import Verifier
 
 _WIDTH = 100
+# What a key that is not here might change.
+_KEYLESS = (TOKEN_ALGORITHM, TOKEN_KEY_UNKNOWN, TOKEN_SIGNATURE)
 
 
 class Finding(NamedTuple):
@@ -26,17 +29,44 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """`refusal` is the error a request with this token would get, None when it is accepted."""
+    """`refusal` is the error a request with this token would get, None when it is accepted; `open`: nobody here can tell."""
 
     refusal: TokenError | None
     findings: tuple[Finding, ...]
+    open: bool = False
 
 
-def inspect(token: bytes, verifier: Verifier) -> Report:
+def inspect(token: bytes, verifier: Verifier, elsewhere: str = "") -> Report:
     """What `verifier` makes of `token`. Neither signature nor the whole token is part of the report.
 
-    Revocation and freshness are in the store and not known here.
+    `elsewhere`: who else may vouch for a signature that no key here does, in words; "" for nobody. Revocation and freshness
+    are in the store and not known here.
     """
+    report = _judge(token, verifier)
+    refusal = report.refusal
+    if not elsewhere or refusal is None or refusal.kind not in _KEYLESS or not _open(token, verifier):
+        return report
+    findings = tuple(
+        row._replace(verdict="unknown", note=elsewhere) if row.field in ("key", "signature") else row
+        for row in report.findings
+    )
+    # What the token says of itself condemns it whoever signed it.
+    condemned = any(row.verdict == "refused" for row in findings)
+    return Report(refusal, findings, open=not condemned)
+
+
+def _open(token: bytes, verifier: Verifier) -> bool:
+    """Whether a key that is not here may have the last word: of another algorithm, or one that a key set may yet bring."""
+    try:
+        compact = parse(token)
+        alg = decode_header(parse_head(compact.head)).alg
+        known = alg in verifier.keys.algorithms and verifier.may_learn(compact) is None
+    except TokenError:
+        return False
+    return not known and (alg in ASYMMETRIC or alg in SYMMETRIC)
+
+
+def _judge(token: bytes, verifier: Verifier) -> Report:
     findings: list[Finding] = []
     try:
         verifier.verify(token)
@@ -128,6 +158,8 @@ def _text(value: Any) -> str:
 def render(report: Report) -> str:
     """The report as lines of text: verdict, field, value, note."""
     verdict = "accepted" if report.refusal is None else f"refused: {report.refusal.kind.code}"
+    if report.open:
+        verdict = "unknown"
     rows = [
         f"{row.verdict:8} {row.field:18} {row.value}{'  ' + row.note if row.note else ''}"
         for row in report.findings

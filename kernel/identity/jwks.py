@@ -96,8 +96,10 @@ def _key(raw: bytes, rsa: str, issuer: str | None) -> Key | None:
 def parse_jwks(raw: bytes, *, rsa: str = "RS256", issuer: str | None = None) -> tuple[Key, ...]:
     """The usable keys of a JWK set; others are passed over (RFC 7517 section 5). Raises `JwksError` when none is.
 
-    `rsa` is the algorithm of RSA keys that name none; `issuer` binds the keys to one `iss`.
+    `rsa` is the algorithm of RSA keys that name none (RS256, when it is none for such); `issuer` binds the keys to one `iss`.
     """
+    if not rsa.startswith(("RS", "PS")):
+        rsa = "RS256"
     if len(raw) > MAX_JWKS_BYTES:
         raise JwksError("the key set is too large")
     try:
@@ -143,7 +145,7 @@ class JwksSource:
         self._fetched = fetched
         self._fetch = fetch
         self._keys = keys
-        self._rsa = rsa if rsa.startswith(("RS", "PS")) else "RS256"
+        self._rsa = rsa
         self.issuer = issuer
         self._interval = interval
         self._timeout = timeout

@@ -13,13 +13,22 @@ from kernel.cli import main
 from kernel.identity.pem import generate_pair
 from kernel.telemetry.auditfile import AuditFile
 from kernel.telemetry.writer import Writer
+from tests.support.auth_service import KEY_SET, auth_service
+from tests.support.tokens import access_payload, access_token, forge, service_token
 
 SECRET = "a-secret-of-the-tests-with-more-than-32-bytes"
 
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("JWT_PUBLIC_KEY", "JWT_SECRET_KEY", "AUDIT_LOG_FILE", "ENVIRONMENT", "GATEWAY_CONFIG"):
+    for name in (
+        "JWT_PUBLIC_KEY",
+        "JWT_SECRET_KEY",
+        "JWT_JWKS_URL",
+        "AUDIT_LOG_FILE",
+        "ENVIRONMENT",
+        "GATEWAY_CONFIG",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -98,13 +107,54 @@ def test_a_minted_user_token_is_accepted(
     assert "starter" in capsys.readouterr().out
 
 
+def verdict(
+    capsys: pytest.CaptureFixture[str], token: bytes
+) -> tuple[int, object, dict[str, tuple[str, str]]]:
+    """The exit code, what is said of acceptance, and verdict and note of each field."""
+    code = main(["token", "inspect", "--json", token.decode()])
+    answer = json.loads(capsys.readouterr().out)
+    return code, answer["accepted"], {row["field"]: (row["verdict"], row["note"]) for row in answer["fields"]}
+
+
+def test_what_the_auth_service_is_asked_about_is_unknown_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JWT_SECRET_KEY", SECRET)
+    code, accepted, fields = verdict(capsys, access_token())
+    assert (code, accepted) == (2, None)
+    assert fields["key"] == ("unknown", "the auth service is asked about it")
+    # What it says of itself condemns it whoever signed it, and a secret of ours has the last word.
+    assert verdict(capsys, access_token(exp=1))[:2] == (1, False)
+    assert verdict(capsys, access_token(iss="nobody"))[:2] == (1, False)
+    assert verdict(capsys, service_token(secret="another secret of thirty-two bytes"))[:2] == (1, False)
+    assert verdict(capsys, forge({"alg": "none"}, access_payload()))[:2] == (1, False)
+    assert main(["token", "inspect", access_token().decode()]) == 2
+    assert capsys.readouterr().out.startswith("unknown")
+
+
+def test_key_sets_are_fetched_and_one_that_cannot_be_had_leaves_it_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with auth_service() as auth:
+        auth.publish(here="rsa")
+        monkeypatch.setenv("JWT_JWKS_URL", auth.key_set_url)
+        assert verdict(capsys, access_token(kid="here"))[:2] == (0, True)
+        assert verdict(capsys, access_token("rsa-2", kid="there"))[:2] == (1, False)
+        broken: list[tuple[int, object, tuple[()]]] = [(500, {}, ()), (200, b"<html>", ())]
+        for answer in broken:
+            auth.answers[KEY_SET] = answer
+            code, accepted, fields = verdict(capsys, access_token(kid="here"))
+            assert (code, accepted) == (2, None)
+            assert "could not be had" in fields["key"][1]
+    assert verdict(capsys, access_token(kid="here"))[:2] == (2, None)
+
+
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
         (["mint", "--service", "orders"], "JWT_SECRET_KEY is not set"),
         (["mint", "--user", "u-1"], "--key FILE is needed"),
         (["mint", "--user", "u-1", "--key", "missing.pem"], "the key cannot be used"),
-        (["inspect", "x.y.z"], "no key to check with"),
         (["inspect"], "no token came"),
     ],
 )
