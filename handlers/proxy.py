@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import RouteRow
-from kernel.stages.effects import EFFECTS, following
+from kernel.stages.effects import attached
 from kernel.state import State
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
@@ -37,4 +37,4 @@ def make(state: State, row: RouteRow) -> Handler:
 
     if row.effect is None:
         return proxy
-    return following(EFFECTS[row.effect](state), proxy)
+    return attached(state, row.effect, proxy)

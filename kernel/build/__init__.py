@@ -181,6 +181,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     metrics.register_source("revocations", revocations.families)
     tenants = Tenants(store, tracked, client, stamp)
     demo = DemoSessions(store, client)
+    tracked.on_change(lambda key: demo.mark_again() if key is None else None)
+    store.on_connect(lambda _after_outage: demo.mark_again())
     tickets = Tickets(store, verifier)
     metrics.register_source("tickets", tickets.families)
     dispatcher = Dispatcher(store, client)

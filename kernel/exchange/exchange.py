@@ -166,8 +166,7 @@ class Exchange:
         self.limits: HeaderList | None = None
         self.deposits: tuple[str, ...] = ()  # buckets that paid for a token which is yet to be judged
         # The body.
-        self.max_body = 0
-        self.received = 0
+        self.max_body = self.received = 0
         self.disconnected = False
         self.content_length = -1
         # HTTP/2 needs no length: whether there is a body shows only when it is read.

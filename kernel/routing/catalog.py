@@ -28,6 +28,7 @@ LOGIN = "login"
 REGISTER = "register"
 REFRESH = "refresh"
 SUBSCRIPTION_CHANGED = "subscription-changed"
+DEMO_CREATED = "demo-created"
 
 # Operations that the tenant service verifies.
 DELETE_TENANT = "delete-tenant"
@@ -120,7 +121,7 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     critical: str | None = None
     # LOGIN, REGISTER or REFRESH: attempts are limited by address and by account.
     attempts: str = ""
-    # What a 2xx answer makes the gateway do: LOGOUT or SUBSCRIPTION_CHANGED.
+    # What a 2xx answer makes the gateway do: LOGOUT, SUBSCRIPTION_CHANGED or DEMO_CREATED.
     effect: str | None = None
     # Answers whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway, and an
     # operator needs the numbers most when there is too much of everything.
@@ -266,7 +267,13 @@ _AUTH = (
 )
 
 _DEMO = (
-    RouteRow(pattern="/api/v1/demo/sessions", methods=_POST, service="demo-session", public=True),
+    RouteRow(
+        pattern="/api/v1/demo/sessions",
+        methods=_POST,
+        service="demo-session",
+        public=True,
+        effect=DEMO_CREATED,
+    ),
     RouteRow(pattern="/api/v1/demo/sessions", methods=METHODS - _POST, service="demo-session"),
 )
 

@@ -1,17 +1,20 @@
 """Demo sessions: throw-away identities for people who want to look around, vouched for by the demo-session service.
 
 A session is asked for with the gateway's own token and kept for half a minute, but never used past its end. Its virtual
-tenant is marked in the store, so that no worker lets a real identity in.
+tenant is marked in the store, so that no worker lets a real identity in: when the session is created by way of a gateway, and
+each time it is asked for. What a store forgets, every worker that made a mark writes again.
 """
 
 from __future__ import annotations
 
 import re
+from asyncio import Future
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from time import time
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -86,6 +89,25 @@ class DemoSessions:
         # What was found, and from when until when it counts.
         self._known: dict[str, tuple[Found, float, float]] = {}
         self._flights: SingleFlight[str, Found] = SingleFlight()
+        # Virtual tenant -> its session and that one's end, of what this worker has marked.
+        self._marks: dict[str, tuple[str, float]] = {}
+
+    async def created(self, answer: bytes) -> None:
+        """Mark the tenant of a session that has just been created; `answer` is the service's."""
+        with suppress(ValueError, RecursionError):
+            document = _decoder.decode(answer)
+            await self._mark(document.virtual_tenant_id, document.session_id, _ends(document))
+
+    def mark_again(self) -> None:
+        """The store may have lost its data. Nothing waits for this."""
+        now = self._clock()
+        self._marks = {tenant: mark for tenant, mark in self._marks.items() if mark[1] > now}
+        for tenant, (session, expires) in self._marks.items():
+            try:
+                reply = self._write(tenant, session, expires)
+            except StoreError:
+                return  # it will be said again when it is back
+            reply.add_done_callback(_forget)
 
     def find(self, session: str) -> Found | Awaitable[Found]:
         """The identity of `session`, or why it is none; an awaitable when the service must be asked."""
@@ -151,8 +173,7 @@ class DemoSessions:
             document = None
         if document is None or document.session_id != session:
             return DEMO_UNAVAILABLE(headers=_RETRY_SOON)
-        ends = document.expires_at
-        expires = (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
+        expires = _ends(document)
         if document.status != "active" or expires <= self._clock():
             return self._keep(session, DEMO_SESSION_EXPIRED(headers=_CHALLENGE), asked, _REFUSE_SECONDS)
         await self._mark(document.virtual_tenant_id, session, expires)
@@ -160,8 +181,15 @@ class DemoSessions:
 
     async def _mark(self, tenant: str, session: str, expires: float) -> None:
         """Tell all workers that `tenant` is a demo's, until the session ends. What the store lost comes back with it."""
+        self._marks.pop(tenant, None)
+        if len(self._marks) >= _MAX_SESSIONS:
+            del self._marks[next(iter(self._marks))]
+        self._marks[tenant] = session, expires
         with suppress(StoreError):
-            await self._store.execute("SET", tenant_demo(tenant), session, "PXAT", int(expires * 1000) + 1)
+            await self._write(tenant, session, expires)
+
+    def _write(self, tenant: str, session: str, expires: float) -> Future[Any]:
+        return self._store.execute("SET", tenant_demo(tenant), session, "PXAT", int(expires * 1000) + 1)
 
     def _keep(self, session: str, found: Found, asked: float, seconds: float) -> Found:
         self._known.pop(session, None)
@@ -173,6 +201,18 @@ class DemoSessions:
     async def close(self) -> None:
         """End what is under way."""
         await self._flights.close()
+
+
+def _ends(session: _Session) -> float:
+    """Unix seconds."""
+    ends = session.expires_at
+    return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
+
+
+def _forget(reply: Future[Any]) -> None:
+    """Take note of a failure, or asyncio reports it as one that nobody saw."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 def _take(x: Exchange, found: Found) -> Problem | None:

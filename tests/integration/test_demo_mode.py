@@ -301,6 +301,48 @@ def test_a_real_identity_does_not_enter_a_demo_tenant(
     assert with_token(stack, service_token(), asked).status == 200
 
 
+def lists(tenant: str) -> bytes:
+    """A real user's token that lists a demo's tenant."""
+    return access_token(tenant_access=[{"id": tenant, "role": "owner", "tier": "enterprise"}])
+
+
+def test_a_new_sessions_tenant_is_a_demos_before_anybody_has_used_it(
+    stack: Stack, office: Office, session: str, redis_cli: redis.Redis
+) -> None:
+    virtual = f"virtual-{session}"
+    stack.upstream.answer = lambda seen: (
+        (201, office.sessions[session]) if seen.target == b"/api/v1/demo/sessions" else office.answer(seen)
+    )
+    made = stack.ask("POST", b"/api/v1/demo/sessions", body=b"{}", token=None)
+    assert made.status == 201
+    assert msgspec.json.decode(made.body)["session_id"] == session
+    assert redis_cli.get(tenant_demo(virtual)) == session
+    asked = [(b"X-Tenant-ID", virtual.encode())]
+    assert outcome(with_token(stack, lists(virtual), asked)) == (403, "demo-forbidden")
+
+
+def test_a_store_that_was_emptied_is_told_again_which_tenants_are_demos(
+    stack: Stack, office: Office, session: str, redis_cli: redis.Redis
+) -> None:
+    virtual = f"virtual-{session}"
+    assert visit(stack, session).status == 200
+    redis_cli.flushall()
+    poll(lambda: redis_cli.get(tenant_demo(virtual)) == session)
+    assert 0 < int(str(redis_cli.ttl(tenant_demo(virtual)))) <= 600
+    asked = [(b"X-Tenant-ID", virtual.encode())]
+    assert outcome(with_token(stack, lists(virtual), asked)) == (403, "demo-forbidden")
+
+
+@pytest.mark.parametrize("answer", [(201, {"session_id": 5}), (201, []), (500, {}), (204, {})])
+def test_an_answer_that_creates_nothing_is_passed_on(
+    stack: Stack, office: Office, answer: tuple[int, Any]
+) -> None:
+    stack.upstream.answer = lambda seen: answer
+    reply = stack.ask("POST", b"/api/v1/demo/sessions", body=b"{}", token=None)
+    assert reply.status == answer[0]
+    assert reply.status == 204 or msgspec.json.decode(reply.body) == answer[1]
+
+
 def test_a_demo_tenant_can_be_locked_like_any_other(
     stack: Stack, office: Office, session: str, redis_cli: redis.Redis
 ) -> None:

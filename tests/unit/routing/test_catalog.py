@@ -122,7 +122,7 @@ def test_logout_and_subscription_changes_have_effects(trie: Trie[RouteRow]) -> N
         for method in ("POST", "PUT", "PATCH", "DELETE"):
             assert effect(base + "/upgrade", method) == "subscription-changed"
         assert effect(base, "GET") is None
-    assert {row.effect for row in ROUTES} == {None, "logout", "subscription-changed"}
+    assert {row.effect for row in ROUTES} == {None, "logout", "subscription-changed", "demo-created"}
 
 
 def test_deleting_a_tenant_and_changing_its_subscription_are_critical(trie: Trie[RouteRow]) -> None:
