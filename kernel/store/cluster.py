@@ -96,8 +96,8 @@ class ClusterLink:
         self._slots = slots
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, Link] = {}
-        # Commands for nodes that are being connected to.
-        self._waiting: dict[Node, list[Command]] = {}
+        # Commands for nodes that are being connected to, and whether ASKING goes before.
+        self._waiting: dict[Node, list[tuple[Command, bool]]] = {}
         self._opening: dict[Node, asyncio.Task[Link]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._refreshing: asyncio.Task[None] | None = None
@@ -185,17 +185,14 @@ class ClusterLink:
     def _send(self, node: Node, command: Command, *, asking: bool = False) -> None:
         link = self._links.get(node)
         if link is None:
-            # ASKING is forgotten here; the command comes back with another ASK, and finds the link.
             waiting = self._waiting.get(node)
             if waiting is None:
-                self._waiting[node] = [command]
+                waiting = self._waiting[node] = []
                 self._task(self._reach(node))
-            else:
-                waiting.append(command)
+            waiting.append((command, asking))
             return
         if asking:
-            forgotten = link.ask("ASKING")
-            forgotten.add_done_callback(_forget)
+            link.ask("ASKING").add_done_callback(_forget)
         link.submit(command)
 
     async def _reach(self, node: Node) -> None:
@@ -205,7 +202,9 @@ class ClusterLink:
         except Exception as error:  # whatever it is, a primary cannot be reached
             self.abandon(error)
             return
-        for command in self._waiting.pop(node, ()):
+        for command, asking in self._waiting.pop(node, ()):
+            if asking:
+                link.ask("ASKING").add_done_callback(_forget)
             link.submit(command)
 
     async def _link(self, node: Node) -> Link:
@@ -276,7 +275,7 @@ class ClusterLink:
         self._broken = True
         unanswered = [command for link in self._links.values() for command in link.detach()]
         for waiting in self._waiting.values():
-            unanswered += waiting
+            unanswered += [command for command, _ in waiting]
         self._waiting.clear()
         return unanswered
 

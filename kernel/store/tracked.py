@@ -26,7 +26,7 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import MovedError, ResponseError
 
 from kernel.store.address import Endpoint
 from kernel.store.errors import StoreDown, StoreError, StoreRefused
@@ -217,17 +217,16 @@ class TrackedMap:
             reading.fail(StoreDown(str(error)))
             return
         mine = self._reading.get(key) is reading
-        if mine and self.live and value is not None:
+        # What came by way of the store may be another server's, of which nobody here hears.
+        keep = mine and self.live and link is not None
+        if keep and link is not None and value is not None:
             # A change that is announced before this reply comes keeps the value from being kept, as before the first one.
-            with contextlib.suppress(StoreDown):
-                ending = self._store.execute("PTTL", key) if link is None else link.ask("PTTL", key)
-                ending.add_done_callback(partial(self._timed, key, reading, value))
-                return
+            link.ask("PTTL", key).add_done_callback(partial(self._timed, key, reading, value))
+            return
         if mine:
             del self._reading[key]
-            # PERF: most keys do not exist, and those cost one command.
-            if self.live and value is None:
-                self._keep(key, None)
+        if keep:
+            self._keep(key, None)  # PERF: most keys do not exist, and those cost one command
         reading.land(value)
 
     def _timed(self, key: str, reading: Reading, value: str, ending: asyncio.Future[Any]) -> None:
@@ -334,8 +333,8 @@ class TrackedMap:
         """The store's own connection will find out."""
 
     def redirected(self, carrier: Link, command: Command, error: ResponseError) -> None:
-        """Keys have moved from one server to another."""
-        if self.live:
+        """Keys have moved from one server to another. One that is followed, too, has told of what came to it."""
+        if self.live and isinstance(error, MovedError) and (error.host, int(error.port)) not in self._links:
             self._why = ConnectionResetError("the keys have moved to other servers")
             self._rebuild.set()
         command.fail(StoreRefused(text(error)))

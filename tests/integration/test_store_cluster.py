@@ -19,7 +19,7 @@ KEYS = [f"tenant:{n}:read_only" for n in range(20)]
 
 
 async def connected(cluster: list[RawServer]) -> Store:
-    store = Store(f"redis+cluster://127.0.0.1:{cluster[0].port}", probe=0.05)
+    store = Store(f"redis+cluster://127.0.0.1:{cluster[0].port}", probe=0.05, timeout=1.0)
     await store.start()
     assert store.connected, store.last_error
     return store

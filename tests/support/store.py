@@ -31,18 +31,29 @@ class RawServer:
     """A server with a configuration of its own (cluster node, sentinel) on a loopback port."""
 
     def __init__(self, directory: Path, config: str, *arguments: str) -> None:
-        self.port = 65535
-        while self.port > 55000:  # a cluster node listens on its port + 10000, too
+        directory.mkdir()
+        self.directory = directory
+        for attempt in range(3):
+            self.port = self._free_port()
+            file = directory / "server.conf"
+            file.write_text(f'port {self.port}\nbind 127.0.0.1\nsave ""\ndir {directory}\n{config}\n')
+            self._command: list[str | Path] = [find_binary(), file, *arguments]
+            self.client = redis.Redis(port=self.port, decode_responses=True)
+            try:
+                self.start()
+                return
+            except redis.ConnectionError:  # somebody was faster with that port, or with the cluster bus's
+                if attempt == 2:
+                    raise
+
+    @staticmethod
+    def _free_port() -> int:
+        while True:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
-                self.port = probe.getsockname()[1]
-        directory.mkdir()
-        file = directory / "server.conf"
-        file.write_text(f'port {self.port}\nbind 127.0.0.1\nsave ""\ndir {directory}\n{config}\n')
-        self._command: list[str | Path] = [find_binary(), file, *arguments]
-        self.directory = directory
-        self.client = redis.Redis(port=self.port, decode_responses=True)
-        self.start()
+                port: int = probe.getsockname()[1]
+            if port <= 55000:  # a cluster node listens on its port + 10000, too
+                return port
 
     @property
     def url(self) -> str:
