@@ -12,6 +12,7 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable, Container
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import time
 from typing import Annotated, Any, TypeVar
 
@@ -201,8 +202,8 @@ class Tenants:
     async def mark_changed(self, tenant: str) -> float:
         """Make every token issued for `tenant` until now stale; the moment in Unix seconds. Raises StoreError."""
         moment = self._clock()
-        self._told(tenant)
         await self._store.run(_MARK, [subscription_changed_at(tenant)], [repr(moment), ""])
+        self._told(tenant, moment)
         return moment
 
     async def note_changed(self, tenant: str) -> bool:
@@ -215,6 +216,7 @@ class Tenants:
                 self._unmarked[tenant] = moment
                 self._tracked.pin(subscription_changed_at(tenant), repr(moment))
             return False
+        self._told(tenant, moment)
         return True
 
     def _mark_again(self, _after_outage: bool) -> None:
@@ -223,11 +225,13 @@ class Tenants:
             reply.add_done_callback(partial(self._marked, tenant, moment))
 
     def _marked(self, tenant: str, moment: float, reply: Future[Any]) -> None:
-        if not reply.cancelled() and reply.exception() is None and self._unmarked.get(tenant) == moment:
-            self._told(tenant)
+        if not reply.cancelled() and reply.exception() is None:
+            self._told(tenant, moment)
 
-    def _told(self, tenant: str) -> None:
-        if self._unmarked.pop(tenant, None) is not None:
+    def _told(self, tenant: str, moment: float) -> None:
+        """The store knows of a change at `moment`: what waits for it and is no later need not."""
+        if self._unmarked.get(tenant, inf) <= moment:
+            del self._unmarked[tenant]
             self._tracked.unpin(subscription_changed_at(tenant))
 
     async def _call(self, method: str, target: str, body: bytes | None = None) -> Answer:

@@ -219,6 +219,10 @@ async def test_a_change_that_the_store_missed_is_marked_when_it_is_back(mortal_s
     assert world.tracked.held([subscription_changed_at("t")]) == [repr(world.now)]
     with pytest.raises(StoreError):
         await world.tenants.mark_changed("u")
+    with pytest.raises(StoreError):
+        await world.tenants.mark_changed("t")
+    # What could not be told a second time has not been told a first time by that.
+    assert world.tracked.held([subscription_changed_at("t")]) == [repr(world.now)]
     moment = world.now
     world.now += 100
     mortal_store.start()
@@ -264,3 +268,15 @@ async def test_the_latest_change_counts_whoever_comes_last_to_tell_of_it(world: 
     await world.store.execute("SET", key, "99999999999")
     assert await world.tenants.note_changed("t")
     assert float(await world.store.execute("GET", key)) == world.now
+
+
+@pytest.mark.parametrize("told", ["mark_changed", "note_changed"])
+async def test_a_change_that_the_store_has_taken_ends_the_wait_of_an_earlier_one(
+    world: World, told: str
+) -> None:
+    key = subscription_changed_at("t")
+    world.tenants._unmarked["t"] = world.now - 5
+    world.tracked.pin(key, repr(world.now - 5))
+    await getattr(world.tenants, told)("t")
+    assert not world.tenants._unmarked
+    assert await world.tracked.fetch([key]) == [repr(world.now)]
