@@ -40,7 +40,7 @@ from kernel.routing.catalog import RouteRow
 from kernel.routing.router import UNMATCHED, Router
 from kernel.stages import ALWAYS, compile_stages
 from kernel.state import State
-from kernel.store.patience import Patience
+from kernel.store.wait_budget import WaitBudget
 from kernel.telemetry.audit import ADMIN, AUTH_FAILURE, DENIED, SERVICE_TOKEN
 from kernel.upstream.callback_lane import raised
 
@@ -130,7 +130,7 @@ class Gateway:
         """What is left of an exchange: from the `outcome` of `stage` on, or of its handler (None), to the end."""
         broken = ""
         x.lane = None  # what waits has no use for it
-        patience = Patience() if stage is not None else None  # with the store, for all stages together
+        budget = WaitBudget() if stage is not None else None  # with the store, for all stages together
         try:
             while stage is not None:
                 if outcome is not None and not isinstance(outcome, Problem):
@@ -140,8 +140,8 @@ class Gateway:
                     await x.refuse(outcome)
                     break
                 stage = next(stages, None)
-                if stage is None and patience is not None:
-                    patience.end()
+                if stage is None and budget is not None:
+                    budget.end()
                 outcome = stage(x) if stage is not None else x.route.handler(x)
             else:
                 assert outcome is not None

@@ -1,10 +1,8 @@
-"""Exchange: the one object a request has, from its first byte to its access-log line; and `Route`, what was decided
-about it before it came.
+"""Exchange: the one object a request has, to its access-log line; and `Route`, what was decided about it before it came.
 
 Rules:
 - Answers go out by its methods alone, so that every one of them, errors included, carries the gateway's own headers.
-- Attributes are grouped by who writes them: the constructor, the stages, the forwarder, the answer.
-- Nothing here knows a policy; stages read and write attributes.
+- Attributes are grouped by who writes them. Nothing here knows a policy; stages read and write attributes.
 """
 
 from __future__ import annotations
@@ -195,7 +193,7 @@ class Exchange:
 
     @property
     def caller(self) -> Identity:
-        """Who calls; on routes that ask for it, after the authentication stage."""
+        """Who calls; after the authentication stage."""
         assert self.identity is not None
         return self.identity
 
@@ -283,11 +281,10 @@ class Exchange:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        """The same on a lane, whose server takes a whole response without a wait."""
+        """The same on a lane, whose server takes it without a wait."""
         self.status = status
         self.response_started = True
         self.sent = len(body)
-        # PERF: 0.1 us less than by way of one list of both.
         headers += self.extra
         if self.limits is not None:
             headers += self.limits

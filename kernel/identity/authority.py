@@ -30,8 +30,8 @@ from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.store.errors import StoreError
 from kernel.store.keys import auth_token
-from kernel.store.patience import answered
 from kernel.store.redis import Store
+from kernel.store.wait_budget import answered
 from kernel.telemetry.metrics import Metrics
 
 # A page that fires requests for ten seconds while its session is refreshed again and again.

@@ -29,9 +29,9 @@ from kernel.routing.catalog import Limit
 from kernel.store.bucket import Bucket, Verdict
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.link import stop
-from kernel.store.patience import answered
 from kernel.store.redis import Script, Store
 from kernel.store.reporter import report_all
+from kernel.store.wait_budget import answered
 from kernel.store.workers import WorkerRegistry
 
 __all__ = ["Limiter", "Verdict"]

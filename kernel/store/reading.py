@@ -7,7 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 from kernel.store.errors import StoreDown, StoreRefused
-from kernel.store.patience import answered
+from kernel.store.wait_budget import answered
 
 
 class Reading:

@@ -70,7 +70,7 @@ class Store:
         self._slots = Slots()  # a cluster's, as far as they are known
         # Commands that wait for the attempt to replace a broken connection; None: there is no such attempt.
         self._parked: list[Command] | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
         self._opener: asyncio.Task[None] | None = None
         self._sentinel = (
             0  # which one to ask first: another one after each failure, for one of them may be out of date
@@ -205,7 +205,7 @@ class Store:
         at_once = not isinstance(error, TimeoutError) and self._replacements <= _REPLACEMENTS
         if at_once:
             due = min((command.due for command in self._parked), default=now + self.timeout)
-            self._patience = self._loop.call_later(due - now, self._lose, self._last_error)
+            self._deadline = self._loop.call_later(due - now, self._lose, self._last_error)
         else:
             self._lose(self._last_error)
         if not self._closed:
@@ -278,8 +278,8 @@ class Store:
         return True
 
     def _took_over(self, carrier: Carrier, endpoint: Endpoint | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._deadline is not None:
+            self._deadline.cancel()
         self._carrier = carrier
         self._endpoint = endpoint
         self._since = monotonic()
@@ -300,9 +300,9 @@ class Store:
     def _lose(self, why: str) -> None:
         """Nobody waits any more."""
         self.connected = False
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
         parked, self._parked = self._parked, None
         _fail(parked or [], why)
 

@@ -27,9 +27,9 @@ from kernel.primitives.single_flight import SingleFlight
 from kernel.primitives.tenant_id import canonical
 from kernel.store.errors import StoreError
 from kernel.store.keys import subscription_changed_at, tenant_ancestors
-from kernel.store.patience import answered
 from kernel.store.redis import Script, Store
 from kernel.store.tracked import TrackedMap
+from kernel.store.wait_budget import answered
 from kernel.upstream.client import Answer, ServiceClient
 
 _STORE_SECONDS = 300

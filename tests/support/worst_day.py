@@ -12,9 +12,9 @@ from kernel.routing.catalog import Limit
 from kernel.store.errors import StoreDown
 from kernel.store.keys import subscription_changed_at, tenant_read_only, token_revoked
 from kernel.store.limiter import Limiter
-from kernel.store.patience import Patience
 from kernel.store.redis import Store
 from kernel.store.tracked import TrackedMap
+from kernel.store.wait_budget import WaitBudget
 from tests.support.store import until
 
 # The store's part in a request is bounded by 0.1 s. The rest is for a loaded machine; and what the loop itself was late, when
@@ -112,7 +112,7 @@ class Load:
             self._late += max(0.0, monotonic() - due)
 
     async def _request(self, number: int) -> None:
-        Patience()
+        WaitBudget()
         began, late = monotonic(), self._late
         error: BaseException | None = None
         refused, read = False, True

@@ -1,4 +1,4 @@
-"""Patience: how long one request may wait for the store, all its questions together.
+"""The budget of waiting: how long one request may wait for the store, all its questions together.
 
 Each answer comes within the store's timeout or not at all; but a request asks for its limit, its token, locks and more,
 one after the other, and a store that is slow and not dead would cost it that time again and again.
@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any
 
 
-class Patience:
+class WaitBudget:
     """What a request has waited so far. It is the running context's own, and that of tasks begun in it, until `end`."""
 
     __slots__ = ("_over", "waited")
@@ -31,23 +31,23 @@ class Patience:
         return total if self._over else total - self.waited
 
 
-_MINE: ContextVar[Patience | None] = ContextVar("patience", default=None)
+_MINE: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)
 
 
 async def answered(reply: asyncio.Future[Any], total: float) -> bool:
     """Wait until `reply` is done, which is others', too. False: that took `total` seconds, or what is left of them."""
     if reply.done():
         return True
-    patience = _MINE.get()
-    seconds = total if patience is None else patience.left(total)
+    budget = _MINE.get()
+    seconds = total if budget is None else budget.left(total)
     if seconds <= 0:
         return False
     began = monotonic()
     try:
         await asyncio.wait((reply,), timeout=seconds)
     finally:
-        if patience is not None:
-            patience.waited += monotonic() - began
+        if budget is not None:
+            budget.waited += monotonic() - began
         if not reply.done():
             reply.add_done_callback(_seen)
     return reply.done()

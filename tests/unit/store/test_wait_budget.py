@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import Any
 
-from kernel.store.patience import Patience, answered
+from kernel.store.wait_budget import WaitBudget, answered
 
 TOTAL = 0.1
 
@@ -20,7 +20,7 @@ def after(seconds: float) -> asyncio.Future[Any]:
 
 
 async def test_questions_share_it() -> None:
-    Patience()
+    WaitBudget()
     assert await answered(after(0.06), TOTAL)
     began = monotonic()
     assert not await answered(after(5), TOTAL)
@@ -32,13 +32,13 @@ async def test_questions_share_it() -> None:
 
 
 async def test_time_spent_on_other_things_does_not_count() -> None:
-    Patience()
+    WaitBudget()
     await asyncio.sleep(2 * TOTAL)
     assert await answered(after(0.01), TOTAL)
 
 
 async def test_what_comes_after_the_stages_has_its_own() -> None:
-    patience = Patience()
+    patience = WaitBudget()
     assert not await answered(after(5), TOTAL)
     patience.end()
     assert await answered(after(0.01), TOTAL)
@@ -46,7 +46,7 @@ async def test_what_comes_after_the_stages_has_its_own() -> None:
 
 async def test_tasks_of_others_have_their_own() -> None:
     async def request() -> bool:
-        Patience()
+        WaitBudget()
         return await answered(after(0.06), TOTAL)
 
     assert all(await asyncio.gather(*(asyncio.create_task(request()) for _ in range(5))))
