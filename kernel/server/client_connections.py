@@ -16,6 +16,7 @@ Each is closed up to a quarter of `first` later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -25,6 +26,7 @@ import struct
 import sys
 import termios
 from collections.abc import Callable, Collection, Iterator, Mapping
+from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 
@@ -39,6 +41,8 @@ _OPEN = b"\x01\x08"
 # Both struct sockaddr_in and sockaddr_in6 have the port there.
 _ADDRESS_BYTES = 128
 _PORT = slice(2, 4)
+_IPV6_BYTES = 28
+_MAPPED = bytes(10) + b"\xff\xff"
 # The preface of HTTP/2 (RFC 9113 section 3.4); no request of HTTP/1 that takes long is shorter.
 _PREFACE_BYTES = 24
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what is not taken yet is thrown away
@@ -93,8 +97,8 @@ class ClientConnections:
         # By the client's address: when a connection without a request was first seen, and when the head of one.
         self._new: dict[bytes, float] = {}
         self._heads: dict[bytes, float] = {}
-        # By the client's port: when it was given up.
-        self._given_up: dict[str, float] = {}
+        # By the client's address, less what belongs to IPv6 alone, and port: when it was given up.
+        self._given_up: dict[tuple[bytes, str], float] = {}
         # Ports and addresses that a look has come across, and ports that were noted before it: to forget all others.
         self._seen: set[str | bytes] = set()
         self._known: set[str] = set()
@@ -111,10 +115,14 @@ class ClientConnections:
         if self._linux:
             self._wait()
 
-    def ended(self, port: str) -> None:
-        """The gateway has broken off what it sent to a client, or ended its socket."""
+    def ended(self, client: tuple[str, str]) -> None:
+        """The gateway has broken off what it sent to a client (its address and port), or ended its socket.
+
+        SECURITY: by the port alone, whoever breaks off on purpose would have others cut who have the same one.
+        """
         if self._linux:
-            self._given_up[port] = self._loop.time()
+            with contextlib.suppress(ValueError):  # a unix socket's
+                self._given_up[_packed(client[0]), client[1]] = self._loop.time()
 
     def hasten(self) -> None:
         """The worker stops: nobody who does not read holds it up."""
@@ -165,8 +173,8 @@ class ClientConnections:
         for port in [port for port in self._known if port not in seen]:
             if self.noted is not None:
                 self.noted.pop(port, None)
-        for port in [port for port, since in self._given_up.items() if since < began - _LINGER]:
-            del self._given_up[port]
+        for client in [client for client, since in self._given_up.items() if since < began - _LINGER]:
+            del self._given_up[client]
 
     def _judge(self, file: int) -> str:
         """Why the connection behind a descriptor has to go, if no request of its is in flight; "" when it may stay."""
@@ -193,7 +201,7 @@ class ClientConnections:
             return SILENT
         if self._is_in_head(port, peer, now, sent, received):
             return SLOW_HEAD
-        if self._is_unread(file, port, now, quiet):
+        if self._is_unread(file, peer, port, now, quiet):
             return UNREAD
         return IDLE if quiet > self._keep else ""
 
@@ -211,8 +219,8 @@ class ClientConnections:
             return False
         return now - began > self._first
 
-    def _is_unread(self, file: int, port: str, now: float, quiet: float) -> bool:
-        given_up = self._given_up.get(port)
+    def _is_unread(self, file: int, peer: bytes, port: str, now: float, quiet: float) -> bool:
+        given_up = self._given_up.get((_host(peer), port)) if self._given_up else None
         late = given_up is not None and now - given_up > _LINGER
         return (late or (self._stopping and quiet > _STOP_MS)) and _unread(file)
 
@@ -243,6 +251,19 @@ class ClientConnections:
     def _is_dead(self, reason: str) -> bool:
         """Whether nothing has passed, in the midst of a request, for longer than anything may take."""
         return reason == IDLE and min(_QUIET.unpack_from(self._info, _QUIET_AT)) > self._idle
+
+
+def _packed(address: str) -> bytes:
+    """An address as bytes, IPv4 in the one way whatever the listener is. Raises ValueError."""
+    parsed = ip_address(address)
+    return (getattr(parsed, "ipv4_mapped", None) or parsed).packed
+
+
+def _host(peer: bytes) -> bytes:
+    """The same of a struct sockaddr_in or sockaddr_in6."""
+    if len(peer) < _IPV6_BYTES:
+        return peer[4:8]
+    return peer[20:24] if peer[8:20] == _MAPPED else peer[8:24]
 
 
 def _unread(file: int) -> bool:

@@ -43,13 +43,13 @@ class Entrance(Protocol):
 
 
 class Connections(Protocol):
-    """What is told of clients, by their ports (see client_connections.py)."""
+    """What is told of clients (see client_connections.py)."""
 
-    # The version of HTTP that each has asked by; None: nobody wants to know.
+    # By a client's port, the version of HTTP that it has asked by; None: nobody wants to know.
     noted: dict[str, str] | None
 
-    def ended(self, port: str) -> None:
-        """What it was sent has been broken off, or its WebSocket is over."""
+    def ended(self, client: tuple[str, str]) -> None:
+        """What the one at an address and port was sent has been broken off, or its WebSocket is over."""
 
 
 class Intake:
@@ -78,7 +78,8 @@ class Intake:
         """A request that does not come by `put`: all of it is the task that granian has made."""
         task = asyncio.current_task()
         assert task is not None
-        port = self._tasks[task] = scope["client"][1]
+        client = scope["client"]
+        self._tasks[task] = client[1]
         socket = scope["type"] == "websocket"
         try:
             rest = self._enter(scope, receive, send)
@@ -90,7 +91,7 @@ class Intake:
         finally:
             del self._tasks[task]
             if socket:
-                self._connections.ended(port)
+                self._connections.ended(client)
 
     def in_flight(self) -> set[str]:
         """The ports of all clients whose request is under way."""
@@ -137,23 +138,23 @@ class Intake:
         return self._gateway.enter(scope, receive, send, lane, watcher)
 
     def _run(self, watcher: exchange.Watcher, scope: Scope, rest: Awaitable[None]) -> None:
-        port = scope["client"][1]
-        task = self._loop.create_task(self._request(watcher, port, scope["type"] == "websocket", rest))
-        self._tasks[task] = port
+        client = scope["client"]
+        task = self._loop.create_task(self._request(watcher, client, scope["type"] == "websocket", rest))
+        self._tasks[task] = client[1]
         task.add_done_callback(self._tasks.pop)
         watcher.taskref(task)
 
     async def _request(
-        self, watcher: exchange.Watcher, port: str, socket: bool, rest: Awaitable[None]
+        self, watcher: exchange.Watcher, client: tuple[str, str], socket: bool, rest: Awaitable[None]
     ) -> None:
         try:
             await rest
         except BaseException as error:
-            self._connections.ended(port)
+            self._connections.ended(client)
             watcher.err(error)
             return
         if socket:
-            self._connections.ended(port)
+            self._connections.ended(client)
         watcher.done()
 
     # --- Lane ---

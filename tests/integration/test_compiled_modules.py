@@ -76,7 +76,7 @@ class Untold:
 
     noted: dict[str, str] | None = None
 
-    def ended(self, port: str) -> None: ...
+    def ended(self, client: tuple[str, str]) -> None: ...
 
 
 # Constants and types: nothing of them runs, but who uses them compiled needs them compiled.

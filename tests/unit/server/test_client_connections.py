@@ -236,7 +236,9 @@ async def test_what_was_given_up_and_is_not_read_goes_after_a_while(
         fill(server.far(client))
     server.in_flight.add(port_of(again))
     for client in (given_up, again, reading):
-        watch.ended(port_of(client))
+        watch.ended(("::ffff:127.0.0.1", port_of(client)))
+    watch.ended(("127.0.0.2", port_of(living)))  # another client, by the same port
+    watch.ended(("", ""))  # by a unix socket
     await until(lambda: is_reset(server.far(given_up)))
     await asyncio.sleep(2 * FIRST)
     assert not any(is_reset(server.far(client)) for client in (living, again, reading))

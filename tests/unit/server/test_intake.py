@@ -81,8 +81,8 @@ class Connections:
         self.noted = noted
         self.given_up: list[str] = []
 
-    def ended(self, port: str) -> None:
-        self.given_up.append(port)
+    def ended(self, client: tuple[str, str]) -> None:
+        self.given_up.append(client[1])
 
 
 @pytest.fixture
@@ -161,6 +161,24 @@ async def test_what_has_to_wait_is_a_task_that_ends_by_its_watcher(
     assert watchers[0].ended == [None]
     assert isinstance(watchers[1].ended[0], ValueError)
     assert all(watcher.task is not None and watcher.task.done() for watcher in watchers)
+
+
+async def test_a_stream_that_has_let_go_of_its_request_ends_like_others(
+    entrance: Entrance, intake: Intake, connections: Connections
+) -> None:
+    async def rest(scope: Scope, fails: bool) -> None:
+        scope.clear()
+        if fails:
+            raise ValueError("broken")
+
+    entrance.answer = lambda watcher: rest(watcher.scope, watcher.scope["number"] == 1)
+    watchers = [Watcher(0), Watcher(1)]
+    for watcher in watchers:
+        intake.put(watcher)
+    await asyncio.sleep(0.01)
+    assert watchers[0].ended == [None]
+    assert isinstance(watchers[1].ended[0], ValueError)
+    assert connections.given_up == ["1"]
 
 
 async def test_an_exchange_on_the_lane_ends_by_its_watcher_too(entrance: Entrance, intake: Intake) -> None:
