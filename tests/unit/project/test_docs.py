@@ -16,6 +16,23 @@ DOCUMENTS = [
 ]
 
 
+_PATH = re.compile(r"(?<![\w./-])(?:kernel|handlers|tests|docs|demo|bench|loadtests)/[\w./*-]*\.\w+")
+_TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+_EXAMPLES = {"kernel/stages/maintenance.py", "handlers/whoami.py"}
+"""Files that CONTRIBUTING.md has its reader write."""
+
+
+def texts() -> list[Path]:
+    """Whatever of the project may name a file: documentation, sources, recipes."""
+    made = {".git", ".venv", "build", "out", "node_modules"}
+    found = [
+        path
+        for pattern in ("*.md", "*.py", "*.toml", "*.lua", "Makefile", "Dockerfile")
+        for path in ROOT.rglob(pattern)
+    ]
+    return [path for path in found if made.isdisjoint(path.relative_to(ROOT).parts)]
+
+
 def anchors(path: Path) -> set[str]:
     """The ids a Markdown renderer gives the headings of `path`."""
     headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
@@ -60,6 +77,23 @@ def test_commands_exist(path: Path) -> None:
     for module in re.findall(r"python -m ((?:bench|kernel)[a-z.]*)", text):
         parts = ROOT.joinpath(*module.split("."))
         assert parts.with_suffix(".py").exists() or (parts / "__main__.py").exists(), module
+
+
+def test_files_that_are_named_exist() -> None:
+    """In documentation, comments and docstrings; what a benchmark writes (`bench/out/`) comes later."""
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts()
+        for name in _PATH.findall(path.read_text())
+        if name not in _EXAMPLES and not name.startswith("bench/out/") and not any(ROOT.glob(name))
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_are_named_exist(path: Path) -> None:
+    for file, name in _TEST.findall(path.read_text()):
+        assert re.search(rf"def {name}\b", (ROOT / file).read_text()), name
 
 
 def test_the_readme_tells_how_to_test() -> None:
