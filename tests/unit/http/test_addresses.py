@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -101,6 +102,13 @@ def test_any_forwarded_header_is_read(pieces: list[bytes]) -> None:
     for entry in chain.split(b","):
         assert entry in {b"", b"unknown"} or set(entry) <= set(b"9.")
         assert forwarded_client("10.9.9.9", entry, TRUSTED) in {"10.9.9.9", "9.9.9.9", "unknown"}
+
+
+@pytest.mark.parametrize("piece", [b'"\\', b'"', b';"\\', b',"\\'])
+def test_no_forwarded_header_keeps_the_worker_busy(piece: bytes) -> None:
+    began = process_time()
+    forwarded_elements((piece * 16384)[:16384])
+    assert process_time() - began < 1  # an open quote and a backslash at the end: 8 s
 
 
 @pytest.mark.parametrize("address", ["::ffff:203.0.113.8", "203.0.113.8", "::ffff:cb00:7108"])
