@@ -21,6 +21,7 @@ MODULES = [
     "kernel/identity/access.py",
     "kernel/identity/cache.py",
     "kernel/identity/identity.py",
+    "kernel/primitives/memo.py",
     "kernel/routing/router.py",
     "kernel/routing/trie.py",
     "kernel/server/intake.py",

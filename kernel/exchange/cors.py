@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from kernel.exchange.exchange import Exchange, HeaderList
+from kernel.primitives.memo import keep
 from kernel.routing.catalog import METHODS
 
 EXPOSED = (
@@ -41,9 +42,7 @@ class Cors:
         """The CORS headers of a response to `origin`; only `Vary` when it is not allowed."""
         known = self._memo.get(origin)
         if known is None:
-            known = self._make(origin)
-            if len(self._memo) < _MEMO_LIMIT:
-                self._memo[origin] = known
+            known = keep(self._memo, origin, self._make(origin), _MEMO_LIMIT)
         return known
 
     def allowed(self, origin: bytes) -> bool:

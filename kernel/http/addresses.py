@@ -6,6 +6,8 @@ import ipaddress
 import re
 from collections.abc import Sequence
 
+from kernel.primitives.memo import keep
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 # A client whose address a trusted proxy does not tell.
 UNKNOWN = "unknown"
@@ -51,9 +53,7 @@ class Peers:
     def __contains__(self, address: str) -> bool:
         known = self._memo.get(address)
         if known is None:
-            known = self._look(address)
-            if len(self._memo) < _MEMO_LIMIT:
-                self._memo[address] = known
+            known = keep(self._memo, address, self._look(address), _MEMO_LIMIT)
         return known
 
     def _look(self, address: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kernel.primitives.memo import keep
+
 # The context headers the services trust. Stripped from every client, then set from the verified identity only.
 TRUSTED = frozenset(
     {
@@ -124,7 +126,7 @@ _MEMO_LIMIT = 1024
 class HeaderKinds(dict[bytes, int]):
     """Header name (lower case, as ASGI gives it) -> what becomes of it; decided once, then one dict hit.
 
-    The memo is bounded: names beyond `_MEMO_LIMIT` are decided each time, so a flood of invented names costs no memory.
+    SECURITY: bounded, so that a flood of invented names costs no memory.
     """
 
     def __missing__(self, name: bytes) -> int:
@@ -140,9 +142,7 @@ class HeaderKinds(dict[bytes, int]):
             kind = CAPTURE if drop else CAPTURE_FORWARD
         else:
             kind = DROP if drop else FORWARD
-        if len(self) < _MEMO_LIMIT:
-            self[name] = kind
-        return kind
+        return keep(self, name, kind, _MEMO_LIMIT)
 
     def sort(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[dict[bytes, bytes], list[bytes], int]:
         """What stages read of a request's `headers`, the lines to pass on (see `Exchange`), and how long the others were."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from kernel.identity.errors import TokenError
 from kernel.identity.identity import Identity
+from kernel.primitives.memo import keep
 
 _REFUSAL_SECONDS = 1.0
 _REFUSALS = 256
@@ -86,9 +87,7 @@ class Refusals:
         del self._known[token]
 
     def remember(self, token: bytes, error: TokenError, now: float) -> None:
-        if len(self._known) >= _REFUSALS:
-            self._known.clear()
-        self._known[token] = now + _REFUSAL_SECONDS, error.again()
+        keep(self._known, token, (now + _REFUSAL_SECONDS, error.again()), _REFUSALS)
 
     def clear(self) -> None:
         self._known.clear()

@@ -16,6 +16,7 @@ from kernel.identity.identity import Identity
 from kernel.identity.jws import parse
 from kernel.identity.remote import Answer, Call
 from kernel.identity.tokens import Verifier
+from kernel.primitives.memo import keep
 from kernel.primitives.single_flight import SingleFlight
 
 # A refresh token is spent by its use, but a browser's other requests still carry it for a moment.
@@ -152,9 +153,7 @@ class Refresher:
         except Exception:
             raise GatewayError(AUTH_UNAVAILABLE()) from None
         refreshed = await self._read(answer)
-        if len(self._recent) >= _SHARED_SESSIONS:
-            self._recent.clear()
-        self._recent[session] = (self._verifier.clock() + _SHARED_SECONDS, refreshed)
+        keep(self._recent, session, (self._verifier.clock() + _SHARED_SECONDS, refreshed), _SHARED_SESSIONS)
         return refreshed
 
     async def _read(self, answer: Answer) -> Refreshed:

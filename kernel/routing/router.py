@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from kernel.http.paths import flaw, has_encoded_slash, second_look
 from kernel.http.problems import BAD_PATH, METHOD_NOT_ALLOWED, ROUTE_UNKNOWN, Problem
+from kernel.primitives.memo import keep
 from kernel.routing.catalog import RouteRow
 from kernel.routing.trie import Trie
 
@@ -84,9 +85,7 @@ class Router(Generic[RouteT]):
                 return self._bad_path(wrong, row.admin), ()
         # With an encoded slash, another method's route may not allow it.
         if not (otherwise and has_encoded_slash(path)) and len(path) <= _KNOWN_LENGTH:
-            if len(self._known) >= _KNOWN_LIMIT:
-                self._known.clear()  # the paths that many ask for are soon back
-            self._known[path] = routes, params
+            keep(self._known, path, (routes, params), _KNOWN_LIMIT)
         return route, params
 
     def _routes(self, path: bytes) -> dict[str, RouteT] | None:

@@ -23,6 +23,7 @@ from kernel.http.problems import (
     HTTPS_REQUIRED,
     Problem,
 )
+from kernel.primitives.memo import keep
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
@@ -94,7 +95,7 @@ def make(state: State, row: RouteRow) -> Stage:
             x.extra[0] = (b"x-request-id", given)
 
     # PERF: hosts found good before; spares the regular expressions (0.4 us).
-    served: set[bytes] = set()
+    served: dict[bytes, bool] = {}
 
     def edge(x: Exchange) -> Problem | None:
         peer = x.scope["client"][0]
@@ -116,8 +117,7 @@ def make(state: State, row: RouteRow) -> Stage:
                 name = _PORT.sub(b"", host.lower())
                 if not any_host and name not in exact and not name.endswith(suffixes):
                     return BAD_HOST("This gateway does not serve that host.")
-                if len(served) < _MEMO_LIMIT:
-                    served.add(host)
+                keep(served, host, True, _MEMO_LIMIT)
             elif not any_host or x.scope["http_version"] not in HTTP_1_0:
                 # HTTP/1.0 has none (RFC 1945): health checks of load balancers. To the server a missing one is an empty one.
                 return BAD_HOST("The request has no Host header.")

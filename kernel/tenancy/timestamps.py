@@ -6,6 +6,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from time import time
 
+from kernel.primitives.memo import keep
+
 _MEMO_LIMIT = 4096
 # The last second that ISO 8601 can write with four digits of a year; beyond it are milliseconds, or worse.
 _LATEST = 253_402_300_799.0
@@ -35,10 +37,7 @@ class Timestamps:
                 moment = time()
                 self.unreadable += 1
                 self._complain(key, value[:_MAX_SHOWN])
-            known = moment
-            if len(self._memo) >= _MEMO_LIMIT:
-                self._memo.pop(next(iter(self._memo)))
-            self._memo[key, value] = known
+            known = keep(self._memo, (key, value), moment, _MEMO_LIMIT)
         return known
 
 

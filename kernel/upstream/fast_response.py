@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from math import inf
 
+from kernel.primitives.memo import keep
 from kernel.upstream.response_headers import (
     CONNECTION,
     ENCODING,
@@ -112,17 +113,14 @@ class FastResponseReader:
         status = int(match[1]) if match is not None else 0
         if status in _NO_BODY:
             return 0
-        if status and len(self._statuses) < _MEMO_LIMIT and len(line) < _MEMO_LINE:
-            self._statuses[line] = status
-        return status
+        return (
+            keep(self._statuses, line, status, _MEMO_LIMIT) if status and len(line) < _MEMO_LINE else status
+        )
 
     def _line(self, line: bytes) -> Pair | int:
         entry = self._judge(line)
-        if len(line) < _MEMO_LINE and entry != UNUSUAL:
-            if len(self._lines) >= _MEMO_LIMIT:
-                self._lines.clear()  # dates and ids go by; what is sent all the time is soon back
-            self._lines[line] = entry
-        return entry
+        usual = len(line) < _MEMO_LINE and entry != UNUSUAL
+        return keep(self._lines, line, entry, _MEMO_LIMIT) if usual else entry
 
     def _judge(self, line: bytes) -> Pair | int:
         match = _FIELD_LINE.fullmatch(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from kernel.http.headers import HOP_BY_HOP
+from kernel.primitives.memo import keep
 
 # What a header of a response is to us, when it is not simply passed on under its lower-case name.
 DROP, LENGTH, ENCODING, CONNECTION, KEEP_ALIVE, LOCATION, CONTENT_LOCATION = 0, 1, 2, 3, 4, 5, 6
@@ -42,9 +43,7 @@ class ResponseHeaders(dict[bytes, bytes | int]):
         kind: bytes | int = _SPECIAL.get(lower, lower)
         if kind is lower and (lower in HOP_BY_HOP or lower in _OURS or lower.startswith(b"access-control-")):
             kind = DROP
-        if len(self) < _MEMO_LIMIT:
-            self[name] = kind
-        return kind
+        return keep(self, name, kind, _MEMO_LIMIT)
 
 
 class TransportHeaders(ResponseHeaders):
@@ -55,9 +54,7 @@ class TransportHeaders(ResponseHeaders):
         kind: bytes | int = _SPECIAL.get(lower, lower)
         if kind is lower and lower in HOP_BY_HOP:
             kind = DROP
-        if len(self) < _MEMO_LIMIT:
-            self[name] = kind
-        return kind
+        return keep(self, name, kind, _MEMO_LIMIT)
 
 
 def reference(value: bytes, own: frozenset[bytes]) -> bytes:

@@ -18,7 +18,8 @@ PRODUCT = [path for path in SOURCES if "demo" not in path.relative_to(ROOT).part
 # Lowest first. A module imports from its own room and from rooms on floors below; rooms of one floor do not know each other.
 FLOORS: tuple[set[str], ...] = (
     {"kernel"},
-    {"kernel.primitives", "kernel.http"},
+    {"kernel.primitives"},
+    {"kernel.http"},
     {"kernel.routing"},
     {"kernel.config"},
     {"kernel.store", "kernel.telemetry"},
