@@ -112,7 +112,7 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
         int,
         _var(
             integer(0, 10**9),
-            "Failed logins and refreshes for one account (`email` or `username` of the body), and registrations, in each "
+            "Failed logins and refreshes for one account (`email` and `username` of the body), and registrations, in each "
             "`LOGIN_RATE_LIMIT_WINDOW_SECONDS`, wherever they come from. 0: no limit.",
             "10",
         ),

@@ -3,7 +3,7 @@
 Beside the client's limit, which leaves room for hundreds of guesses a minute. Who logs in or refreshes with success pays
 nothing: an office full of people may come to work at nine. A new account is paid for.
 
-The account is what the body says, read before the service has it: `email` or `username` of a JSON object or of a form,
+The account is what the body says, read before the service has it: `email` and `username` of a JSON object or of a form,
 whatever its case; of a refresh the token itself. One that says neither is counted by address alone; what cannot be read at
 all, or is longer than 16 KiB, shares one account's bucket.
 
@@ -36,6 +36,7 @@ NAME: Final = Phase("attempts")
 
 _MOST = 16 * 1024
 _UNREADABLE = "\n"  # no account is called so
+_TWICE = "which one counts is the service's to say"
 _DISPOSITION = b"content-disposition:"
 _NAME_OF_PART = re.compile(rb'(?i)[; \t]name="?(email|username|refresh_token)"?[ \t]*(?=;|\Z)')
 
@@ -48,29 +49,33 @@ class _Named(Struct):
     refresh_token: str | None = None
 
     @property
-    def account(self) -> str:
-        name = self.email or self.username
-        return name.strip().casefold() if name else self.refresh_token or ""
+    def accounts(self) -> tuple[str, ...]:
+        # SECURITY: of an e-mail address and a name the service may look at either; the other would hide it.
+        names = {name.strip().casefold() for name in (self.email, self.username) if name}
+        return tuple(sorted(names)) or ((self.refresh_token,) if self.refresh_token else ())
 
 
 _decoder = msgspec.json.Decoder(_Named)
 
 
-def account_of(content_type: bytes, body: bytes) -> str:
-    """The account that a body names, "" for none. Raises ValueError and RecursionError when nobody can tell."""
+def accounts_of(content_type: bytes, body: bytes) -> tuple[str, ...]:
+    """The accounts that a body names. Raises ValueError and RecursionError when nobody can tell."""
     kind = content_type.lower()
     if kind.startswith(b"application/x-www-form-urlencoded"):
-        # Of a name given twice services take the first or the last: the last, as of JSON members.
-        return msgspec.convert(dict(parse_qsl(body.decode(), max_num_fields=64)), _Named).account
+        pairs = parse_qsl(body.decode(), max_num_fields=64)
+        counted = [pair for pair in pairs if pair[0] in _Named.__struct_fields__]
+        if len(dict(counted)) < len(counted):
+            raise ValueError(_TWICE)
+        return msgspec.convert(dict(counted), _Named).accounts
     if kind.startswith(b"multipart/form-data"):
-        return msgspec.convert(_parts(body), _Named).account
+        return msgspec.convert(_parts(body), _Named).accounts
     try:
-        return _decoder.decode(body).account
+        return _decoder.decode(body).accounts
     except msgspec.ValidationError:
-        return ""  # an object of other members, or none
+        return ()  # an object of other members, or none
     except (msgspec.DecodeError, UnicodeDecodeError):
         # UTF-16, UTF-32 or a byte order mark: Python's services read them.
-        return msgspec.convert(json.loads(body), _Named).account
+        return msgspec.convert(json.loads(body), _Named).accounts
 
 
 def _parts(body: bytes) -> dict[str, str]:
@@ -84,13 +89,13 @@ def _parts(body: bytes) -> dict[str, str]:
     for line in body.split(b"\r\n"):
         if not in_head:
             if name in found:
-                raise ValueError("which one counts is the service's to say")
+                raise ValueError(_TWICE)
             found[name] = line.decode()
             name, in_head = "", True
         elif line[: len(_DISPOSITION)].lower() == _DISPOSITION:
             names = _NAME_OF_PART.findall(line)
             if len(names) > 1:
-                raise ValueError("a part with two names")
+                raise ValueError(_TWICE)
             name = names[0].decode() if names else ""
         elif name and not line:
             in_head = False
@@ -140,8 +145,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
                 body = await peek(x, _MOST, patience)
             except GatewayError as error:
                 return error.problem
-            account = _account(x, body)
-            if account:
+            for account in _accounts(x, body):
                 # SECURITY: an e-mail address or a token: the store sees its digest.
                 name = hashlib.sha256(account.encode("utf-8", "surrogatepass")).hexdigest()
                 refused = await _now(by_account.hold(x, kind + name))
@@ -163,13 +167,13 @@ def make(state: State, row: RouteRow) -> Stage | None:
     return attempts
 
 
-def _account(x: Exchange, body: bytes | None) -> str:
+def _accounts(x: Exchange, body: bytes | None) -> tuple[str, ...]:
     if body == b"":
-        return ""
+        return ()
     try:
-        return account_of(_content_type(x), body) if body is not None else _UNREADABLE
+        return accounts_of(_content_type(x), body) if body is not None else (_UNREADABLE,)
     except (ValueError, RecursionError):
-        return _UNREADABLE
+        return (_UNREADABLE,)
 
 
 def _content_type(x: Exchange) -> bytes:

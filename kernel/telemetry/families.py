@@ -249,11 +249,6 @@ def merge(snapshots: Iterable[Snapshot], *, retired: Iterable[Snapshot] = ()) ->
     return result
 
 
-def lasting(snapshot: Snapshot) -> Snapshot:
-    """What of a snapshot outlives its worker: counters and histograms."""
-    return merge((), retired=(snapshot,))
-
-
 def _add(result: Snapshot, snapshot: Snapshot, *, everything: bool) -> None:
     for name, samples in snapshot.items():
         family = FAMILIES.get(name)

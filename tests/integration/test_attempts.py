@@ -14,7 +14,7 @@ import redis
 from kernel.exchange.exchange import Exchange
 from kernel.routing.catalog import LOGIN, REFRESH, REGISTER, RouteRow
 from kernel.server.embedded_store import EmbeddedStore
-from kernel.stages.attempts import account_of
+from kernel.stages.attempts import accounts_of
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.stack import Stack
 
@@ -154,7 +154,8 @@ async def test_the_store_sees_no_address_of_an_account(gateway: Local, redis_cli
         ("application/json", '{"phone": "1"}', ""),
         ("", '{"email": "a"}', "a"),
         ("application/x-www-form-urlencoded", "grant_type=password&username=A%40b.c&password=p", "a@b.c"),
-        ("application/x-www-form-urlencoded; charset=utf-8", "username=x&username=y", "y"),
+        ("application/x-www-form-urlencoded; charset=utf-8", "username=x&x=1&x=2", "x"),
+        ("application/json", '{"email": "decoy", "username": "u"}', "decoy u"),
         (
             "multipart/form-data; boundary=b",
             '--b\r\nContent-Disposition: form-data; name="password"\r\n\r\np\r\n'
@@ -164,18 +165,18 @@ async def test_the_store_sees_no_address_of_an_account(gateway: Local, redis_cli
     ],
 )
 def test_the_account_is_found_as_services_find_it(kind: str, body: str, account: str) -> None:
-    assert account_of(kind.encode(), body.encode()) == account
+    assert accounts_of(kind.encode(), body.encode()) == tuple(account.split())
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "utf-8-sig"])
 def test_no_encoding_that_services_read_hides_the_account(encoding: str) -> None:
-    assert account_of(b"application/json", '{"email": "a@b.c"}'.encode(encoding)) == "a@b.c"
+    assert accounts_of(b"application/json", '{"email": "a@b.c"}'.encode(encoding)) == ("a@b.c",)
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 100, b'{"a":' * 10])
 def test_what_is_no_document_raises_only_what_is_said(body: bytes) -> None:
     with pytest.raises((ValueError, RecursionError)):
-        account_of(b"application/json", body)
+        accounts_of(b"application/json", body)
 
 
 @pytest.mark.parametrize("size", [0, 10, 16_000, 200_000])

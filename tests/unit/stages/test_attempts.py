@@ -7,7 +7,7 @@ from time import process_time
 
 import pytest
 
-from kernel.stages.attempts import account_of
+from kernel.stages.attempts import accounts_of
 
 FORM = b"multipart/form-data; boundary=b"
 DISPOSITION = b"Content-Disposition: form-data; name="
@@ -20,7 +20,7 @@ def part(name: bytes, value: bytes) -> bytes:
 @pytest.mark.parametrize("name", [b'"email"', b"email", b'"email"; charset=utf-8', b'"email" '])
 def test_the_part_of_a_form_that_names_the_account_is_found(name: bytes) -> None:
     body = part(b'"password"', b"x") + part(name, b" A@b.c ") + part(b'"EMAIL"', b"decoy") + b"--b--\r\n"
-    assert account_of(FORM, body) == "a@b.c"
+    assert accounts_of(FORM, body) == ("a@b.c",)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,12 @@ def test_the_part_of_a_form_that_names_the_account_is_found(name: bytes) -> None
 )
 def test_a_form_that_services_may_read_in_two_ways_is_unreadable(body: bytes) -> None:
     with pytest.raises(ValueError, match="."):
-        account_of(FORM, body)
+        accounts_of(FORM, body)
+
+
+def test_a_name_given_twice_hides_none() -> None:
+    with pytest.raises(ValueError, match="."):
+        accounts_of(b"application/x-www-form-urlencoded", b"username=victim&username=decoy")
 
 
 @pytest.mark.parametrize(
@@ -48,5 +53,5 @@ def test_no_form_keeps_the_worker_busy(piece: bytes) -> None:
     body = (piece * 16384)[:16384]
     began = process_time()
     with suppress(ValueError):
-        account_of(FORM, body)
+        accounts_of(FORM, body)
     assert process_time() - began < 1  # of 16 KiB one took 14 s
