@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from kernel.cli.output import Style, table
+from kernel.cli.output import Style, room, table, wrapped
 from kernel.cli.routes import methods
 from kernel.cli.settings import obtain
 from kernel.config import Settings
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
         return int(isinstance(found, str))
     style = Style(sys.stdout)
+    space = room(sys.stdout)
+    columns = space and space - 2
     if isinstance(found, str):
         sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n  {style('31', found)}\n")
         return 1
@@ -56,9 +58,13 @@ def run(args: argparse.Namespace) -> int:
         (name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "")
     ]
     sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n")
-    sys.stdout.write("\n".join(f"  {line}" for line in table(rows, ("2", ""), style)) + "\n\n")
+    sys.stdout.write(
+        "\n".join(f"  {line}" for line in table(wrapped(rows, columns), ("2", ""), style)) + "\n\n"
+    )
     steps = [(str(number), *pair) for number, pair in enumerate(stages.items(), 1)]
-    sys.stdout.write("\n".join(f"  {line}" for line in table(steps, ("2", "36", ""), style)) + "\n")
+    sys.stdout.write(
+        "\n".join(f"  {line}" for line in table(wrapped(steps, columns), ("2", "36", ""), style)) + "\n"
+    )
     return 0
 
 

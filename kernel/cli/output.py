@@ -88,6 +88,20 @@ def table(rows: Iterable[Row], codes: Row | Callable[[Row], Row], style: Style) 
     return lines
 
 
+def wrapped(rows: Iterable[Row], columns: int | None) -> list[Row]:
+    """The rows, the last cell of each on as many lines as it takes to stay within `columns`; None: as they are."""
+    listed = list(rows)
+    if columns is None or not listed:
+        return listed
+    *before, _ = (max(map(len, column)) + 2 for column in zip(*listed, strict=True))
+    fill = max(columns - sum(before), 24)
+    lines: list[Row] = []
+    for *cells, last in listed:
+        first, *others = textwrap.wrap(last, fill, break_long_words=False, break_on_hyphens=False) or [""]
+        lines += [(*cells, first), *((*("" for _ in cells), other) for other in others)]
+    return lines
+
+
 def print_errors(
     errors: Sequence[ConfigError], warnings: Sequence[ConfigError], stream: TextIO | None = None
 ) -> None:

@@ -48,6 +48,22 @@ def test_a_route_is_explained_stage_by_stage(capsys: pytest.CaptureFixture[str])
     assert out.index("cors") < out.index("limit") < out.index("authenticate") < out.index("tenancy")
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_explanation_fits_the_terminal_and_loses_nothing(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = ["explain", "DELETE", "/api/v1/tenants/7"]
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert main(ask) == 0
+    whole = capsys.readouterr().out
+    assert max(map(len, whole.splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(ask) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= columns
+    assert out.split() == whole.split()
+
+
 def test_an_explanation_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "DELETE", "/api/v1/tenants/7", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
