@@ -39,7 +39,7 @@ test: $(VENV)/.stamp-dev ## run every test
 compiled: build/compiled/.stamp ## compile what a request passes through (needs a C compiler), into build/compiled
 
 test-compiled: build/compiled/.stamp ## run every test on the compiled build
-	@cd build/compiled && ../../$(BIN)/python -m pytest -p no:cacheprovider $(PARALLEL) $(ARGS)
+	@cd build/compiled && ../../$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.stamp-dev ## check style and types
 	@$(BIN)/ruff check --quiet .

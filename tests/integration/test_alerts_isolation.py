@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,8 @@ from kernel.alerts.service import Alerts
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.alerts import Listener, alert_worker
 from tests.support.store import until
+
+pytestmark = pytest.mark.slow
 
 # Names that would meet in a careless pattern, prefix or separator.
 TENANTS = ("a", "a-b", "A", "a_b", "recorded")

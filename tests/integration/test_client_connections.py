@@ -22,6 +22,8 @@ from tests.support.raw import request
 from tests.support.recorder import Recorder
 from tests.support.stack import stack_env
 
+pytestmark = pytest.mark.slow
+
 LIVE = request(target=b"/health/live", headers=[(b"connection", b"keep-alive")])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_minute_of_trouble_breaks_no_promise() -> None:
     ran = subprocess.run(

@@ -155,6 +155,8 @@ async def test_silence_is_a_timeout_and_validation_and_policies_come_first(
     nominatim.silent = True
     waiting = asyncio.create_task(pair.search(0, "Madrid"))
     while not nominatim.arrivals:
+        if waiting.done():  # a busy machine's store was late: it is asked again
+            waiting = asyncio.create_task(pair.search(0, "Madrid"))
         await asyncio.sleep(0.01)
     for path, document, status in (
         ("geocode", {"query": ""}, 422),

@@ -21,6 +21,8 @@ from tests.support.recorder import Recorder
 from tests.support.stack import stack_env
 from tests.support.tokens import access_token
 
+pytestmark = pytest.mark.slow
+
 LIVE = request(target=b"/health/live", headers=[(b"connection", b"keep-alive")])
 READY = request(target=b"/health/ready")
 CLIENTS = 8

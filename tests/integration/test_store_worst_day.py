@@ -21,6 +21,8 @@ from kernel.store.keys import tenant_read_only
 from tests.support.store import RawServer, until
 from tests.support.worst_day import BOUND, Load
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """enable-debug-command yes
 busy-reply-threshold 200
 appendonly no

@@ -15,6 +15,8 @@ from kernel.store.redis import Store
 from tests.support.store import RawServer, until
 from tests.support.worst_day import Load
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """cluster-enabled yes
 cluster-node-timeout 500
 cluster-allow-replica-migration no

@@ -19,6 +19,8 @@ from tests.support.stack import Stack, stack_env
 from tests.support.store import RawServer
 from tests.support.tokens import access_token
 
+pytestmark = pytest.mark.slow
+
 # A request's wait for the store is bounded by 0.1 s; the rest is for a machine whose processors others use. Before there was
 # such a bound these requests waited for 5 to 31 s, or for ever.
 BOUND = 1.0

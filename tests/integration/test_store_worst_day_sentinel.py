@@ -14,6 +14,8 @@ import redis
 from tests.support.store import RawServer, until
 from tests.support.worst_day import Load
 
+pytestmark = pytest.mark.slow
+
 REPLICA = "repl-diskless-sync-delay 0\nrepl-timeout 5\n"
 
 

@@ -24,6 +24,8 @@ from tests.support.recorder import Recorder
 from tests.support.stack import Stack, lone_env, stack_env
 from tests.support.tokens import access_token, public_pem
 
+pytestmark = pytest.mark.slow
+
 # A worker that does not come to serve, while there is such a file: a library that cannot be loaded, no memory left.
 BROKEN = """
 import os, kernel.server.worker

@@ -120,8 +120,8 @@ def test_ci_runs_what_developers_run() -> None:
     assert os.access(script, os.X_OK)
     text = script.read_text()
     assert text.startswith("#!/usr/bin/env bash\n")
-    assert text.index("make lint") < text.index("make test")
-    for target in re.findall(r"^step make (\S+)", text, re.MULTILINE):
+    assert text.index("step make lint") < text.index("tests test ")
+    for target in re.findall(r"^ *(?:step make|tests) ([a-z-]+)", text, re.MULTILINE):
         assert target in targets()
 
 
