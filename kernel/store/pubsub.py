@@ -16,13 +16,12 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import RedisError
 
+from kernel.store.kept import KeptSession
 from kernel.store.link import stop
-from kernel.store.pace import Pace
 from kernel.store.redis import Store
 
 _BEAT = 5.0
 _SILENCE = 12.0
-_RETRY = 0.25
 _SETUP = 1.0
 # Messages, and bytes, heard before others get the loop: what has come in is read without a pause.
 _RUN = 32
@@ -55,7 +54,6 @@ class Subscription:
         silence: float = _SILENCE,
     ) -> None:
         self.live = False
-        self.last_error = ""
         self._store = store
         self._channels = tuple(channels)
         self._patterns = tuple(patterns)
@@ -66,47 +64,28 @@ class Subscription:
         self._beat = beat
         self._silence = silence
         self._heard = 0.0
-        self._rebuild = asyncio.Event()
-        self._pace = Pace(_RETRY)
-        self._task: asyncio.Task[None] | None = None
+        self._kept = KeptSession(self._subscribe, self._over)
 
     async def start(self) -> None:
         """Subscribe; done when that is in force, or has failed once (it is then retried in the background)."""
-        loop = asyncio.get_running_loop()
-        tried: asyncio.Future[None] = loop.create_future()
-        self._store.on_connect(lambda _after_outage: self._rebuild.set())
-        self._task = loop.create_task(self._keep(tried))
-        await tried
+        self._store.on_connect(lambda _after_outage: self._kept.due.set())
+        await self._kept.start()
 
     async def close(self) -> None:
         """Hear nothing any more."""
-        if self._task is not None:
-            await stop([self._task])
+        await self._kept.close()
 
-    async def _keep(self, tried: asyncio.Future[None]) -> None:
-        """Nothing but its cancellation ends this: nothing would be heard ever again."""
-        while True:
-            began = monotonic()
-            try:
-                await self._subscribe(tried)
-            except Exception as error:
-                self.last_error = str(error) or type(error).__name__
-            finally:
-                self.live = False
-                if not tried.done():
-                    tried.set_result(None)
-            # At once after a break, or when the store has come back, and at a growing pace when it cannot be had.
-            if monotonic() - began >= _SETUP:
-                self._pace.rest()
-            elif not self._rebuild.is_set():
-                with contextlib.suppress(TimeoutError):
-                    # No wait_for(): in Python 3.11 that may lose a cancellation.
-                    async with asyncio.timeout(self._pace.pause()):
-                        await self._rebuild.wait()
+    @property
+    def last_error(self) -> str:
+        """Why it failed or broke last; empty if it never did."""
+        return self._kept.last_error
 
-    async def _subscribe(self, tried: asyncio.Future[None]) -> None:
+    def _over(self) -> None:
+        self.live = False
+
+    async def _subscribe(self) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
-        self._rebuild.clear()
+        self._kept.due.clear()
         endpoint = min(await self._store.endpoints(), key=str)
         # RESP2: messages are replies like others, and redis-py hands them out by its public interface.
         connection = self._store.connection(endpoint, protocol=2)
@@ -125,8 +104,7 @@ class Subscription:
             self._heard = monotonic()
             self.live = True
             self._connected()
-            if not tried.done():
-                tried.set_result(None)
+            self._kept.established()
             loop = asyncio.get_running_loop()
             tasks = [loop.create_task(self._listen(connection)), loop.create_task(self._watch(connection))]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -171,5 +149,5 @@ class Subscription:
                 raise TimeoutError(f"the server was not heard of for {self._silence:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(self._beat, silence)):
-                    await self._rebuild.wait()
+                    await self._kept.due.wait()
                 raise ConnectionResetError("the store was reconnected")

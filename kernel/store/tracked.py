@@ -30,16 +30,15 @@ from redis.exceptions import MovedError, ResponseError
 
 from kernel.store.address import Endpoint
 from kernel.store.errors import StoreDown, StoreError, StoreRefused
+from kernel.store.kept import KeptSession
 from kernel.store.keys import PROBE, TRACKED_PREFIXES
-from kernel.store.link import Command, Link, stop
-from kernel.store.pace import Pace
+from kernel.store.link import Command, Link
 from kernel.store.reading import Reading, failure, found
 from kernel.store.reasons import text
 from kernel.store.redis import Store
 
 _BEAT = 1.0
 _SILENCE = 3.0
-_RETRY = 0.25
 _SETUP = 1.0
 _MAX_KEYS = 65_536
 _UNKNOWN = object()
@@ -78,28 +77,21 @@ class TrackedMap:
         self._links: dict[Endpoint, Link] = {}
         self._heard: dict[Link, float] = {}
         # To be begun anew, and why.
-        self._rebuild = asyncio.Event()
+        self._kept = KeptSession(self._track, self._drop)
         self._why: Exception | None = None
-        self._pace = Pace(_RETRY)
         self._listeners: list[Listener] = []
-        self._task: asyncio.Task[None] | None = None
-        self._last_error = ""
         self._reads = 0
         self._changes = 0
         self._drops = 0
 
     async def start(self) -> None:
         """Begin to track; done when tracking is live, or has failed once (it is then retried in the background)."""
-        loop = asyncio.get_running_loop()
-        tried: asyncio.Future[None] = loop.create_future()
         self._store.on_connect(self._store_reconnected)
-        self._task = loop.create_task(self._keep_tracking(tried))
-        await tried
+        await self._kept.start()
 
     async def close(self) -> None:
         """End; later reads go to the store directly."""
-        if self._task is not None:
-            await stop([self._task])
+        await self._kept.close()
 
     def get(self, key: str) -> str | Awaitable[str | None] | None:
         """The value of a string key below the prefixes, None if there is none; an awaitable of it if it must be read.
@@ -156,7 +148,7 @@ class TrackedMap:
     @property
     def last_error(self) -> str:
         """Why tracking failed or broke last; empty if it never did."""
-        return self._last_error
+        return self._kept.last_error
 
     def snapshot(self) -> dict[str, float]:
         """Figures for metrics: live (0/1), staleness (s), keys known; reads, changes announced and drops so far."""
@@ -253,32 +245,9 @@ class TrackedMap:
 
     # --- tracking ----------------------------------------------------------------------------------------------
 
-    async def _keep_tracking(self, tried: asyncio.Future[None]) -> None:
-        """Nothing but its cancellation ends this: there would be no tracking ever again."""
-        while True:
-            began = monotonic()
-            try:
-                await self._track(tried)
-            except Exception as error:
-                self._last_error = str(error) or type(error).__name__
-            finally:
-                self._drop()
-                if not tried.done():
-                    tried.set_result(None)
-            # At once after a break, or when the store has come back, and at a growing pace when it cannot be had.
-            if monotonic() - began >= _SETUP:
-                self._pace.rest()
-            else:
-                if self._why is not None:
-                    self._rebuild.clear()
-                with contextlib.suppress(TimeoutError):
-                    # No wait_for(): in Python 3.11 that may lose a cancellation.
-                    async with asyncio.timeout(self._pace.pause()):
-                        await self._rebuild.wait()
-
-    async def _track(self, tried: asyncio.Future[None]) -> None:
+    async def _track(self) -> None:
         """Connect, go live and stay so until anything is wrong, which is raised."""
-        self._rebuild.clear()
+        self._kept.due.clear()
         self._why = None
         endpoints = await self._store.endpoints()
         store = self._store
@@ -298,11 +267,10 @@ class TrackedMap:
             self._links = links
             self._heard = dict.fromkeys(links.values(), monotonic())
             self.live = True
-            if not tried.done():
-                tried.set_result(None)
+            self._kept.established()
             await self._watch(endpoints)
         finally:
-            self._drop()
+            self._end()
             for link in links.values():
                 for command in await link.close():
                     command.fail(StoreDown("tracking has ended"))
@@ -324,7 +292,7 @@ class TrackedMap:
     def lost(self, carrier: Link, error: Exception, unanswered: list[Command]) -> None:
         """What was known is not kept right any more."""
         self._why = error
-        self._rebuild.set()
+        self._kept.due.set()
         self._drop()
         for command in unanswered:
             command.fail(StoreDown(text(error)))
@@ -336,7 +304,7 @@ class TrackedMap:
         """Keys have moved from one server to another. One that is followed, too, has told of what came to it."""
         if self.live and isinstance(error, MovedError) and (error.host, int(error.port)) not in self._links:
             self._why = ConnectionResetError("the keys have moved to other servers")
-            self._rebuild.set()
+            self._kept.due.set()
         command.fail(StoreRefused(text(error)))
 
     async def _changed(self, message: list[Any]) -> None:
@@ -357,7 +325,7 @@ class TrackedMap:
 
     async def _watch(self, endpoints: frozenset[Endpoint]) -> None:
         """Ping every server, and see that they are still the right ones."""
-        while not self._rebuild.is_set():
+        while not self._kept.due.is_set():
             for link in self._heard:
                 # Not due before the silence is too long: a server that pauses for a moment need not be dropped.
                 link.ask("PING", timeout=math.inf).add_done_callback(partial(self._hear_from, link))
@@ -366,7 +334,7 @@ class TrackedMap:
                 raise TimeoutError(f"a server was not heard of for {self._silence:g} s")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(self._beat, silence)):
-                    await self._rebuild.wait()
+                    await self._kept.due.wait()
                 break
             with contextlib.suppress(StoreDown):
                 if await self._store.endpoints() != endpoints:
@@ -379,7 +347,12 @@ class TrackedMap:
 
     def _store_reconnected(self, after_outage: bool) -> None:
         """Its new connection may lead to another server than the tracking one: a failover behind one address."""
-        self._rebuild.set()
+        self._kept.due.set()
+
+    def _end(self) -> None:
+        self._drop()
+        if self._why is not None:
+            self._kept.due.clear()  # it was set to wake the watch, and says nothing of the store's return
 
     def _drop(self) -> None:
         self._drops += self.live
