@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# A file's tests share its servers, so they stay together. PARALLEL= runs one test after the other.
-PARALLEL ?= -n auto --dist loadfile
+# PARALLEL= runs one test after the other.
+PARALLEL ?= -n auto --dist worksteal
 
 # Wheels only: a source archive would be built with a build backend that no hash pins.
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check install --no-warn-script-location
