@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# PARALLEL= runs one test after the other.
-PARALLEL ?= -n auto --dist worksteal
+# Tests wait most of their time: two for each core. PARALLEL= runs one after the other.
+PARALLEL ?= -n $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))' 2>/dev/null) --dist worksteal
 
 # Wheels only: a source archive would be built with a build backend that no hash pins.
 PIP := $(BIN)/python -m pip --quiet --quiet --no-input --disable-pip-version-check install --no-warn-script-location

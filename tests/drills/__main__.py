@@ -83,8 +83,7 @@ async def drill(seed: int, seconds: float, only: list[str], directory: Path) -> 
             judge(ledger, load, service, gateways, before)
         finally:
             for gateway in gateways:
-                gateway.process.kill() if gateway.process.poll() is None else None
-                gateway.process.wait()
+                await asyncio.to_thread(gateway.stop)
             await service.stop()
     return ledger
 

@@ -128,8 +128,7 @@ async def run(kind: str, restarts: int, pause: float, directory: Path) -> Traffi
             balancer.terminate()
             balancer.wait()
             for gateway in gateways:
-                gateway.process.kill()
-                gateway.process.wait()
+                await asyncio.to_thread(gateway.stop, timeout=40.0)
             await service.stop()
     return traffic
 
