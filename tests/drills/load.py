@@ -38,6 +38,8 @@ class Load:
         self.store_well = True
         self.workers_well = True
         self.published: dict[str, float] = {}
+        # Of these the order is not promised: a worker that alone heard one may not reach the store for a while.
+        self.unsteady: set[str] = set()
         self.streams = [Stream(self, number) for number in range(4)]
 
     @property
@@ -208,6 +210,8 @@ class Load:
         # What nobody heard was published to nobody: Redis keeps no message.
         if heard:
             self.published[name] = began
+            if not self.store_well:
+                self.unsteady.add(name)
 
 
 class Stream:
@@ -264,8 +268,9 @@ class Stream:
         self.received.append(name)
 
     def disorder(self) -> list[str]:
-        """What came out of order, or twice; of publications that were confirmed, so that their order is known."""
-        known = [name for name in self.received if name in self._load.published]
+        """What came out of order, or twice; of publications that were confirmed while the store was well."""
+        steady = self._load.published.keys() - self._load.unsteady
+        known = [name for name in self.received if name in steady]
         return [f"{later} before {name}" for later, name in pairwise(known) if name <= later]
 
     def missing(self) -> list[str]:
