@@ -19,7 +19,7 @@ STALE := $(shell test "$$(cat $(VENV)/.stamp-venv 2>&1)" = "$(CURDIR)" && test -
 SOURCES := $(shell git ls-files kernel handlers demo bench tests 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compiled test-compiled drills mutants lint format bench bench-quick bench-peers speed load lock reference clean FORCE
+.PHONY: help install demo test compiled test-compiled drills coverage mutants lint format bench bench-quick bench-peers speed load lock reference clean FORCE
 .SUFFIXES:
 
 help: ## list the targets
@@ -62,6 +62,10 @@ bench-peers: ## install the peer that runs on Node (npm, Node 20 or newer), into
 
 drills: $(VENV)/.stamp-dev ## let store, services, clients and workers fail at random, for ten minutes
 	@$(BIN)/python -m tests.drills $(ARGS)
+
+coverage: $(VENV)/.stamp-dev ## which lines the tests reach, gateways and workers included (ARGS: which tests)
+	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover
 
 mutants: $(VENV)/.stamp-dev ## break lines of the hot path one by one: tests must notice (5 min)
 	@$(BIN)/python -m tests.mutants $(ARGS)

@@ -107,6 +107,8 @@ def start_gateway(
     port = int(env.get("PORT", 0)) or free_port()
     full = {
         "PATH": os.environ["PATH"],
+        # `make coverage` counts what runs in it, and in its workers.
+        **{name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")},
         "HOST": "127.0.0.1",
         "PORT": str(port),
         "ENVIRONMENT": "dev",
