@@ -188,7 +188,7 @@ async def test_a_full_queue_is_a_503_with_retry_after() -> None:
         upstream_of(server.url, max_connections=1, max_waiting=1) as upstream,
     ):
         running = [asyncio.ensure_future(problem(upstream, timeout=1.5)) for _ in range(2)]
-        await eventually(lambda: upstream.snapshot()["waiting"] == 1)
+        await eventually(lambda: (upstream.snapshot()["active"], upstream.snapshot()["waiting"]) == (1, 1))
         found = await problem(upstream)
         assert found.kind is UPSTREAM_BUSY
         assert retry_after(found) >= 1
