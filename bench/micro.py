@@ -266,7 +266,7 @@ def _sync(found: Sequence[Step], names: Sequence[str]) -> list[list[str]]:
 
 
 class _Lane:
-    """Has CONCURRENT requests on the express lane, `count` in all."""
+    """Has CONCURRENT requests on the callback lane, `count` in all."""
 
     def __init__(self, bench: Bench, count: int) -> None:
         self._bench = bench
@@ -283,7 +283,7 @@ class _Lane:
             return
         self._to_come -= 1
         rest = self._bench.gateway.enter(self._bench.scope(), receive, _take, self, None)
-        assert rest is None, "not a request for the express lane"
+        assert rest is None, "not a request for the callback lane"
 
     def over(self, x: Exchange) -> None:
         self._bench.gateway.finish(x)
@@ -293,7 +293,7 @@ class _Lane:
         self._enter()
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
-        raise AssertionError("not a response for the express lane")
+        raise AssertionError("not a response for the callback lane")
 
 
 def _take(message: dict[str, Any]) -> Awaitable[None]:
@@ -308,7 +308,7 @@ class _Taken:
 _TAKEN = _Taken()
 
 
-async def _express(bench: Bench) -> float:
+async def _by_callbacks(bench: Bench) -> float:
     count, best = 3000, float("inf")
     for _ in range(7):
         lane = _Lane(bench, count)
@@ -329,7 +329,7 @@ async def _async(bench: Bench, names: Sequence[str]) -> list[list[str]]:
     rows = []
     steps: list[tuple[str, Callable[[], Awaitable[float]]]] = [
         ("all of the above up to the handler", partial(concurrent, admitted)),
-        ("whole request, by the express lane", partial(_express, bench)),
+        ("whole request, by the callback lane", partial(_by_callbacks, bench)),
         ("whole request, as a task", partial(concurrent, whole)),
     ]
     for name, measured in steps:

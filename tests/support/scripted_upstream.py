@@ -27,7 +27,7 @@ from kernel.upstream.pool import PoolLimits, Sweeper
 from kernel.upstream.resolver import Resolver
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
-_EXPRESS: ContextVar[bool] = ContextVar("express", default=False)
+_CALLBACKS: ContextVar[bool] = ContextVar("callbacks", default=False)
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 
@@ -154,7 +154,7 @@ _DONE = _Done()
 
 
 class Lane:
-    """What an exchange on the express lane ends in: None, or what is left to be awaited."""
+    """What an exchange on the callback lane ends in: None, or what is left to be awaited."""
 
     def __init__(self) -> None:
         self.end: asyncio.Future[Awaitable[None] | None] = asyncio.get_running_loop().create_future()
@@ -167,9 +167,9 @@ class Lane:
 
 
 async def relay(x: Exchange, upstream: Upstream, lines: bytes, timeout: float) -> None:
-    """`forward`, or in the tests' third variant the express lane wherever it takes the request."""
+    """`forward`, or in the tests' third variant the callback lane wherever it takes the request."""
     replica = upstream.only
-    if _EXPRESS.get():
+    if _CALLBACKS.get():
         pool = replica.pool if replica is not None and not replica.breaker.troubled else None
         if pool is not None and not x.has_body and not pool.idle and pool.size < pool.max_connections:
             with suppress(GatewayError):  # the forwarder will meet the same
@@ -355,12 +355,12 @@ async def nothing_leaks(upstream: Upstream) -> None:
 
 
 def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs an async test on asyncio's loop and on uvloop, which end transports differently, and there on the express lane."""
+    """Runs an async test on asyncio's loop and on uvloop, which end transports differently, and there by callbacks, too."""
 
     def run(new_loop: tuple[Callable[[], asyncio.AbstractEventLoop], bool], **arguments: Any) -> None:
-        factory, express = new_loop
+        factory, callbacks = new_loop
         context = copy_context()
-        context.run(_EXPRESS.set, express)
+        context.run(_CALLBACKS.set, callbacks)
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(test(**arguments), context=context)
 
@@ -374,7 +374,7 @@ def both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
     loops = {
         "asyncio": (asyncio.new_event_loop, False),
         "uvloop": (uvloop.new_event_loop, False),
-        "express": (uvloop.new_event_loop, True),
+        "callbacks": (uvloop.new_event_loop, True),
     }
     both: Callable[..., None] = pytest.mark.parametrize("new_loop", loops.values(), ids=loops)(run)
     return both
