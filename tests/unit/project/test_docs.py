@@ -24,13 +24,19 @@ _EXAMPLES = {"kernel/stages/maintenance.py", "handlers/whoami.py"}
 
 def texts() -> list[Path]:
     """Whatever of the project may name a file: documentation, sources, recipes."""
-    made = {".git", ".venv", "build", "out", "node_modules"}
+    made = {"build", "out", "node_modules"}
     found = [
         path
         for pattern in ("*.md", "*.py", "*.toml", "*.lua", "Makefile", "Dockerfile")
         for path in ROOT.rglob(pattern)
     ]
-    return [path for path in found if made.isdisjoint(path.relative_to(ROOT).parts)]
+    places = {path: path.relative_to(ROOT).parts for path in found}
+    # Virtual environments, caches and git's own begin with a dot.
+    return [
+        path
+        for path, parts in places.items()
+        if made.isdisjoint(parts) and not any(part[0] == "." for part in parts)
+    ]
 
 
 def anchors(path: Path) -> set[str]:
