@@ -20,7 +20,7 @@ class Gateway(Peer):
     install = "make install"
 
     def available(self) -> bool:
-        return (REPOSITORY / "kernel" / "server.py").exists()
+        return (REPOSITORY / "kernel" / "app.py").exists()
 
     def version(self) -> str:
         try:
