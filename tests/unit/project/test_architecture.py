@@ -145,5 +145,5 @@ def test_modules_hold_no_mutable_state(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PRODUCT, ids=module_name)
 def test_files_are_one_thing(path: Path) -> None:
-    """Complexity is ruff's (C901, PLR1702); a file of more than this is rarely one thing."""
+    """Complexity is ruff's (C901); a file of more than this is rarely one thing."""
     assert len(path.read_text().splitlines()) <= 420
