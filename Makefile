@@ -67,7 +67,7 @@ coverage: $(VENV)/.stamp-dev ## which lines the tests reach, gateways and worker
 	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report --skip-covered --sort=cover
 
-mutants: $(VENV)/.stamp-dev ## break lines of the hot path one by one: tests must notice (5 min)
+mutants: $(VENV)/.stamp-dev ## break lines of the hot path one by one: tests must notice (2 min)
 	@$(BIN)/python -m tests.mutants $(ARGS)
 
 speed: $(VENV)/.stamp-dev ## check that the gateway is not slower than the recorded commit

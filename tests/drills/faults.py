@@ -1,4 +1,4 @@
-"""The faults. Each is a coroutine that makes the trouble, waits, and ends it; `Drill.FAULTS` names them."""
+"""The faults. Each is a coroutine that makes the trouble, waits, and ends it; its name says whose it is."""
 
 from __future__ import annotations
 
