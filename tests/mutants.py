@@ -147,9 +147,9 @@ MUTANTS = (
     Mutant(
         "a lease is spent twice",
         "kernel/store/limiter.py",
-        "                bucket.left -= 1\n",
-        "                bucket.left -= 0\n",
-        "tests/integration/test_store_limiter.py",
+        "            left -= 1\n",
+        "            left -= 0\n",
+        "tests/integration/test_policy_limits.py",
     ),
     Mutant(
         "a byte of the next answer",
