@@ -10,19 +10,9 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 
+from kernel.exchange.asgi import Receive, Scope, Send, Watcher
 from kernel.exchange.cors import Cors
-from kernel.exchange.exchange import (
-    CLIENT,
-    Exchange,
-    Handler,
-    Lane,
-    Receive,
-    Route,
-    Scope,
-    Send,
-    Stage,
-    Watcher,
-)
+from kernel.exchange.exchange import CLIENT, Exchange, Handler, Lane, Route, Stage
 from kernel.exchange.linger import Lingering
 from kernel.exchange.phase import DONE, ROUTER, Phase
 from kernel.exchange.websocket import WebSocketExchange

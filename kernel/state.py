@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.config import Settings
+from kernel.exchange.asgi import HeaderList
 from kernel.exchange.client_socket import ClientSockets
 from kernel.exchange.cors import Cors
-from kernel.exchange.exchange import Handler, HeaderList
+from kernel.exchange.exchange import Handler
 from kernel.exchange.sockets import Sockets
 from kernel.exchange.streams import Streams
 from kernel.geocoding.geocoder import Geocoder

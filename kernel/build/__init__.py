@@ -15,7 +15,7 @@ from kernel.alerts.service import Alerts
 from kernel.config import Settings
 from kernel.exchange.client_socket import ClientSockets
 from kernel.exchange.cors import Cors
-from kernel.exchange.exchange import HeaderList
+from kernel.exchange.asgi import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
 from kernel.build.health import make_incidents, make_prober

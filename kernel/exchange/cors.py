@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-from kernel.exchange.exchange import Exchange, HeaderList
+from kernel.exchange.asgi import HeaderList
+from kernel.exchange.exchange import Exchange
 from kernel.primitives.memo import keep
 from kernel.routing.catalog import METHODS
 

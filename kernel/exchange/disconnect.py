@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kernel.exchange.exchange import Message, Receive
+from kernel.exchange.asgi import Message, Receive
 
 
 class Disconnect:

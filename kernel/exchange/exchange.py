@@ -7,12 +7,13 @@ Rules:
 
 from __future__ import annotations
 
-from asyncio import Task, timeout
+from asyncio import timeout
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
+from kernel.exchange.asgi import HeaderList, Message, Receive, Scope, Send, Watcher
 from kernel.exchange.phase import DONE, EDGE, Phase
 from kernel.http.headers import HeaderKinds
 from kernel.http.problems import (
@@ -26,26 +27,6 @@ from kernel.http.problems import (
 from kernel.identity.identity import Identity, TenantContext
 from kernel.routing.catalog import RouteRow
 from kernel.telemetry.metrics import RouteMeter
-
-Scope = dict[str, Any]
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-HeaderList = list[tuple[bytes, bytes]]
-
-
-class Watcher(Protocol):
-    """The server's own object for a request; see kernel/server/granian.py. It is told the end, once."""
-
-    def taskref(self, task: Task[None]) -> None:
-        """The task that handles it."""
-
-    def done(self) -> None:
-        """The answer is out."""
-
-    def err(self, error: BaseException) -> None:
-        """It failed: the server answers 500, or breaks the response off."""
-
 
 # Who ended an exchange, as the access log says it (HAProxy's termination state, in words).
 GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"

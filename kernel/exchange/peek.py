@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncio import timeout
 
-from kernel.exchange.exchange import Exchange, Message
+from kernel.exchange.asgi import Message
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import BODY_TIMEOUT, GatewayError
 
 # RFC 9110 section 15.5.9: the rest of the body is not waited for.

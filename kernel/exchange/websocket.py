@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernel.exchange.exchange import Exchange, HeaderList, Message, Receive, Scope, Send
+from kernel.exchange.asgi import HeaderList, Message, Receive, Scope, Send
+from kernel.exchange.exchange import Exchange
 from kernel.http.headers import HeaderKinds
 
 ACCEPTED = 101

@@ -27,7 +27,7 @@ from threading import Event
 from typing import Any, Protocol, cast
 
 from kernel.config import Settings
-from kernel.exchange.exchange import Receive, Scope, Send
+from kernel.exchange.asgi import Receive, Scope, Send
 from kernel.server.signals import HAND_OVER, HURRY
 from kernel.telemetry.log import server_logging
 

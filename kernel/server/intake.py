@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Awaitable, Iterator
 from typing import Any, Protocol
 
-from kernel.exchange import exchange
-from kernel.exchange.exchange import Exchange, Lane, Receive, Scope, Send, Stage
+from kernel.exchange import asgi
+from kernel.exchange.asgi import Receive, Scope, Send
+from kernel.exchange.exchange import Exchange, Lane, Stage
 from kernel.server.granian import Watcher
 
 # What one turn of the loop takes: a few milliseconds at most.
@@ -28,7 +29,7 @@ class Entrance(Protocol):
         receive: Receive,
         send: Send,
         lane: Lane | None = None,
-        watcher: exchange.Watcher | None = None,
+        watcher: asgi.Watcher | None = None,
     ) -> Awaitable[None] | None: ...
 
     def go_on(
@@ -130,14 +131,14 @@ class Intake:
         receive: Receive,
         send: Send,
         lane: Lane | None = None,
-        watcher: exchange.Watcher | None = None,
+        watcher: asgi.Watcher | None = None,
     ) -> Awaitable[None] | None:
         noted = self._connections.noted
         assert noted is not None
         noted[scope["client"][1]] = scope["http_version"]
         return self._gateway.enter(scope, receive, send, lane, watcher)
 
-    def _run(self, watcher: exchange.Watcher, scope: Scope, rest: Awaitable[None]) -> None:
+    def _run(self, watcher: asgi.Watcher, scope: Scope, rest: Awaitable[None]) -> None:
         client = scope["client"]
         task = self._loop.create_task(self._request(watcher, client, scope["type"] == "websocket", rest))
         self._tasks[task] = client[1]
@@ -145,7 +146,7 @@ class Intake:
         watcher.taskref(task)
 
     async def _request(
-        self, watcher: exchange.Watcher, client: tuple[str, str], socket: bool, rest: Awaitable[None]
+        self, watcher: asgi.Watcher, client: tuple[str, str], socket: bool, rest: Awaitable[None]
     ) -> None:
         try:
             await rest

@@ -23,7 +23,8 @@ from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
 from kernel.config import Settings
-from kernel.exchange.exchange import Handler, Receive, Scope, Send
+from kernel.exchange.asgi import Receive, Scope, Send
+from kernel.exchange.exchange import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.server.client_connections import ClientConnections
 from kernel.server.cpu_policy import CpuPolicy

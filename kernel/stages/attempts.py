@@ -24,7 +24,8 @@ import msgspec
 from msgspec import Struct
 
 from kernel.config import Settings
-from kernel.exchange.exchange import Exchange, Message, Stage
+from kernel.exchange.asgi import Message
+from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.peek import peek
 from kernel.exchange.phase import Phase
 from kernel.http.problems import GatewayError, Problem

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from kernel.exchange.exchange import Exchange, Handler, Message
+from kernel.exchange.asgi import Message
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import DEMO_CREATED, LOGOUT, SUBSCRIPTION_CHANGED
 from kernel.stages.authenticate.refresh import presented
 from kernel.state import State

@@ -11,7 +11,8 @@ import asyncio
 from asyncio import timeout as limit
 from collections.abc import Awaitable
 
-from kernel.exchange.exchange import Exchange, Message
+from kernel.exchange.asgi import Message
+from kernel.exchange.exchange import Exchange
 from kernel.http.problems import BAD_REQUEST, BODY_TIMEOUT, UPSTREAM_TIMEOUT, GatewayError
 from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import Connection

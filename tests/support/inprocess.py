@@ -16,7 +16,8 @@ from handlers import FACTORIES
 from kernel.app import Gateway
 from kernel.build import build_state
 from kernel.config.loading import load
-from kernel.exchange.exchange import Handler, Message
+from kernel.exchange.asgi import Message
+from kernel.exchange.exchange import Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from tests.support.gateway import service_env

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from kernel.exchange.asgi import Message
 from kernel.exchange.disconnect import Disconnect
-from kernel.exchange.exchange import Message
 
 REQUEST: Message = {"type": "http.request", "body": b"", "more_body": False}
 LEFT: Message = {"type": "http.disconnect"}

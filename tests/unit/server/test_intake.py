@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kernel.exchange.exchange import Lane, Message, Scope
+from kernel.exchange.asgi import Message, Scope
+from kernel.exchange.exchange import Lane
 from kernel.server.intake import Intake
 from tests.support.exchanges import exchange
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.exchange.exchange import Message
+from kernel.exchange.asgi import Message
 from kernel.http.problems import UPSTREAM_BUSY, ClientGone, GatewayError
 from kernel.upstream.queue import Given, Queue
 
