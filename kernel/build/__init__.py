@@ -100,7 +100,6 @@ class _Telemetry:
         secret = next(iter(settings.jwt_secret_keys), settings.jwt_public_key or "").encode()
         anonymizer = Anonymizer(secret) if settings.log_anonymize else None
         self.writer = Writer(FdSink(_STDOUT))
-        self.access_log = AccessLog(self.writer, level=level, encoder=encoder, anonymizer=anonymizer)
         self.log = Log(self.writer, level=level, encoder=encoder)
         self.log.take_over_stdlib()
         self._audit_file: AuditFile | None
@@ -112,6 +111,10 @@ class _Telemetry:
             self._audit_file = None
             self.audit_writer = self.writer
             self.audit = Audit(self.writer, encoder, anonymizer)
+        also = self.audit.requests if settings.audit_all else None
+        self.access_log = AccessLog(
+            self.writer, level=level, encoder=encoder, anonymizer=anonymizer, also=also
+        )
         self.metrics = Metrics(__version__)
         self.lag = LoopLag(asyncio.get_running_loop())
         self.metrics.register_source("lag", self.lag.snapshot)

@@ -45,7 +45,7 @@ COMMANDS = {
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
     "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
     "completion": Command("kernel.cli.completion", "print what completes commands and options in a shell"),
-    "audit": Command("kernel.cli.audit", "hand out or erase what the audit log has about a user"),
+    "audit": Command("kernel.cli.audit", "export or erase a user of the audit log, verify it"),
 }
 
 

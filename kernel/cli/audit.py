@@ -10,18 +10,19 @@ from pathlib import Path
 
 import orjson
 
-from kernel.cli.output import Formatter, file_argument, plural
+from kernel.cli.output import Formatter, Style, file_argument, plural
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
-What the audit log holds about a user: hand it out (GDPR article 15), or erase who it was (article 17). The file is that of
-AUDIT_LOG_FILE with all its rotated ones; running workers are first asked to write what they still hold, which takes up to two
-seconds, and may go on writing. The access log is the log system's."""
+What the audit log holds about a user: hand it out (GDPR article 15), or erase who it was (article 17); and whether the log is
+as it was written. The file is that of AUDIT_LOG_FILE with all its rotated ones; running workers are first asked to write what
+they still hold, which takes up to two seconds, and may go on writing. The access log is the log system's."""
     parser.epilog = """\
 examples:
   gateway audit export --user 81a4f2d3 > events.jsonl
   gateway audit erase --user 81a4f2d3 --yes
+  gateway audit verify --head "$(cat noted-last-week)"
 """
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
     export = actions.add_parser(
@@ -35,6 +36,15 @@ Replace the user's id by a random pseudonym and remove address, browser and e-ma
 tenant and outcome stay: they are the security record. This cannot be undone."""
     for action in (export, erase):
         action.add_argument("--user", required=True, metavar="ID", help="the user's id, as tokens have it")
+    verify = actions.add_parser(
+        "verify", help="tell whether the log is as it was written", formatter_class=Formatter
+    )
+    verify.description = """\
+Follow the chain of hashes through all files: a line that was changed, moved, put in or taken out shows, and an erased person
+does not count. Whoever may write the files could make all of them anew, or cut the end off: note the head that is printed
+where they cannot write, and look for it with --head. Exit code 0: it holds; 1: it does not."""
+    verify.add_argument("--head", type=_head, metavar="HASH", help="a head noted before: it must be there")
+    for action in (export, erase, verify):
         action.add_argument("--file", type=file_argument, metavar="FILE", help="(default: AUDIT_LOG_FILE)")
     erase.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -50,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"gateway: there is no audit log {path}\n")
         return 1
     try:
+        if args.action == "verify":
+            return _verified(path, args.head or "")
         if args.action == "erase" and not args.yes and not _agreed(args.user):
             sys.stderr.write("gateway: nothing was changed\n")
             return 1
@@ -66,6 +78,46 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"gateway: the audit log cannot be used: {error}\n")
         return 1
     return missed
+
+
+def _verified(path: Path, head: str) -> int:
+    from kernel.telemetry.auditfile import verify  # noqa: PLC0415
+
+    verdict = verify(path, head)
+    style = Style(sys.stdout)
+    for problem in verdict.problems:
+        sys.stdout.write(f"  {style('31', style.bad)} {problem}\n")
+    if verdict.broken > len(verdict.problems):
+        sys.stdout.write(f"  and {verdict.broken - len(verdict.problems)} more\n")
+    missed = bool(head) and not verdict.wanted
+    if missed:
+        sys.stdout.write(f"  {style('31', style.bad)} the head that was noted is not in it: {head}\n")
+    if verdict.head is None or verdict.first is None:
+        sys.stdout.write(f"There is no chain: {plural(verdict.unchained, 'line')} without one\n")
+        return 1 if missed or verdict.broken else 0
+    holds = not (verdict.broken or missed)
+    asides = [
+        f"{count} {what}"
+        for count, what in (
+            (verdict.erased, "with an erased person"),
+            (verdict.torn, "cut short by a crash or a full disk"),
+            (verdict.unchained, "from before the chain"),
+        )
+        if count
+    ]
+    sys.stdout.write(
+        f"The chain {'holds' if holds else 'is broken'}: {plural(verdict.lines, 'line')}, "
+        f"{verdict.first.seq} to {verdict.head.seq}{''.join(f'; {aside}' for aside in asides)}\n"
+        f"head {verdict.head.link}\n"
+    )
+    return 0 if holds else 1
+
+
+def _head(text: str) -> str:
+    """The type of `--head`."""
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise argparse.ArgumentTypeError("is no head of a chain, 64 hexadecimal digits")
+    return text
 
 
 def _flushed(path: Path) -> int:

@@ -103,6 +103,12 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     audit_log_file: Annotated[
         Path | None, _var(PATH, "Where security events go as JSON lines.", "/var/log/gateway/audit.jsonl")
     ] = None
+    audit_all: Annotated[
+        bool,
+        _var(
+            FLAG, "Every request is an audit event, one line each; else refusals and uses of power.", "true"
+        ),
+    ] = False
 
     gateway_profile: Annotated[
         bool, _var(FLAG, "Time each stage and handler, and garbage collection, for `/metrics`.", "true")

@@ -58,6 +58,7 @@ class AccessLog:
         level: the lowest level written, as in `logging`.
         encoder: JSON or human lines.
         anonymizer: set with LOG_ANONYMIZE.
+        also: takes each batch of records too, whatever the level; set with AUDIT_ALL.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class AccessLog:
         level: int = logging.INFO,
         encoder: Encoder | None = None,
         anonymizer: Anonymizer | None = None,
+        also: Callable[[list[Record]], None] | None = None,
     ) -> None:
         self._writer = writer
+        self._also = also
         self._level = level
         self._encoder = encoder or JsonLines()
         self._anonymizer = anonymizer
@@ -111,6 +114,8 @@ class AccessLog:
         # The list itself stays: `append` is bound to it.
         records = self._records.copy()
         self._records.clear()
+        if self._also is not None:
+            self._also(records)
         lines = self._lines(records)
         if lines:
             self._writer.write(self._encoder.requests(lines), len(lines))

@@ -1,7 +1,7 @@
 """The audit trail's files: appended to by every worker, rotated by size, searched and pseudonymised on request (GDPR).
 
-`path` is the newest, `path.1` the one before, and so on. A lock file (`path.lock`) is held shared to append and
-exclusively to rotate or rewrite, so that no line goes to a file that is being replaced.
+`path` is the newest, `path.1` the one before, and so on. A lock file (`path.lock`) is held exclusively to append, rotate or
+rewrite: every line has the link of the one before, whichever worker wrote that (see auditchain.py).
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 
 import orjson
 
+from kernel.telemetry import auditchain
+from kernel.telemetry.auditchain import ERASURE, GENESIS, PSEUDONYM, Head, Verdict, seal, tail, without_person
 from kernel.telemetry.auditflush import Presence
+from kernel.telemetry.lines import stamp
+from kernel.telemetry.redact import ascii_json
 
 MAX_BYTES = 16 * 1024 * 1024
 FILES = 8
-# What of an event tells who somebody is. Time, route, tenant and outcome stay: they are the security record.
-_PERSONAL = ("client_ip", "user_agent", "email")
 
 
 class AuditFile:
@@ -40,63 +43,89 @@ class AuditFile:
         self._path = path
         self._max_bytes = max_bytes
         self._files = files
-        self._fd = -1
-        with _lock(path, fcntl.LOCK_SH):
-            self._open()
+        self._trail = _Trail(path)
+        with _lock(path, fcntl.LOCK_EX):
+            self._trail.open()
         self._presence = Presence(path)
 
     def __call__(self, data: bytes) -> None:
-        """Append `data`; nothing tells that all that was gathered a moment ago is here."""
+        """Append `data`, whole lines of JSON; nothing tells that all that was gathered a moment ago is here."""
         if not data:
             self._presence.mark()
             return
-        with _lock(self._path, fcntl.LOCK_SH):
-            self._open()
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-            full = os.fstat(self._fd).st_size > self._max_bytes
-        if full:
-            self._rotate()
+        with _lock(self._path, fcntl.LOCK_EX):
+            if self._trail.append([orjson.loads(line) for line in data.splitlines()]) <= self._max_bytes:
+                return
+            for number in range(self._files - 1, 0, -1):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(_numbered(self._path, number - 1), _numbered(self._path, number))
 
     def close(self) -> None:
         """Close the file."""
-        self._close()
+        self._trail.close()
         self._presence.close()
 
-    def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
 
-    def _open(self) -> None:
+class _Trail:
+    """The newest file, to be used under the exclusive lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        # Where this process wrote last (device, inode, size), and the chain's head then.
+        self._place = (0, 0, 0)
+        self._head = GENESIS
+
+    def append(self, events: Iterable[dict[str, Any]]) -> int:
+        """Put `events` at the chain's end; the file's size then."""
+        self.open()
+        head, first, torn = self._end()
+        pieces = [b"\n"] if torn else []
+        for event in events:
+            line, head = seal(event, head, first=first, torn=torn)
+            pieces.append(line)
+            first = torn = False
+        view = memoryview(b"".join(pieces))
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._place, self._head = self._stands(), head
+        return self._place[2]
+
+    def open(self) -> None:
         """Have the descriptor of the file that `path` names now: another process may have rotated or rewritten it."""
         if self._fd >= 0:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
                     return
-            self._close()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.close()
+        self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _rotate(self) -> None:
-        with _lock(self._path, fcntl.LOCK_EX):
-            self._open()
-            if os.fstat(self._fd).st_size <= self._max_bytes:
-                return  # another worker was faster
-            for number in range(self._files - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(_numbered(self._path, number - 1), _numbered(self._path, number))
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _stands(self) -> tuple[int, int, int]:
+        now = os.fstat(self._fd)
+        return now.st_dev, now.st_ino, now.st_size
+
+    def _end(self) -> tuple[Head, bool, bool]:
+        """The chain's head, whether this file has nothing of it, and whether it ends in half a line."""
+        if self._place == self._stands():
+            return self._head, False, False  # nobody else has written since
+        own = tail(self._fd)
+        if own.head is not None:
+            return own.head, False, own.torn
+        with contextlib.suppress(FileNotFoundError), _numbered(self._path, 1).open("rb") as before:
+            return tail(before.fileno()).head or self._head, True, own.torn
+        # Whatever was there is gone: the chain goes on, so that it shows.
+        return self._head, True, own.torn
 
 
 def export(path: Path, user_id: str) -> Iterator[dict[str, Any]]:
     """Every event about a person, the oldest first (GDPR article 15)."""
     with _lock(path, fcntl.LOCK_SH):
-        for file in _existing(path):
-            with file.open("rb") as lines:
-                for line in lines:
-                    event = _about(line, user_id)
-                    if event is not None:
-                        yield event
+        yield from _events(path, user_id)
 
 
 def erase(path: Path, user_id: str) -> int:
@@ -105,12 +134,24 @@ def erase(path: Path, user_id: str) -> int:
     The events stay, and stay linked to each other by a random pseudonym that leads nobody back. Workers go on writing
     meanwhile; what they have not written yet (up to a second) is not changed: `flush` first.
     """
-    pseudonym = f"erased-{secrets.token_hex(6)}"
-    changed = 0
-    with _lock(path, fcntl.LOCK_EX):
-        for file in _existing(path):
-            changed += _erase(file, user_id, pseudonym)
-    return changed
+    pseudonym = f"{PSEUDONYM}{secrets.token_hex(6)}"
+    trail = _Trail(path)
+    with _lock(path, fcntl.LOCK_EX), contextlib.closing(trail):
+        found = sum(1 for _ in _events(path, user_id))
+        if found:
+            # First: what is broken off now is on record, and done when it is asked for again.
+            record = {"event": "audit", "kind": ERASURE, "pseudonym": pseudonym, "events": found}
+            trail.append([{"timestamp": stamp(time()), "level": "info", **record}])
+        return sum(_erase(file, user_id, pseudonym) for file in _existing(path))
+
+
+def verify(path: Path, wanted: str = "") -> Verdict:
+    """Follow the chain through all files; `wanted` is a link to look for. Workers go on writing meanwhile."""
+    with contextlib.ExitStack() as opened:
+        with _lock(path, fcntl.LOCK_SH):
+            files = [(file.name, opened.enter_context(file.open("rb"))) for file in _existing(path)]
+            sized = [(name, file, os.fstat(file.fileno()).st_size) for name, file in files]
+        return auditchain.verify(sized, wanted)
 
 
 def _erase(file: Path, user_id: str, pseudonym: str) -> int:
@@ -126,10 +167,7 @@ def _erase(file: Path, user_id: str, pseudonym: str) -> int:
                 out.write(line)
                 continue
             changed += 1
-            event["user_id"] = pseudonym
-            for name in _PERSONAL:
-                event.pop(name, None)
-            out.write(orjson.dumps(event) + b"\n")
+            out.write(ascii_json(orjson.dumps(without_person(event, pseudonym))) + b"\n")
         out.flush()
         os.fsync(out.fileno())
     if changed:
@@ -137,6 +175,15 @@ def _erase(file: Path, user_id: str, pseudonym: str) -> int:
     else:
         temporary.unlink()
     return changed
+
+
+def _events(path: Path, user_id: str) -> Iterator[dict[str, Any]]:
+    for file in _existing(path):
+        with file.open("rb") as lines:
+            for line in lines:
+                event = _about(line, user_id)
+                if event is not None:
+                    yield event
 
 
 def _about(line: bytes, user_id: str) -> dict[str, Any] | None:

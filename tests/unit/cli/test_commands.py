@@ -305,3 +305,30 @@ def test_health_of_a_port_that_cannot_be_is_told(
     monkeypatch.setenv("PORT", port)
     assert main(["health"]) == 1
     assert "gateway: no answer from" in capsys.readouterr().err
+
+
+def test_the_chain_is_verified_and_a_head_that_was_noted_looked_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    file = AuditFile(path)
+    for number in (1, 2):
+        file(b'{"event":"audit","user_id":"u1","n":%d}\n' % number)
+    file.close()
+    assert main(["audit", "verify", "--file", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("The chain holds: 2 lines, 1 to 2\nhead ")
+    head = told.split()[-1]
+    assert main(["audit", "verify", "--file", str(path), "--head", head]) == 0
+    assert main(["audit", "verify", "--file", str(path), "--head", "0" * 64]) == 1
+    assert "the head that was noted is not in it" in capsys.readouterr().out
+    path.write_text(path.read_text().replace('"n":2', '"n":3'))
+    assert main(["audit", "verify", "--file", str(path)]) == 1
+    told = capsys.readouterr().out
+    assert "audit.jsonl:2: was changed" in told
+    assert "The chain is broken" in told
+    path.write_text('{"event":"audit"}\n')
+    assert main(["audit", "verify", "--file", str(path)]) == 0
+    assert "There is no chain: 1 line without one" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["audit", "verify", "--file", str(path), "--head", "short"])
