@@ -17,12 +17,13 @@ from handlers import (
     problems,
     proxy,
     tickets,
+    versions,
     websocket,
 )
 from kernel.openapi.own import Operations
 from kernel.state import Factories
 
-MODULES = (alerts, dispatch, docs, geocode, health, internal, metrics, problems, tickets)
+MODULES = (alerts, dispatch, docs, geocode, health, internal, metrics, problems, tickets, versions)
 
 OPERATIONS: Operations = {
     name: operation for module in (*MODULES, openapi) for name, operation in module.OPERATIONS.items()

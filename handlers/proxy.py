@@ -8,6 +8,7 @@ from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import RouteRow
 from kernel.stages.effects import attached
 from kernel.state import State
+from kernel.traffic.forwarding import forwarded
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import forward
 from kernel.upstream.request_headers import header_lines, host_line
@@ -16,7 +17,7 @@ from kernel.upstream.request_headers import header_lines, host_line
 def make(state: State, row: RouteRow) -> Handler:
     """The handler of a proxied row."""
     assert row.service is not None
-    upstream = state.upstreams[row.service]
+    upstream = state.upstreams[row.asked]
     service = row.service
     issues_tokens = service == "auth"
     tracer = state.tracer
@@ -35,6 +36,5 @@ def make(state: State, row: RouteRow) -> Handler:
             return None
         return forward(x, upstream, lines, timeout)
 
-    if row.effect is None:
-        return proxy
-    return attached(state, row.effect, proxy)
+    handler: Handler = proxy if row.effect is None else attached(state, row.effect, proxy)
+    return state.versions.counted(row, forwarded(row, handler))

@@ -19,6 +19,7 @@ from kernel.http.credentials import BEARER
 from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONLY, ClientGone, GatewayError
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
+from kernel.traffic.forwarding import forwarded
 from kernel.upstream.request_headers import header_lines, host_line
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _LINGER_SECONDS = {_TOO_BIG: 5.0, _RESTART: 0.5}
 def make(state: State, row: RouteRow) -> Handler:
     """The handler of a WebSocket row."""
     assert row.service is not None
-    upstream = state.upstreams[row.service]
+    upstream = state.upstreams[row.asked]
     service = row.service
     settings = state.settings
     answer = row.timeout or settings.request_timeout_seconds
@@ -55,7 +56,7 @@ def make(state: State, row: RouteRow) -> Handler:
         lines = header_lines(x, state.tracer, refresh_token=False)
         if upstream.stand_in:
             lines = host_line(x, upstream.stand_in) + lines
-        target = x.raw_path + b"?" + x.query if x.query else x.raw_path
+        target = x.target + b"?" + x.query if x.query else x.target
         times = Times(settings.connect_timeout_seconds, answer)
         began = monotonic()
         try:
@@ -95,7 +96,7 @@ def make(state: State, row: RouteRow) -> Handler:
             state.metrics.in_flight += 1
             sockets.closed(code)
 
-    return handle
+    return state.versions.counted(row, forwarded(row, handle))
 
 
 def _offer(x: WebSocketExchange) -> list[str]:

@@ -242,8 +242,10 @@ class Gateway:
     def _refusing(self, template: str, problem: Problem, admin: bool) -> Route:
         """A route that answers with `problem` whoever passes its stages, those of `admin` routes if it is for them alone."""
 
+        other = self._state.versions.unknown if problem.kind is ROUTE_UNKNOWN else None
+
         async def refuse(x: Exchange) -> None:
-            raise GatewayError(problem)
+            raise GatewayError((other(x.raw_path) if other is not None else None) or problem)
 
         row = RouteRow(pattern=template, public=True, always_writable=True, admin=admin)
         return self._route(row, template, refuse)

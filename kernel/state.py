@@ -38,6 +38,7 @@ from kernel.tenancy.demo_sessions import DemoSessions
 from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.tenants import Tenants
 from kernel.tenancy.timestamps import Timestamps
+from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 
@@ -66,6 +67,7 @@ class State:
     alerts: Alerts
     geocoder: Geocoder
     upstreams: dict[str, Upstream]
+    versions: Versions
     metrics: Metrics
     access_log: AccessLog
     audit: Audit

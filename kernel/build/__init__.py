@@ -30,7 +30,7 @@ from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.build.identity import MakeUpstream, make_authority
 from kernel.primitives.tls import client_context
-from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust
+from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust, destinations
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
@@ -52,6 +52,7 @@ from kernel.tenancy.demo_sessions import DemoSessions
 from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.tenants import Tenants
 from kernel.tenancy.timestamps import Timestamps
+from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 from kernel.upstream.pool import PoolLimits, Sweeper
@@ -197,6 +198,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     geocoder = Geocoder(store, settings, make_upstream)
     await geocoder.start()
     metrics.register_source("geocode", geocoder.families)
+    versions = Versions(settings.service_catalog, settings.routes)
+    metrics.register_source("versions", versions.families)
     prober = make_prober(settings, client, upstreams, telemetry.log, run_dir)
     incidents = make_incidents(store, upstreams, telemetry.log)
     metrics.register_source("health", prober.samples)
@@ -221,6 +224,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         alerts=alerts,
         geocoder=geocoder,
         upstreams=upstreams,
+        versions=versions,
         metrics=metrics,
         access_log=telemetry.access_log,
         audit=telemetry.audit,
@@ -304,7 +308,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) ->
 
 
 def _upstreams(settings: Settings, metrics: Metrics, make: MakeUpstream) -> dict[str, Upstream]:
-    catalog = {service.name: service for service in settings.service_catalog}
+    catalog = {service.name: service for service in destinations(settings.service_catalog)}
     upstreams = {name: make(name, urls, catalog.get(name)) for name, urls in settings.services.items()}
     metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
     return upstreams

@@ -8,6 +8,7 @@ from pathlib import Path
 from kernel.config import Settings
 from kernel.health.incidents import Incidents
 from kernel.health.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
+from kernel.routing.catalog import destinations
 from kernel.store.eviction import EvictionWatch
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
@@ -22,7 +23,7 @@ def make_prober(
     settings: Settings, client: ServiceClient, upstreams: Upstreams, log: Log, run_dir: Path | None
 ) -> HealthProber:
     """Asks each service's health path; a recovery lets requests try the service at once, and what changes is logged."""
-    paths = {service.name: service.health for service in settings.service_catalog}
+    paths = {service.name: service.health for service in destinations(settings.service_catalog)}
     ill: set[str] = set()
 
     async def probe(service: str) -> None:

@@ -120,7 +120,7 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     yield "rate limit", f"{limit}, {settings.rate_limit_fail_mode} without the store"
     added = len(settings.service_catalog) - len(SERVICES)
     origin = f", {added} of them from gateway.toml" if added else ""
-    yield "routes", f"{len(settings.routes)} to {plural(len(settings.services), 'service')}{origin}"
+    yield "routes", f"{len(settings.routes)} to {plural(len(settings.service_catalog), 'service')}{origin}"
     yield "origins", ", ".join(settings.cors_origins) or "none: pages of other origins cannot call"
 
 

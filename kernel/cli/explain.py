@@ -92,7 +92,7 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
 
 def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
     """What holds for a route; `stages` maps their names to what they demand, in order."""
-    upstream = list(settings.services[row.service]) if row.service else None
+    upstream = list(settings.services[row.asked]) if row.service else None
     return {
         "route": f"{methods(row)} {row.pattern}",
         "answered_by": row.service or f"the gateway ({row.handler})",

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from kernel.cli.output import Row, Style, plural, table
 from kernel.config import Settings
 from kernel.primitives.tls import client_context, explain
-from kernel.routing.catalog import Trust
+from kernel.routing.catalog import Trust, destinations
 
 _THREADS = 64
 
@@ -66,7 +66,7 @@ def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
         yield Target("store", str(parse(store)), lambda: asyncio.run(_ask_store(store, timeout)))
     for source in settings.jwt_jwks_url:
         yield Target("key set", source.url, lambda url=source.url: _get(url, "", timeout))  # type: ignore[misc]
-    for service in settings.service_catalog:
+    for service in destinations(settings.service_catalog):
         for url in settings.services[service.name]:
             yield Target(
                 service.name,

@@ -15,7 +15,11 @@
     [alerts.channels]                        where dispatched alerts of a severity go that name no channels
     urgent = ["sse", "email", "whatsapp"]
 
-Services come first and routes after them, each in the file's order. What a table does not say stays as it was.
+    [services.inventory.versions.v2]         its API's second version, at /api/v2/inventory/**
+    url = "http://inventory-v2:8000"
+
+Services come first, routes after them and those of versions beside v1 last, each in the file's order. What a table does not
+say stays as it was.
 
 A route below a prefix of a tenant-scoped service holds below `/api/v1/tenants/{tenant_id}/` as well, since the service
 answers there too: what is demanded at one path cannot be had at the other. A table for the other has the last word.
@@ -32,7 +36,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.config import trust
+from kernel.config import forwarding, trust
 from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -40,15 +44,16 @@ from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, SERVICE_NAME, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.values import size
+from kernel.config.versions import Versions, version_of
 from kernel.http.paths import flaw
 from kernel.primitives.tenant_id import canonical
-from kernel.routing.catalog import TIERS, Limit, RouteRow, Service, service_rows, with_head
+from kernel.routing.catalog import TIERS, V1, Limit, RouteRow, Service, service_rows, with_head
 from kernel.routing.trie import RouteConflictError, Trie
 
 _MAX_FILE = 16 * 1024 * 1024
 _MOST_WARNINGS = 20
 _EXAMPLE = 'pattern = "/api/v1/loyalty/**"'
-_SECTIONS = ("services", "routes", "limits", "alerts")
+_SECTIONS = ("services", "versions", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
 _SERVICE_NAME = re.compile(SERVICE_NAME)
@@ -84,6 +89,7 @@ class _Reader:
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
         self._rows = Table(settings.routes)
+        self._versions = Versions(self._urls, file, errors)
         # The patterns that tables name.
         self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.
@@ -91,8 +97,11 @@ class _Reader:
 
     def read(self, document: dict[str, Any]) -> Settings:
         self._known(document, _SECTIONS, "")
+        self._versions.shared(self._tables(document, "versions"))
         for name, table in self._tables(document, "services"):
             self._service(name, table)
+        self._versions.finish(self._catalog)
+        beside = {version for service in self._catalog.values() for version in service.served[1:]}
         routes = document.get("routes", [])
         if not isinstance(routes, list):
             self._error("routes", "is not a list of tables", "[[routes]]")
@@ -103,8 +112,19 @@ class _Reader:
         for row in self._rows if routes else ():
             with suppress(RouteConflictError):  # told when all routes are there
                 before.add(row.answered, row.pattern, row)
+        later: list[tuple[str, Any]] = []
         for position, table in enumerate(routes, 1):
-            self._route(f"[[routes]] #{position}", table)
+            where = f"[[routes]] #{position}"
+            if isinstance(table, dict) and version_of(str(table.get("pattern"))) in beside:
+                later.append((where, table))
+            else:
+                self._route(where, table)
+        for row in self._versions.derive(self._catalog, self._rows, self._named):
+            with suppress(RouteConflictError):
+                before.add(row.answered, row.pattern, row)
+        for where, table in later:
+            self._route(where, table)
+        self._versions.stamp(self._catalog, self._rows)
         self._narrowed(before)
         limits = dict(self._tables(document, "limits"))
         self._known(limits, _LIMITED, "[limits] ")
@@ -164,6 +184,7 @@ class _Reader:
             return
         self._url(name, values.pop("url", None), where)
         known = self._catalog.get(name)
+        versions = values.pop("versions", {})
         prefixes = tuple(values.pop("prefixes", () if known else (name,)))
         own = {field: values.pop(field) for field in _SERVICE_FIELDS if field in values}
         trusted = trust.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
@@ -174,7 +195,7 @@ class _Reader:
             service = Service(name, env, prefixes, **own)
         else:
             service = replace(known, prefixes=tuple(dict.fromkeys((*known.prefixes, *prefixes))), **own)
-        self._catalog[name] = service
+        service = self._catalog[name] = replace(service, versions=self._versions.of(service, versions))
         self._claim(service, where)
         methods = values.pop("methods", None)
         changes = self._policy(values, where)
@@ -185,7 +206,12 @@ class _Reader:
             rows = self._rows.at(pattern)
             if methods is not None:
                 rows = narrow(rows, name, frozenset(methods))
-            changed = [replace(row, **changes) if row.service == name else row for row in rows]
+            try:
+                own = forwarding.resolved(changes, pattern)
+            except ValueError as error:
+                problems[str(error)] = None
+                continue
+            changed = [replace(row, **own) if row.service == name else row for row in rows]
             self._rows.put(pattern, changed)
             if changes:
                 problems |= dict.fromkeys(contradiction(row) for row in changed if row.service == name)
@@ -242,12 +268,13 @@ class _Reader:
         if pattern is None or not decoded:
             return  # what is missing would be found missing once more
         try:
-            rows = {pattern: change(self._rows.at(pattern), pattern, methods, changes)}
+            own = forwarding.resolved(changes, pattern)
+            rows = {pattern: change(self._rows.at(pattern), pattern, methods, own)}
             twin, owner = self._twin(pattern)
             # SECURITY: what is open to everybody at one path is not made so at another.
             if twin and not changes.get("public"):
                 shared = {"limit_key": pattern} if "limit" in changes else {}
-                of_twin = {"service": owner, **changes, **shared}
+                of_twin = {"service": owner, **forwarding.resolved(changes, twin), **shared}
                 rows[twin] = change(self._rows.at(twin), twin, methods, of_twin)
         except ValueError as error:
             self._error(where, str(error), 'service = "loyalty"')
@@ -266,14 +293,15 @@ class _Reader:
 
     def _twin(self, pattern: str) -> tuple[str, str | None]:
         """The same resource's pattern below a tenant, when it has one that no table names, and the service there."""
-        _, _, rest = pattern.partition("/api/v1/")
+        base = f"/api/{version_of(pattern) or V1}/"
+        rest = pattern.removeprefix(base)
         segment = rest.partition("/")[0]
-        scope = "/api/v1/tenants/{tenant_id}/"
+        scope = base + "tenants/{tenant_id}/"
         twin = scope + rest
         owner = self._rows.owner(f"{scope}{segment}/**")
-        if not rest or twin in self._named or "{tenant_id}" in pattern:
+        if rest in ("", pattern) or twin in self._named or "{tenant_id}" in pattern:
             return "", None
-        return (twin, owner) if owner and owner == self._rows.owner(f"/api/v1/{segment}/**") else ("", None)
+        return (twin, owner) if owner and owner == self._rows.owner(f"{base}{segment}/**") else ("", None)
 
     def _narrowed(self, before: Trie[RouteRow]) -> None:
         """Warn of patterns that took over a path which another answered to more methods: those are 405 now.
@@ -315,6 +343,7 @@ class _Reader:
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
         """The fields of a row among `values`, in the row's own types."""
+        forwarding.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
         if "limit" in values:
             values["limit"] = values["limit"].limit()
         if values.get("critical") == "":

@@ -20,7 +20,7 @@ from kernel.config.unknown import strays
 from kernel.config.urls import REPLICAS
 from kernel.config.values import sound
 from kernel.config.variables import VARIABLES
-from kernel.routing.catalog import Service
+from kernel.routing.catalog import Service, destinations
 
 _MAX_ENV_FILE = 1024 * 1024
 _MAX_SECRET_FILE = 64 * 1024
@@ -149,13 +149,13 @@ def _with_services(
     if settings.gateway_config is not None:
         settings = gateway_toml.apply(settings, settings.gateway_config, errors, doubts)
     services = default_services(settings.service_catalog) | settings.services
-    for service, urls in _service_urls(settings.service_catalog, given, errors):
+    for service, urls in _service_urls(destinations(settings.service_catalog), given, errors):
         services[service] = urls
     return replace(settings, services=services)
 
 
 def _service_urls(
-    catalog: tuple[Service, ...], given: Mapping[str, str], errors: list[ConfigError]
+    catalog: Iterable[Service], given: Mapping[str, str], errors: list[ConfigError]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     for service in catalog:
         raw = given.get(service.env)

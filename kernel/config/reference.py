@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
 from kernel.config.settings import DEFAULT_CHANNELS
-from kernel.config.tables import ROUTE, SERVICE, Field
+from kernel.config.tables import LIFE, ROUTE, SERVICE, VERSION, Field
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
 from kernel.routing.catalog import CHANNELS, SERVICES
@@ -39,7 +39,12 @@ def _lines() -> Iterator[str]:
         for s in SERVICES
     )
     yield from _table(("Variable", "Default", "Routes"), rows)
-    for title, fields in (("`[services.NAME]`", SERVICE), ("`[[routes]]`", ROUTE)):
+    for title, fields in (
+        ("`[services.NAME]`", SERVICE),
+        ("`[services.NAME.versions.vN]`", VERSION),
+        ("`[versions.vN]`", LIFE),
+        ("`[[routes]]`", ROUTE),
+    ):
         yield from (f"## gateway.toml: {title}", "")
         yield from _fields(fields)
     yield from ("## gateway.toml: `[limits.tiers.TIER]`, `[limits.tenants.ID]`", "")

@@ -100,6 +100,12 @@ def contradiction(row: RouteRow) -> str:
         return "a WebSocket is opened with GET: it has no other methods"
     if row.websocket and row.effect:
         return "a WebSocket has no 2xx answer, and so no effect"
+    if row.websocket and row.response_headers:
+        return "a WebSocket has no answer that response_headers could change"
+    if row.handler != "proxy" and (
+        row.rewrite or row.set_headers or row.remove_headers or row.response_headers
+    ):
+        return "the gateway answers this route itself: nothing is sent that could be rewritten"
     if row.admin and row.public:
         return "an admin route cannot be public"
     if row.public:

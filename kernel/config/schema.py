@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from kernel.config.tables import CHANNELS, ROUTE, SERVICE, SERVICE_NAME, Field, LimitTable
+from kernel.config.tables import CHANNELS, LIFE, ROUTE, SERVICE, SERVICE_NAME, VERSION, Field, LimitTable
+from kernel.config.versions import VERSION_NAME
 from kernel.routing.catalog import TIERS
 
 _TEMPLATE = "#/$defs/{name}"
@@ -23,6 +24,8 @@ def schema() -> dict[str, Any]:
         "tiers": _table(dict.fromkeys(TIERS, limit)),
         "tenants": {"type": "object", "additionalProperties": limit},
     }
+    versions = {"description": SERVICE["versions"].about, **_versions(VERSION)}
+    service = _table({**_fields(SERVICE), "versions": versions})
     channels = msgspec.json.schema(CHANNELS)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -33,9 +36,10 @@ def schema() -> dict[str, Any]:
                 "services": {
                     "description": "Services that are added or changed, by name.",
                     "type": "object",
-                    "patternProperties": {f"^(?:{SERVICE_NAME})$": _table(_fields(SERVICE))},
+                    "patternProperties": {f"^(?:{SERVICE_NAME})$": service},
                     "additionalProperties": False,
                 },
+                "versions": {"description": "Versions, whichever services have them.", **_versions(LIFE)},
                 "routes": {
                     "description": "Routes that are added or changed, in order.",
                     "type": "array",
@@ -50,6 +54,14 @@ def schema() -> dict[str, Any]:
 
 def _table(properties: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _versions(fields: Mapping[str, Field]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "patternProperties": {f"^{VERSION_NAME}$": _table(_fields(fields))},
+        "additionalProperties": False,
+    }
 
 
 def _fields(fields: Mapping[str, Field]) -> dict[str, Any]:

@@ -46,6 +46,30 @@ class Field(Struct, frozen=True):
     example: str
 
 
+LIFE: Mapping[str, Field] = {
+    "deprecated": Field(
+        str,
+        "Since or from when it is deprecated: callers are told by `Deprecation`. A date, or a time with its offset.",
+        '"2026-12-31"',
+    ),
+    "sunset": Field(str, "When it may stop to answer (`Sunset`); not before `deprecated`.", '"2027-06-30"'),
+    "successor": Field(str, "The version that takes its place, or a URL.", '"v2"'),
+    "deprecation_page": Field(str, "URL or path of a page about it.", '"https://example.com/deprecations"'),
+    "sunset_page": Field(str, "The same about the end.", '"https://example.com/sunsets"'),
+}
+VERSION: Mapping[str, Field] = {
+    "url": Field(
+        str | list[str],
+        "URL, or URLs, of replicas of its own; the variable `NAME_SERVICE_URL_VN` overrides it. None: the service's.",
+        '"http://inventory-v2:8000"',
+    ),
+    "prefix": Field(
+        _Path,
+        "What stands at the service where clients write `/api/vN`. None: paths are sent as they come.",
+        '"/v2"',
+    ),
+    **LIFE,
+}
 POLICY: Mapping[str, Field] = {
     "methods": Field(
         Annotated[list[Method], Meta(min_length=1)], "The methods; all by default.", '["GET", "POST"]'
@@ -61,6 +85,25 @@ POLICY: Mapping[str, Field] = {
     ),
     "max_body": Field(int | str, "Largest request body.", '"50MiB"'),
     "allow_encoded_slash": Field(bool, "Lets `%2F` through in paths.", "true"),
+    "strip_prefix": Field(
+        str,
+        "Where the pattern begins; the service is sent what follows. Empty: nothing is stripped.",
+        '"/api/v1/loyalty"',
+    ),
+    "rewrite": Field(
+        str,
+        "The path that is sent, by the pattern's variables. Empty: the path that came.",
+        '"/v3/items/{id}/**"',
+    ),
+    "set_headers": Field(
+        dict[str, str], "What the service is told, in place of what the client said.", '{"x-channel" = "web"}'
+    ),
+    "remove_headers": Field(list[str], "What the client said and the service is not told.", '["x-debug"]'),
+    "response_headers": Field(
+        dict[str, str],
+        "What clients are told in place of what the service said; an empty value removes.",
+        '{"cache-control" = "no-store", "server" = ""}',
+    ),
 }
 SERVICE: Mapping[str, Field] = {
     "url": Field(
@@ -84,6 +127,7 @@ SERVICE: Mapping[str, Field] = {
     "client_key": Field(
         _File, "PEM file of its private key, without a passphrase.", '"/run/tls/gateway.key"'
     ),
+    "versions": Field(dict[str, Any], "Its API's versions, by name: see below.", '{v2 = {prefix = "/v2"}}'),
     **POLICY,
 }
 ROUTE: Mapping[str, Field] = {

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 
 from kernel.config.errors import ConfigError
 from kernel.config.variables import VARIABLES
-from kernel.routing.catalog import Service
+from kernel.routing.catalog import V1, Service, destinations
 
 # Near enough to be a slip of the fingers: RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS, while
 # SALES_SERVICE_PORT, which Kubernetes sets, is 0.8 near to SALES_SERVICE_URL.
@@ -21,7 +21,13 @@ _LONG = 8
 
 def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[ConfigError]:
     """A warning for each name in `given` that is close to one of ours but none of ours."""
-    known = dict.fromkeys([*(variable.name for variable in VARIABLES), *(service.env for service in catalog)])
+    known = dict.fromkeys([*(v.name for v in VARIABLES), *(service.env for service in destinations(catalog))])
+    shared = {
+        version.env: f"[services.{service.name}.versions.{version.name}]"
+        for service in catalog
+        for version in service.versions
+        if version.name != V1 and version.env not in known
+    }
     secret_files = {f"{variable.name}_FILE" for variable in VARIABLES if variable.secret}
     # What names begin with, such as RATE_LIMIT, and the first of them.
     begins = {
@@ -32,6 +38,9 @@ def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[Confi
     }
     for name in sorted(set(given) - known.keys() - secret_files - _OTHERS):
         upper = name.upper()
+        if name in shared:
+            yield ConfigError(name, f"is not read: {shared[name]} has no url, which it would override")
+            continue
         near = did_you_mean(upper, known) or _slipped(upper, known, _SLIPS)
         if not near:
             near = begins.get(_slipped(upper, begins, 1), "")

@@ -92,6 +92,7 @@ class Exchange:
         "service",
         "started",
         "status",
+        "target",
         "tenant",
         "ticket",
         "token",
@@ -124,7 +125,9 @@ class Exchange:
         self.send = send
         self.request_id, id_bytes, self.trace = ids  # the last is the traceparent sent on
         self.method: str = scope["method"]
+        # What came, and the path that the service is sent: another one on routes that rewrite.
         self.raw_path: bytes = scope["raw_path"]
+        self.target: bytes = self.raw_path
         self.query: bytes = scope["query_string"]
         self.captured, self.lines, self._dropped = kinds.sort(scope["headers"])
         captured = self.captured

@@ -88,6 +88,19 @@ _MISLEADING = frozenset(
     }
 )
 _FAMILIES = (b"proxy-", b"x-forwarded-")
+# What the gateway says of its answers itself; a service's copy would contradict or double it.
+_SAID = frozenset(
+    {
+        b"ratelimit",
+        b"ratelimit-policy",
+        b"strict-transport-security",
+        b"x-content-type-options",
+        b"x-ratelimit-limit",
+        b"x-ratelimit-remaining",
+        b"x-ratelimit-reset",
+        b"x-request-id",
+    }
+)
 
 # What the server calls HTTP/1.0 in a scope.
 HTTP_1_0 = frozenset({"1", "1.0"})
@@ -175,6 +188,16 @@ class HeaderKinds(dict[bytes, int]):
             whole = captured[b"cookie"] = b"; ".join(crumbs)
             lines.append(b"cookie: %b\r\n" % whole)
         return captured, lines, dropped
+
+
+def said_by_gateway(name: bytes) -> bool:
+    """Whether a header of an answer (lower case) is this hop's, or what the gateway says itself."""
+    return (
+        name in HOP_BY_HOP
+        or name in _SAID
+        or name == b"content-length"
+        or name.startswith(b"access-control-")
+    )
 
 
 def connection_options(value: bytes) -> frozenset[bytes]:

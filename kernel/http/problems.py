@@ -129,6 +129,9 @@ ROUTE_UNKNOWN = ProblemKind(
     "Check the path: /api/v1/ or /api/v1/tenants/{tenant_id}/, then a service's prefix; case and a trailing slash count. "
     "Operators see all routes with `gateway routes`, and what becomes of a path with `gateway explain GET <path>`.",
 )
+VERSION_UNKNOWN = ProblemKind(
+    "version-unknown", 404, "No such version", "Use a version of the service's API that the detail names."
+)
 METHOD_NOT_ALLOWED = ProblemKind(
     "method-not-allowed", 405, "Method not allowed", "Use a method the Allow header lists."
 )

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -15,8 +16,9 @@ READS = METHODS - WRITES
 # Lowest first: a route for one tier is open to all above it.
 TIERS = ("starter", "professional", "enterprise")
 
-# Names of handlers that stages know, too.
+# Names of handlers that others know, too.
 ALERT_STREAM = "alert-stream"
+VERSION_UNKNOWN = "version-unknown"
 
 # Where an alert may go.
 SSE = "sse"
@@ -58,6 +60,34 @@ class Trust(Struct, frozen=True):
         return "Trust(...)"
 
 
+V1 = "v1"
+
+
+class Lifecycle(Struct, frozen=True):
+    """How long a version lives: Unix seconds (RFC 9745, RFC 8594). `successor` is a version's name, or a URL; the pages tell
+    people why."""
+
+    deprecated: int | None = None
+    sunset: int | None = None
+    successor: str = ""
+    deprecation_page: str = ""
+    sunset_page: str = ""
+
+
+class Version(Struct, frozen=True):
+    """A version of a service's API, below /api/{name}/.
+
+    `upstream` is who answers: the service itself, or replicas of the version's own, whose URLs are in the variable `env`.
+    `prefix` stands at the service where /api/{name} stood; None: the path is sent as it came.
+    """
+
+    name: str
+    upstream: str
+    env: str
+    prefix: str | None = None
+    life: Lifecycle = Lifecycle()
+
+
 class Service(Struct, frozen=True):
     """A service behind the gateway.
 
@@ -75,6 +105,22 @@ class Service(Struct, frozen=True):
     trust: Trust | None = None
     # It is told the Host that the client named, not its own.
     preserve_host: bool = False
+    # v1, of which it is the life alone, and those beside it.
+    versions: tuple[Version, ...] = ()
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The names of its versions."""
+        return (V1, *(version.name for version in self.versions if version.name != V1))
+
+
+def destinations(catalog: Iterable[Service]) -> Iterator[Service]:
+    """All that is asked under a name of its own: the services, and versions with replicas of their own as such."""
+    for service in catalog:
+        yield service
+        for version in service.versions:
+            if version.upstream != service.name:
+                yield replace(service, name=version.upstream, env=version.env, versions=())
 
 
 def with_head(methods: frozenset[str] | None) -> frozenset[str]:
@@ -128,6 +174,25 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     exempt: bool = False
     # Answers over plain HTTP and for any host, too: probes and scrapers come by address.
     direct: bool = False
+    # Of the service's API; "" for v1, unless there is something to tell of it.
+    version: str = ""
+    # Who is asked, when not the service itself.
+    upstream: str = ""
+    # The path that is sent, a pattern of the same variables; "": what came.
+    rewrite: str = ""
+    # (lower-case name, value): what a service is told beside the gateway's own, and not.
+    set_headers: tuple[tuple[str, str], ...] = ()
+    remove_headers: tuple[str, ...] = ()
+    # Of its answers; an empty value removes.
+    response_headers: tuple[tuple[str, str], ...] = ()
+    # Set where callers are told that the version ends.
+    life: Lifecycle | None = None
+
+    @property
+    def asked(self) -> str:
+        """The name of the upstream of a proxied row."""
+        assert self.service is not None
+        return self.upstream or self.service
 
     @property
     def identified(self) -> bool:

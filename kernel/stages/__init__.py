@@ -27,6 +27,7 @@ from kernel.stages import (
     edge,
     freshness,
     handshake,
+    lifecycle,
     limit,
     quota,
     readonly,
@@ -49,6 +50,7 @@ class Policy(Protocol):
 
 ORDER: tuple[Policy, ...] = (
     cors,
+    lifecycle,
     edge,
     handshake,
     credentials,

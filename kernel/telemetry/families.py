@@ -63,6 +63,12 @@ _ROWS = (
     ),
     # Requests the gateway could not serve.
     Family("gateway_problems_total", COUNTER, "Problem documents by code.", ("code",)),
+    Family(
+        "gateway_deprecated_requests_total",
+        COUNTER,
+        "Requests for a version that ends, by who sent them: kind of token, tier of the tenant.",
+        ("service", "version", "caller", "tier"),
+    ),
     Family("gateway_shed_total", COUNTER, "Requests refused because the worker was at capacity."),
     Family("gateway_requests_in_flight", GAUGE, "Requests being served now."),
     Family(

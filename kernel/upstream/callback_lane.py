@@ -48,9 +48,9 @@ class CallbackLane:
         query = x.query
         head: tuple[bytes, ...]
         if query:
-            head = (METHODS[x.method], b" ", x.raw_path, b"?", query, replica.proxy_line, lines, b"\r\n")
+            head = (METHODS[x.method], b" ", x.target, b"?", query, replica.proxy_line, lines, b"\r\n")
         else:
-            head = (METHODS[x.method], b" ", x.raw_path, replica.proxy_line, lines, b"\r\n")
+            head = (METHODS[x.method], b" ", x.target, replica.proxy_line, lines, b"\r\n")
         x.asked = perf_counter()
         deadline = upstream.sweeper.now + self._timeout
         connection.launch(b"".join(head), x.method == "HEAD", deadline, x, self._answered)

@@ -61,7 +61,7 @@ async def forward(
         framing = b"content-length: %d\r\n\r\n" % len(body)
     else:
         framing = b"\r\n"
-    target = x.raw_path + b"?" + x.query if x.query else x.raw_path
+    target = x.target + b"?" + x.query if x.query else x.target
     method = METHODS.get(x.method) or x.method.encode()
     attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x, begun)  # 3.
     while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from kernel.http.headers import HOP_BY_HOP
+from kernel.http.headers import HOP_BY_HOP, said_by_gateway
 from kernel.primitives.memo import keep
 
 # What a header of a response is to us, when it is not simply passed on under its lower-case name.
@@ -18,19 +18,6 @@ _SPECIAL = {
     b"content-location": CONTENT_LOCATION,
 }
 LOCATIONS: dict[int, bytes] = {LOCATION: b"location", CONTENT_LOCATION: b"content-location"}
-# The gateway says these itself; a service's copy would contradict or double it.
-_OURS = frozenset(
-    {
-        b"ratelimit",
-        b"ratelimit-policy",
-        b"strict-transport-security",
-        b"x-content-type-options",
-        b"x-ratelimit-limit",
-        b"x-ratelimit-remaining",
-        b"x-ratelimit-reset",
-        b"x-request-id",
-    }
-)
 _MEMO_LIMIT = 1024
 _ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 
@@ -41,7 +28,7 @@ class ResponseHeaders(dict[bytes, bytes | int]):
     def __missing__(self, name: bytes) -> bytes | int:
         lower = name.lower()
         kind: bytes | int = _SPECIAL.get(lower, lower)
-        if kind is lower and (lower in HOP_BY_HOP or lower in _OURS or lower.startswith(b"access-control-")):
+        if kind is lower and said_by_gateway(lower):
             kind = DROP
         return keep(self, name, kind, _MEMO_LIMIT)
 

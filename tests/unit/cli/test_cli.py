@@ -184,7 +184,13 @@ def test_check_tells_everything_as_json(gateway: Gateway) -> None:
 def test_check_prints_a_schema(gateway: Gateway) -> None:
     code, out, _ = gateway("check", "--schema", PORT="not looked at")
     assert code == 0
-    assert set(msgspec.json.decode(out)["properties"]) == {"services", "routes", "limits", "alerts"}
+    assert set(msgspec.json.decode(out)["properties"]) == {
+        "services",
+        "versions",
+        "routes",
+        "limits",
+        "alerts",
+    }
 
 
 def test_run_refuses_to_start_with_errors(gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from kernel.config import gateway_toml
 from kernel.config.schema import schema
-from kernel.config.tables import ROUTE, SERVICE
+from kernel.config.tables import LIFE, ROUTE, SERVICE, VERSION
 from tests.support.config import File
 
 ROOT = Path(__file__).parents[3]
@@ -20,9 +20,13 @@ VALIDATOR = Draft202012Validator(schema())
 WHOLE = "".join(
     [
         "[services.loyalty]\n",
-        *(f"{name} = {field.example}\n" for name, field in SERVICE.items()),
+        *(f"{name} = {field.example}\n" for name, field in SERVICE.items() if name != "versions"),
         "[[routes]]\n",
         *(f"{name} = {field.example}\n" for name, field in ROUTE.items()),
+        "[services.loyalty.versions.v2]\n",
+        *(f"{name} = {field.example}\n" for name, field in VERSION.items()),
+        "[versions.v2]\n",
+        *(f"{name} = {field.example}\n" for name, field in LIFE.items()),
         "[limits.tiers.enterprise]\nrequests = 6000\nwindow = 60\n",
         "[limits.tenants.t-1]\nrequests = 6000\nwindow = 60.5\n",
         '[alerts.channels]\nurgent = ["sse", "email"]\n',
@@ -41,6 +45,10 @@ def test_it_is_a_schema_that_knows_every_field() -> None:
     (services,) = made["properties"]["services"]["patternProperties"].values()
     assert set(services["properties"]) == set(SERVICE)
     assert set(made["properties"]["routes"]["items"]["properties"]) == set(ROUTE)
+    (version,) = services["properties"]["versions"]["patternProperties"].values()
+    assert set(version["properties"]) == set(VERSION)
+    (version,) = made["properties"]["versions"]["patternProperties"].values()
+    assert set(version["properties"]) == set(LIFE)
     assert all(each["description"].endswith(".") for each in services["properties"].values())
 
 
@@ -57,6 +65,9 @@ def test_it_is_a_schema_that_knows_every_field() -> None:
         ('[[routes]]\npattern = ["/x"]', "$.routes[0].pattern"),
         ('[[routes]]\npattern = "/x"\nmethods = []', "$.routes[0].methods"),
         ('[[routes]]\npattern = "/x"\nlimit = {requests = 0, window = 60}', "$.routes[0].limit.requests"),
+        ("[services.x.versions.two]", "$.services.x.versions"),
+        ("[services.x.versions.v2]\nsunset = 5", "$.services.x.versions.v2.sunset"),
+        ("[versions.v1]\nurl = 'http://x'", "$.versions.v1"),
         ("[limits.tiers.gold]\nrequests = 1\nwindow = 1", "$.limits.tiers"),
         ('[alerts.channels]\nurgent = ["pigeon"]', "$.alerts.channels.urgent[0]"),
     ],
