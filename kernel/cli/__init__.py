@@ -45,6 +45,11 @@ COMMANDS = {
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
     "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
     "completion": Command("kernel.cli.completion", "print what completes commands and options in a shell"),
+    "lock": Command("kernel.cli.lock", "refuse writes in a tenant, or everywhere"),
+    "unlock": Command("kernel.cli.unlock", "allow writes again"),
+    "locks": Command("kernel.cli.locks", "list what is read-only, and why"),
+    "revoke": Command("kernel.cli.revoke", "refuse a token from now on"),
+    "limits": Command("kernel.cli.limits", "show what clients have left of their limits, or reset them"),
     "audit": Command("kernel.cli.audit", "export or erase a user of the audit log, verify it"),
 }
 

@@ -13,6 +13,11 @@ _REFUSAL_SECONDS = 1.0
 _REFUSALS = 256
 
 
+def name_without_jti(token: bytes) -> str:
+    """By what a token without a `jti` is revoked."""
+    return hashlib.sha256(token.rpartition(b".")[0]).hexdigest()
+
+
 class IdentityCache:
     """Bounded map of token -> identity in two generations: what is not used while one fills is dropped with it.
 
@@ -49,7 +54,7 @@ class IdentityCache:
         one of ECDSA's can make a second.
         """
         if identity.jti is None:
-            identity.jti = hashlib.sha256(token.rpartition(b".")[0]).hexdigest()
+            identity.jti = name_without_jti(token)
         if len(self._young) >= self._generation:
             self._old = self._young
             self._young = {}
