@@ -19,7 +19,19 @@ PROBATION. Its subscription begins with a hello, which lies between A and B for 
 what they hold: 85 ms before the newcomer may, which is the margin for a loop that is late and for the way to the store.
 Those who are on probation themselves (after a failover of the store everybody is) end it a STEP earlier for each hello that
 they hear. Whoever subscribed earlier has heard all hellos that a later one has, and the later one's: it is a STEP ahead.
-(Who alone heard an alert and cannot reach the store for longer than that records it late, and out of order.)
+
+Why in order, too, when the store could not be reached or took nothing: who heard A could not record it on the newcomer's
+hello, and does not find the store again at the same time. So (1) a subscription lives on while its server does, whatever
+becomes of the connection for commands: nobody misses what others hear. (2) Who finds the store again says so to all ("back"),
+who ask it at once; so does whoever hears anything else of it. (3) Who was on probation when it was lost, or came later,
+begins it anew with that word.
+
+Where that ends: A was heard by one worker alone that lives and cannot reach the store for longer than PROBATION after others
+can, or is held up for so long itself. Nobody else can know of A, since pub/sub keeps and numbers nothing. So whoever has
+B either waits for a worker that may be dead, for as long as that may take, or records it within the 100 ms promised, and A
+comes after it: no rule keeps both. The 100 ms are kept, and A is recorded late. It takes two faults at once: one that leaves
+A with a single worker (all others died or were cut off just before it), and one between that one and the store. One fault is
+both, the death of the store's server: what of its last alerts came to one worker only may follow those of its successor.
 
 Under a burst that takes a leader longer than a HOLD all others would do the same work once more, and make it later still: who
 steps in and finds a whole call recorded already leaves the tenant alone for another HOLD, unless something is passed over.
@@ -84,6 +96,8 @@ class Recorder:
         self._probation = 0.0
         # Who has joined since it began.
         self._juniors = 0
+        # It began, or went on, while the store was out of reach.
+        self._junior = False
         self._promotion: asyncio.TimerHandle | None = None
         self._closing = False
         # Tenant -> alert id -> alert, oldest first.
@@ -97,30 +111,43 @@ class Recorder:
         self._late: dict[str, asyncio.TimerHandle] = {}
         self._again = asyncio.Event()
 
-    def subscribed(self) -> None:
-        """Alerts are heard from now on; what was published before may have been missed."""
-        self._probation = monotonic() + _PROBATION
+    def subscribed(self, *, reachable: bool) -> None:
+        """Alerts are heard from now on; what was published before may have been missed.
+
+        `reachable`: whether the store is, as far as this worker knows.
+        """
+        # What was heard by the subscription before waits for nothing new, unless it never had its time.
+        began = self._probation if self._junior else None
         self._juniors = 0
+        self._junior = not reachable
+        self._begin(began)
 
     def joined(self) -> None:
         """A worker has subscribed that has heard nothing of what is held here."""
         began, now = self._probation, monotonic()
-        if began > now and self._juniors < _MAX_STEPS:
+        if self._juniors < _MAX_STEPS and (began > now or self._junior):
             self._juniors += 1
             self._probation -= _STEP
         for held in self._held.values():
             for item in held.values():
                 item.may = item.due = self._probation if item.may == began else item.may
         self._flush()
-        if self._held and self._probation > now:
-            if self._promotion is not None:
-                self._promotion.cancel()
-            # A timer may be early by its resolution.
-            seconds = self._probation - now + 0.001
-            self._promotion = asyncio.get_running_loop().call_later(seconds, self._flush)
+        self._promote()
+
+    def lost(self) -> None:
+        """The store cannot be reached: who is on probation now does not know whether those before had their time."""
+        self._junior = self._junior or self._probation > monotonic()
+
+    def found(self) -> None:
+        """The store takes what is recorded (again): all hear that at once, and so between the same two alerts."""
+        if self._junior:
+            self._junior = False
+            self._begin(self._probation)
 
     def reconnected(self) -> None:
         """The store can be reached again: what it did not take is tried at once."""
+        if self._junior:  # until all hear of it, or if that cannot be published
+            self._begin(self._probation)
         self._again.set()
         self._again.clear()
 
@@ -181,6 +208,24 @@ class Recorder:
         if self._running:
             await asyncio.wait(self._running.values(), timeout=_RETRY)
         await stop(self._running.values())
+
+    def _begin(self, began: float | None) -> None:
+        """Begin the probation; anew for what was heard in the one that was to end at `began`."""
+        self._probation = monotonic() + _PROBATION - _STEP * self._juniors
+        for held in self._held.values():
+            for item in held.values():
+                if item.may == began:
+                    item.may = item.due = self._probation
+        self._promote()
+
+    def _promote(self) -> None:
+        """Record what is held when the probation ends."""
+        left = self._probation - monotonic()
+        if self._held and left > 0 and not self._closing:
+            if self._promotion is not None:
+                self._promotion.cancel()
+            # A timer may be early by its resolution.
+            self._promotion = asyncio.get_running_loop().call_later(left + 0.001, self._flush)
 
     def _sleep(self) -> None:
         if self._due and not self._closing:
@@ -246,7 +291,7 @@ class Recorder:
                     late = not any(results) and self._leader != self._me
                 for each in batch:
                     self._let_go(each)
-                if late and not self._closing:
+                if late and not self._closing and not self._demanded(tenant):
                     self._wait(tenant)
                     break
         finally:
@@ -265,6 +310,10 @@ class Recorder:
                 break
             batch.append(item)
         return batch
+
+    def _demanded(self, tenant: str) -> bool:
+        """Whether what is held waits for no deadline any more: it was passed over, or somebody has joined."""
+        return any(item.due == item.may for item in self._held.get(tenant, {}).values())
 
     def _let_go(self, item: _Held) -> None:
         held = self._held.get(item.tenant)

@@ -17,6 +17,7 @@ from kernel.config import Settings
 from kernel.store.alertlog import AlertLog, Position, position
 from kernel.store.keys import ALERT_CHANNEL_PREFIX, ALERTS_RECORDED
 from kernel.store.pubsub import Subscription
+from kernel.store.reading import failure
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
 
@@ -39,7 +40,10 @@ class Alerts:
             store, me, most=settings.alerts_retention_events, retention=settings.alerts_retention_seconds
         )
         self._recorder = Recorder(kept, me, self.numbers)
-        store.on_connect(lambda _after_outage: self._recorder.reconnected())
+        self._store = store
+        self._back = f"back {me}"
+        store.on_connect(self._reconnected)
+        store.on_lost(self._recorder.lost)
         self._fanout = Fanout(
             kept,
             self.numbers,
@@ -88,8 +92,19 @@ class Alerts:
         }
 
     def _subscribed(self) -> None:
-        self._recorder.subscribed()
+        reachable = self._store.connected
+        self._recorder.subscribed(reachable=reachable)
         self._fanout.connected()
+        if not reachable:
+            self._store.hurry()
+
+    def _reconnected(self, after_outage: bool) -> None:
+        self._recorder.reconnected()
+        if self._subscription.live:
+            self._fanout.connected()
+        if after_outage:
+            # What nobody hears does no harm: see the recorder.
+            self._store.execute("PUBLISH", ALERTS_RECORDED, self._back).add_done_callback(failure)
 
     def _hear(self, channel: bytes, data: bytes) -> None:
         if channel == _RECORDED:
@@ -107,9 +122,15 @@ class Alerts:
 
     def _announced(self, data: bytes) -> None:
         """See `AlertLog.record` for what is announced, and `Subscription` for the hello of who joins."""
+        if not self._store.connected:
+            # Somebody has it.
+            self._store.hurry()
         head, _, rest = data.partition(b"\n")
         if head.startswith(b"joined "):
             self._recorder.joined()
+            return
+        if head.startswith(b"back "):
+            self._recorder.found()
             return
         kind, worker, tenant, *where = head.split(b" ")
         name = tenant.decode("ascii")

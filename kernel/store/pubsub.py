@@ -1,7 +1,8 @@
 """Subscription: one connection that hears what is published, and says when it may have missed something.
 
-It is made anew whenever it breaks, is silent for too long, or the store turns out to be another server. In a cluster one
-node is enough: nodes pass on what is published.
+It is made anew whenever it breaks, is silent for too long, or the store turns out to be another server. It is not when the
+store was only out of reach for others: whoever reads on from one connection to one server has missed nothing. In a cluster
+one node is enough: nodes pass on what is published.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from time import monotonic
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
+from kernel.store.address import Endpoint
+from kernel.store.errors import StoreDown, StoreRefused
 from kernel.store.kept import KeptSession
 from kernel.store.link import stop
 from kernel.store.redis import Store
@@ -23,6 +26,8 @@ from kernel.store.redis import Store
 _BEAT = 5.0
 _SILENCE = 12.0
 _SETUP = 1.0
+# A server names its process by this, in the answer to INFO server.
+_RUN_ID = b"run_id:"
 # Messages, and bytes, heard before others get the loop: what has come in is read without a pause.
 _RUN = 32
 _RUN_BYTES = 64 * 1024
@@ -87,6 +92,7 @@ class Subscription:
         """Connect, go live and stay so until anything is wrong, which is raised."""
         self._kept.due.clear()
         endpoint = min(await self._store.endpoints(), key=str)
+        run = b""
         # RESP2: messages are replies like others, and redis-py hands them out by its public interface.
         connection = self._store.connection(endpoint, protocol=2)
         tasks: list[asyncio.Task[None]] = []
@@ -94,8 +100,10 @@ class Subscription:
             async with asyncio.timeout(_SETUP):
                 await connection.connect()  # type: ignore[no-untyped-call]
                 subscribe = (("SUBSCRIBE", *self._channels), ("PSUBSCRIBE", *self._patterns))
-                packed = connection.pack_commands((*self._hello, *subscribe))
+                packed = connection.pack_commands((("INFO", "server"), *self._hello, *subscribe))
                 await connection.send_packed_command(packed, check_health=False)
+                with contextlib.suppress(ResponseError):  # it need not be allowed
+                    run = _run_id(await connection.read_response())
                 if self._hello:
                     await connection.read_response()
                 missing = len(self._channels) + len(self._patterns)
@@ -106,7 +114,8 @@ class Subscription:
             self._connected()
             self._kept.established()
             loop = asyncio.get_running_loop()
-            tasks = [loop.create_task(self._listen(connection)), loop.create_task(self._watch(connection))]
+            watch = self._watch(connection, endpoint, run)
+            tasks = [loop.create_task(self._listen(connection)), loop.create_task(watch)]
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
@@ -140,14 +149,39 @@ class Subscription:
             self._hear(reply[1], reply[2])
         return kind in (b"subscribe", b"psubscribe")
 
-    async def _watch(self, connection: AbstractConnection) -> None:
+    async def _watch(self, connection: AbstractConnection, endpoint: Endpoint, run: bytes) -> None:
         """Ping the server, and see that it is still the right one."""
         while True:
             await connection.send_command("PING", check_health=False)
             silence = self._heard + self._silence - monotonic()
             if silence <= 0:
                 raise TimeoutError(f"the server was not heard of for {self._silence:g} s")
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(min(self._beat, silence)):
                     await self._kept.due.wait()
-                raise ConnectionResetError("the store was reconnected")
+            except TimeoutError:
+                continue
+            self._kept.due.clear()
+            if not await self._is_still_at(endpoint, run):
+                raise ConnectionResetError("the store is another server")
+            # It has to show that it is heard. What a network lost it would send again too late for us.
+            self._heard = min(self._heard, monotonic() - self._silence + _SETUP)
+
+    async def _is_still_at(self, endpoint: Endpoint, run: bytes) -> bool:
+        """Whether the store, reconnected, is the process that is heard: behind one name or address there may be several."""
+        try:
+            if self._store.address.kind == "cluster":  # its nodes are known by address
+                return endpoint in await self._store.endpoints()
+            if endpoint != self._store.home(""):
+                return False
+            return bool(run) and run == _run_id(await self._store.execute("INFO", "server"))
+        except StoreRefused:
+            return False
+        except StoreDown:
+            # It is lost again: that it has come back will be told again.
+            return True
+
+
+def _run_id(info: bytes) -> bytes:
+    """The server's own name for its process; it has another one after a restart."""
+    return info.partition(_RUN_ID)[2].partition(b"\r")[0]

@@ -18,6 +18,7 @@ A connection that merely broke is thus replaced and its unanswered commands are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -37,6 +38,8 @@ from kernel.store.sentinel import find_master
 
 _TIMEOUT = 0.1
 _PROBE = 0.25
+# Between two attempts, whatever hints there are.
+_HURRY = 0.05
 # A connection that breaks before it is this old does not count as a success: replaced at once a few times, then not.
 _PROVEN = 1.0
 _REPLACEMENTS = 20
@@ -72,6 +75,7 @@ class Store:
         self._parked: list[Command] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._opener: asyncio.Task[None] | None = None
+        self._hurried = asyncio.Event()
         self._sentinel = (
             0  # which one to ask first: another one after each failure, for one of them may be out of date
         )
@@ -82,6 +86,7 @@ class Store:
         self._ending: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listeners: list[Callable[[bool], None]] = []
+        self._losers: list[Callable[[], None]] = []
         self._closed = False
         self._commands = 0
         self._seconds = 0.0
@@ -124,6 +129,14 @@ class Store:
         Its argument tells whether commands failed meanwhile. Commands that it submits go out before any that waited.
         """
         self._listeners.append(listener)
+
+    def on_lost(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the store counts as lost from now on: commands fail."""
+        self._losers.append(listener)
+
+    def hurry(self) -> None:
+        """It was heard of by another way: a store that counts as lost is asked at once, or 50 ms after it was asked last."""
+        self._hurried.set()
 
     async def endpoints(self) -> frozenset[Endpoint]:
         """The servers that hold the keys now: one, or the primaries of a cluster. Raises StoreDown."""
@@ -242,7 +255,11 @@ class Store:
             return
         self._lose(self._last_error)
         while True:
-            await asyncio.sleep(self._pace.pause())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.pause()):
+                    await asyncio.sleep(_HURRY)
+                    await self._hurried.wait()
+            self._hurried.clear()
             if await self._open():
                 return
 
@@ -299,7 +316,10 @@ class Store:
 
     def _lose(self, why: str) -> None:
         """Nobody waits any more."""
-        self.connected = False
+        if self.connected:
+            self.connected = False
+            for listener in self._losers:
+                listener()
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None

@@ -5,8 +5,8 @@
 - No request waits longer than `BOUND`; those to an endpoint that hangs, as long as its timeout.
 - A request reaches the service twice at most, a POST once.
 - A revoked token is refused a second after its revocation, as long as the store is well.
-- An alert is received once, in order as long as the store is well, and within `ALERT_BOUND` of being published, by every
-  stream; none is lost.
+- An alert is received once, in order, whatever happens to the store, and by every stream; none is lost. While the store is
+  well that is within `ALERT_BOUND` of its publication.
 - In the end memory and descriptors are back where they were.
 """
 

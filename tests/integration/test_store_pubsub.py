@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ class Ear:
 
     def __init__(self, store: Store) -> None:
         self.heard: list[tuple[bytes, bytes]] = []
+        self.store = store
         self.connections = 0
         self.subscription = Subscription(
             store,
@@ -33,6 +35,11 @@ class Ear:
 
     def _connected(self) -> None:
         self.connections += 1
+
+    def asks(self) -> bool:
+        """Something of the store, so that it is found to be lost."""
+        self.store.execute("SET", "a", "1").add_done_callback(lambda reply: reply.exception())
+        return False
 
 
 @pytest.fixture
@@ -83,3 +90,32 @@ async def test_a_store_that_falls_silent_counts_as_lost(ear: Ear, mortal_store: 
         os.kill(mortal_store.pid, signal.SIGCONT)
     await until(lambda: ear.subscription.live)
     assert ear.connections >= 2
+
+
+async def test_it_goes_on_hearing_while_the_store_is_out_of_reach_for_commands(
+    ear: Ear, mortal_store: EmbeddedStore
+) -> None:
+    with redis.Redis.from_url(mortal_store.url) as cli:
+        for turn in range(3):
+            cli.execute_command("REPLICAOF", "127.0.0.1", "1")
+            await until(lambda: not ear.store.connected or ear.asks())
+            cli.execute_command("REPLICAOF", "NO", "ONE")
+            cli.publish("news", b"%d" % turn)
+            await until(lambda: ear.store.connected)
+            # It has looked at the server again when it has pinged twice.
+            await asyncio.sleep(0.15)
+    assert [data for _, data in ear.heard] == [b"0", b"1", b"2"]
+    assert ear.connections == 1
+
+
+@pytest.mark.parametrize("info", [b"run_id:another\r\n", b""])
+async def test_behind_one_address_may_be_another_server(
+    ear: Ear, mortal_store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch, info: bytes
+) -> None:
+    execute = ear.store.execute
+    answer = asyncio.get_running_loop().create_future()
+    answer.set_result(info)
+    monkeypatch.setattr(ear.store, "execute", lambda *args: answer if args[0] == "INFO" else execute(*args))
+    with redis.Redis.from_url(mortal_store.url) as cli:
+        cli.client_kill_filter(_type="normal", skipme=True)
+    await until(lambda: ear.connections == 2 and ear.subscription.live)

@@ -322,3 +322,15 @@ async def test_what_cannot_be_sent_fails_alone(store_server: EmbeddedStore) -> N
     assert await ugly == b"1"
     assert store.snapshot()["reconnects"] == 0
     await store.close()
+
+
+async def test_a_hint_has_a_lost_store_asked_at_once(mortal_store: EmbeddedStore) -> None:
+    store = await connected(mortal_store.url, probe=3600)
+    mortal_store.kill()
+    await until(lambda: not store.connected)
+    store.hurry()  # there is nobody yet: that ends nothing
+    await asyncio.sleep(0.2)
+    mortal_store.start()
+    store.hurry()
+    await until(lambda: store.connected, 2)
+    await store.close()
