@@ -266,6 +266,20 @@ class Gateway:
         return Route(row, template, stages, handler, self._state.metrics.route(template))
 
 
+class CapturingGateway(Gateway):
+    """That of a worker with CAPTURE_FILE: what is captured is over when an exchange is. Others pay nothing for it."""
+
+    def finish(self, x: Exchange) -> None:
+        super().finish(x)
+        assert self._state.capture is not None
+        self._state.capture.recorder.finished(x)
+
+
+def make_gateway(state: State, handler_for: Callable[[RouteRow], Handler]) -> Gateway:
+    """The gateway of a worker that holds `state`."""
+    return (Gateway if state.capture is None else CapturingGateway)(state, handler_for)
+
+
 def _is_preflight(x: Exchange) -> bool:
     return b"origin" in x.captured and b"access-control-request-method" in x.captured
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
+from kernel.capture.writing import Capture
 from kernel.config import Settings
 from kernel.exchange.asgi import HeaderList
 from kernel.exchange.client_socket import ClientSockets
@@ -83,6 +84,8 @@ class State:
     baseline: HeaderList = field(default_factory=list)
     # Ended in reverse order when the worker stops.
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+    # Set with CAPTURE_FILE.
+    capture: Capture | None = None
     # Set with GATEWAY_PROFILE.
     profile: Profile | None = None
     # Long-lived requests, which a drain ends.

@@ -18,6 +18,7 @@ from kernel.exchange.cors import Cors
 from kernel.exchange.asgi import HeaderList
 from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
+from kernel.build.capture import make_capture
 from kernel.build.health import make_incidents, make_prober
 from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
@@ -249,11 +250,17 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         state.profile = Profile()
         state.profile.start()
         metrics.register_source("profile", state.profile.families)
+    state.capture = make_capture(settings, telemetry.log, run_dir)
+    if state.capture is not None:
+        metrics.register_source("capture", state.capture.families)
     await telemetry.start()
     prober.start()
     incidents.start()
     authority.start()
-    state.closers += [telemetry.close, store.close, tracked.close, limiter.close, prober.stop]
+    state.closers.append(telemetry.close)
+    if state.capture is not None:
+        state.closers.append(state.capture.close)
+    state.closers += [store.close, tracked.close, limiter.close, prober.stop]
     state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [authority.close, resolver.close, state.client_sockets.close]

@@ -11,7 +11,7 @@ from kernel.config.reading import Unreadable, contents
 from kernel.config.settings import Settings
 
 _MAX_PEM_FILE = 1024 * 1024
-_MAX_AUDIT_NAME = 245
+_MAX_NAME = 245
 _EXAMPLES = {"TLS_CERT_FILE": "/run/tls/tls.crt", "TLS_KEY_FILE": "/run/tls/tls.key"}
 
 
@@ -57,35 +57,52 @@ def _fit(certificate: Path, key: Path, chain: bytes, secret: bytes) -> Iterator[
 
 def audit_file_can_be_written(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     path = settings.audit_log_file
+    if path is not None:
+        problem = _unwritable(path) or _writers_unwritable(path)
+        if problem:
+            yield ConfigError("AUDIT_LOG_FILE", problem, "/var/log/gateway/audit.jsonl")
+
+
+def capture_file_can_be_written(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    path = settings.capture_file
     if path is None:
         return
+    problem = _unwritable(path)
+    if path.suffix.lower() == ".har":
+        problem = "holds one entry a line, which is no HAR: `gateway capture FILE --har OUT` makes one of it"
+    elif path == settings.audit_log_file:
+        problem = "is AUDIT_LOG_FILE: name another file"
+    if problem:
+        yield ConfigError("CAPTURE_FILE", problem, "/var/lib/gateway/capture.ndjson")
+    if not settings.capture_redact and settings.environment == "prod":
+        # SECURITY: a file of tokens is what the redaction is there against.
+        yield ConfigError("CAPTURE_REDACT", "is false in prod: secrets would be written to a file", "true")
+
+
+def _unwritable(path: Path) -> str:
+    """Why a file that is rotated cannot be written to; or an empty string."""
     # Rotation needs the directory: it renames, and keeps a lock file there.
     directory = path.absolute().parent
     # The functions of os.path take what they may not look at as absent; pathlib's raise.
     if not os.path.isdir(directory):
-        problem = f"there is no directory {directory}: create it, writable to the gateway"
-    elif len(os.fsencode(path.name)) > _MAX_AUDIT_NAME:
-        problem = (
-            f"the file's name is too long: {_MAX_AUDIT_NAME} bytes leave room for those of rotated files"
-        )
-    elif os.path.isdir(path):
-        problem = "is a directory: name a file in it"
-    elif not os.access(directory, os.W_OK | os.X_OK):
-        problem = f"the directory {directory} cannot be written to: files are rotated there"
-    elif os.path.exists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
-        problem = "the file cannot be written to"
-    else:
-        problem = _beside(path)
-        if not problem:
-            return
-    yield ConfigError("AUDIT_LOG_FILE", problem, "/var/log/gateway/audit.jsonl")
-
-
-def _beside(path: Path) -> str:
-    """Why what stands beside the audit file, and is written to as well, cannot be used; or an empty string."""
-    lock, writers = f"{path}.lock", f"{path}.writers"
+        return f"there is no directory {directory}: create it, writable to the gateway"
+    if len(os.fsencode(path.name)) > _MAX_NAME:
+        return f"the file's name is too long: {_MAX_NAME} bytes leave room for those of rotated files"
+    if os.path.isdir(path):
+        return "is a directory: name a file in it"
+    if not os.access(directory, os.W_OK | os.X_OK):
+        return f"the directory {directory} cannot be written to: files are rotated there"
+    if os.path.exists(path) and not (os.path.isfile(path) and os.access(path, os.W_OK)):
+        return "the file cannot be written to"
+    lock = f"{path}.lock"
     if os.path.exists(lock) and not (os.path.isfile(lock) and os.access(lock, os.R_OK | os.W_OK)):
         return f"the file {lock} cannot be written to"
+    return ""
+
+
+def _writers_unwritable(path: Path) -> str:
+    """The same of the directory beside the audit file (see telemetry/auditflush.py)."""
+    writers = f"{path}.writers"
     if os.path.exists(writers) and not (os.path.isdir(writers) and os.access(writers, os.W_OK | os.X_OK)):
         return f"the directory {writers} cannot be written to"
     return ""

@@ -11,7 +11,7 @@ from kernel.config import values
 from kernel.config.declare import seconds as _seconds
 from kernel.config.declare import variable as _var
 from kernel.config.urls import ADDRESS, HOST, STORE_URL
-from kernel.config.values import FLAG, PATH, TEXT, choice, integer
+from kernel.config.values import FLAG, PATH, TEXT, choice, integer, number, size
 
 
 class ProcessSettings(Struct, frozen=True, kw_only=True):
@@ -113,6 +113,39 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
     gateway_profile: Annotated[
         bool, _var(FLAG, "Time each stage and handler, and garbage collection, for `/metrics`.", "true")
     ] = False
+
+    capture_file: Annotated[
+        Path | None,
+        _var(
+            PATH,
+            "Where requests and their answers are written to, a HAR entry a line; unset: nowhere.",
+            "/var/lib/gateway/capture.ndjson",
+            group="Capture",
+        ),
+    ] = None
+    capture_percent: Annotated[
+        float, _var(number(0, 100), "Of how many in a hundred; decimals count.", "0.5")
+    ] = 100.0
+    capture_routes: Annotated[
+        str,
+        _var(
+            choice("all", "marked", fold=str.lower),
+            "`all` routes but health and metrics, or `marked` ones, which say `capture = true`.",
+            "marked",
+        ),
+    ] = "all"
+    capture_bodies: Annotated[bool, _var(FLAG, "Bodies, too.", "true")] = False
+    capture_body_bytes: Annotated[
+        int,
+        _var(size(1, 16 * 1024**2), "Of each body, as much; the record says when there was more.", "64KiB"),
+    ] = 64 * 1024
+    capture_max_bytes: Annotated[
+        int,
+        _var(size(64 * 1024, 1024**4), "What the file and its rotated ones may take together.", "256MiB"),
+    ] = 256 * 1024**2
+    capture_redact: Annotated[
+        bool, _var(FLAG, "`false` writes secrets as they are; not in `prod`.", "true")
+    ] = True
 
     redis_host: Annotated[
         str | None,

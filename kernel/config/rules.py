@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from kernel.config.errors import ConfigError
-from kernel.config.files import audit_file_can_be_written, tls_needs_both
+from kernel.config.files import audit_file_can_be_written, capture_file_can_be_written, tls_needs_both
 from kernel.config.settings import Settings
 
 # SECURITY: printed in the platform's documentation, hence known to everyone.
@@ -62,12 +62,18 @@ RULES: tuple[Rule, ...] = (
     credentials_need_origins,
     tls_needs_both,
     audit_file_can_be_written,
+    capture_file_can_be_written,
     public_nominatim_is_spared,
 )
 
 
 def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     """What works but is seldom meant."""
+    for name in sorted(name for name in given if name.startswith("CAPTURE_")):
+        if settings.capture_file is None:
+            yield ConfigError(name, "is not used without CAPTURE_FILE")
+    if not settings.capture_redact and settings.capture_file is not None:
+        yield ConfigError("CAPTURE_REDACT", "is false: whoever reads the file can act as its callers")
     parts = sorted(given & {"REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"})
     if "REDIS_URL" in given:
         for name in sorted(given & {"REDIS_HOST"}) + parts:

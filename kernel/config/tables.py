@@ -84,6 +84,7 @@ POLICY: Mapping[str, Field] = {
         Annotated[float, Meta(gt=0, le=3600)], "Seconds until the response's first byte.", "120"
     ),
     "max_body": Field(int | str, "Largest request body.", '"50MiB"'),
+    "capture": Field(bool, "Whether it is captured, whatever `CAPTURE_ROUTES` says.", "false"),
     "allow_encoded_slash": Field(bool, "Lets `%2F` through in paths.", "true"),
     "strip_prefix": Field(
         str,

@@ -172,6 +172,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     # Answers whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway, and an
     # operator needs the numbers most when there is too much of everything.
     exempt: bool = False
+    # Whether it is captured; None: as CAPTURE_ROUTES says.
+    capture: bool | None = None
     # Answers over plain HTTP and for any host, too: probes and scrapers come by address.
     direct: bool = False
     # Of the service's API; "" for v1, unless there is something to tell of it.

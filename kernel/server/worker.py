@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from handlers import FACTORIES
-from kernel.app import Gateway
+from kernel.app import make_gateway
 from kernel.build import build_state
 from kernel.config import Settings
 from kernel.exchange.asgi import Receive, Scope, Send
@@ -119,7 +119,7 @@ class Worker:
         self._state = state
         loop = asyncio.get_running_loop()
         self._connections = _client_connections(state)
-        self._intake = Intake(loop, Gateway(state, lambda row: _handler(state, row)), self._connections)
+        self._intake = Intake(loop, make_gateway(state, lambda row: _handler(state, row)), self._connections)
         self._hook.tell(
             lambda reason: state.log.warning(
                 "granian does not take the callback lane: requests are slower, and served all the same",

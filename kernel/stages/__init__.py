@@ -20,6 +20,7 @@ from kernel.stages import (
     admin,
     attempts,
     authenticate,
+    capture,
     cors,
     credentials,
     critical,
@@ -49,6 +50,7 @@ class Policy(Protocol):
 
 
 ORDER: tuple[Policy, ...] = (
+    capture,
     cors,
     lifecycle,
     edge,
@@ -67,7 +69,7 @@ ORDER: tuple[Policy, ...] = (
     critical,
 )
 # What every answer needs, preflights and shed load included.
-ALWAYS: tuple[Policy, ...] = (cors, edge)
+ALWAYS: tuple[Policy, ...] = (capture, cors, edge)
 
 Named = tuple[Phase, Stage]
 

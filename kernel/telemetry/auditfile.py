@@ -22,6 +22,7 @@ from kernel.telemetry.auditchain import ERASURE, GENESIS, PSEUDONYM, Head, Verdi
 from kernel.telemetry.auditflush import Presence
 from kernel.telemetry.lines import stamp
 from kernel.telemetry.redact import ascii_json
+from kernel.telemetry.rotating import existing, is_open, locked, numbered, rotate
 
 MAX_BYTES = 16 * 1024 * 1024
 FILES = 8
@@ -44,7 +45,7 @@ class AuditFile:
         self._max_bytes = max_bytes
         self._files = files
         self._trail = _Trail(path)
-        with _lock(path, fcntl.LOCK_EX):
+        with locked(path, fcntl.LOCK_EX):
             self._trail.open()
         self._presence = Presence(path)
 
@@ -53,12 +54,10 @@ class AuditFile:
         if not data:
             self._presence.mark()
             return
-        with _lock(self._path, fcntl.LOCK_EX):
+        with locked(self._path, fcntl.LOCK_EX):
             if self._trail.append([orjson.loads(line) for line in data.splitlines()]) <= self._max_bytes:
                 return
-            for number in range(self._files - 1, 0, -1):
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(_numbered(self._path, number - 1), _numbered(self._path, number))
+            rotate(self._path, self._files)
 
     def close(self) -> None:
         """Close the file."""
@@ -93,12 +92,10 @@ class _Trail:
 
     def open(self) -> None:
         """Have the descriptor of the file that `path` names now: another process may have rotated or rewritten it."""
-        if self._fd >= 0:
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
-                    return
+        if self._fd >= 0 and not is_open(self._path, self._fd):
             self.close()
-        self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -116,7 +113,7 @@ class _Trail:
         own = tail(self._fd)
         if own.head is not None:
             return own.head, False, own.torn
-        with contextlib.suppress(FileNotFoundError), _numbered(self._path, 1).open("rb") as before:
+        with contextlib.suppress(FileNotFoundError), numbered(self._path, 1).open("rb") as before:
             return tail(before.fileno()).head or self._head, True, own.torn
         # Whatever was there is gone: the chain goes on, so that it shows.
         return self._head, True, own.torn
@@ -124,7 +121,7 @@ class _Trail:
 
 def export(path: Path, user_id: str) -> Iterator[dict[str, Any]]:
     """Every event about a person, the oldest first (GDPR article 15)."""
-    with _lock(path, fcntl.LOCK_SH):
+    with locked(path, fcntl.LOCK_SH):
         yield from _events(path, user_id)
 
 
@@ -136,20 +133,20 @@ def erase(path: Path, user_id: str) -> int:
     """
     pseudonym = f"{PSEUDONYM}{secrets.token_hex(6)}"
     trail = _Trail(path)
-    with _lock(path, fcntl.LOCK_EX), contextlib.closing(trail):
+    with locked(path, fcntl.LOCK_EX), contextlib.closing(trail):
         found = sum(1 for _ in _events(path, user_id))
         if found:
             # First: what is broken off now is on record, and done when it is asked for again.
             record = {"event": "audit", "kind": ERASURE, "pseudonym": pseudonym, "events": found}
             trail.append([{"timestamp": stamp(time()), "level": "info", **record}])
-        return sum(_erase(file, user_id, pseudonym) for file in _existing(path))
+        return sum(_erase(file, user_id, pseudonym) for file in existing(path))
 
 
 def verify(path: Path, wanted: str = "") -> Verdict:
     """Follow the chain through all files; `wanted` is a link to look for. Workers go on writing meanwhile."""
     with contextlib.ExitStack() as opened:
-        with _lock(path, fcntl.LOCK_SH):
-            files = [(file.name, opened.enter_context(file.open("rb"))) for file in _existing(path)]
+        with locked(path, fcntl.LOCK_SH):
+            files = [(file.name, opened.enter_context(file.open("rb"))) for file in existing(path)]
             sized = [(name, file, os.fstat(file.fileno()).st_size) for name, file in files]
         return auditchain.verify(sized, wanted)
 
@@ -178,7 +175,7 @@ def _erase(file: Path, user_id: str, pseudonym: str) -> int:
 
 
 def _events(path: Path, user_id: str) -> Iterator[dict[str, Any]]:
-    for file in _existing(path):
+    for file in existing(path):
         with file.open("rb") as lines:
             for line in lines:
                 event = _about(line, user_id)
@@ -195,27 +192,3 @@ def _about(line: bytes, user_id: str) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return event if isinstance(event, dict) and event.get("user_id") == user_id else None
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}") if number else path
-
-
-def _existing(path: Path) -> list[Path]:
-    """The files there are, the oldest first."""
-    numbered = [
-        (int(suffix), file)
-        for file in path.parent.glob(f"{path.name}.*")
-        if (suffix := file.name.removeprefix(path.name + ".")).isdigit()
-    ]
-    return [file for _, file in sorted(numbered, reverse=True)] + ([path] if path.exists() else [])
-
-
-@contextlib.contextmanager
-def _lock(path: Path, how: int) -> Iterator[None]:
-    fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, how)
-        yield
-    finally:
-        os.close(fd)

@@ -225,6 +225,12 @@ _ROWS = (
         "gateway_log_lines_dropped_total", COUNTER, "Log lines lost because their sink was stuck.", ("log",)
     ),
     Family(
+        "gateway_capture_records_total",
+        COUNTER,
+        "With CAPTURE_FILE: records of requests, written or dropped because the disk was full or too slow.",
+        ("result",),
+    ),
+    Family(
         "gateway_metrics_source_errors_total",
         COUNTER,
         "Sources of metrics that failed at a scrape.",

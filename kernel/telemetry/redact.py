@@ -7,7 +7,7 @@ and control characters (CR/LF forge lines, ESC and C1 drive terminals) only ever
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from ipaddress import ip_address, ip_network
 
@@ -18,10 +18,10 @@ _SECRET_NAME = re.compile(
 )
 _ADDRESS_NAME = re.compile(rb"forwarded|client-?ip|connecting-?ip|real-?ip|remote-?addr", re.IGNORECASE)
 _JWT = re.compile(r"eyJ[A-Za-z0-9_=-]{4,}(?:\.[A-Za-z0-9_=-]*)*")
-_PAIR = re.compile(r"(?i)((?:token|ticket|secret|passw(?:or)?d|api_?key|signature)=)[^&;\s\"']+")
+_PAIR = re.compile(r"(?i)((?:token|ticket|secret|passw(?:or)?d|api_?key|signature)=)([^&;\s\"']+)")
 # A word alone ("bearer token missing") is no token.
-_BEARER = re.compile(r"(?i)\b(bearer)[\s,]+(?=[A-Za-z~+/=-]*[0-9._])[A-Za-z0-9._~+/=-]{4,}")
-_USERINFO = re.compile(r"(://[^/\s:@]*:)[^/\s@]+@")
+_BEARER = re.compile(r"(?i)\b(bearer)[\s,]+(?=[A-Za-z~+/=-]*[0-9._])([A-Za-z0-9._~+/=-]{4,})")
+_USERINFO = re.compile(r"(://[^/\s:@]*:)([^/\s@]+)@")
 _PEM = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 _UNSAFE = re.compile(r"[^\x20-\x7e\n]")
 _UNSAFE_LINE = re.compile(r"[^\x20-\x7e]")
@@ -42,11 +42,12 @@ def clean_path(path: bytes) -> str:
     return text
 
 
-def clean_text(text: str) -> str:
-    """Free text (an error's message) without tokens, passwords in URLs and private keys."""
-    text = _JWT.sub(REDACTED, _PEM.sub(REDACTED, text))
-    text = _BEARER.sub(r"\1 " + REDACTED, _USERINFO.sub(r"\1" + REDACTED + "@", text))
-    return _PAIR.sub(r"\1" + REDACTED, text)
+def clean_text(text: str, mark: Callable[[str], str] = lambda secret: REDACTED) -> str:
+    """Free text (an error's message) without tokens, passwords in URLs and private keys; `mark` gives what stands there."""
+    text = _JWT.sub(lambda found: mark(found[0]), _PEM.sub(lambda found: mark(found[0]), text))
+    text = _USERINFO.sub(lambda found: f"{found[1]}{mark(found[2])}@", text)
+    text = _BEARER.sub(lambda found: f"{found[1]} {mark(found[2])}", text)
+    return _PAIR.sub(lambda found: found[1] + mark(found[2]), text)
 
 
 def clean_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from handlers import FACTORIES
-from kernel.app import Gateway
+from kernel.app import Gateway, make_gateway
 from kernel.build import build_state
 from kernel.config.loading import load
 from kernel.exchange.asgi import Message
@@ -127,7 +127,7 @@ async def local_gateway(
     own = handlers or {}
     state = await build_state(settings, store_url, directory)
     try:
-        gateway = Gateway(state, lambda row: own.get(row.handler) or FACTORIES[row.handler](state, row))
+        gateway = make_gateway(state, lambda row: own.get(row.handler) or FACTORIES[row.handler](state, row))
         yield Local(state, gateway)
     finally:
         await state.close()

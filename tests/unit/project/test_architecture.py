@@ -27,6 +27,7 @@ FLOORS: tuple[set[str], ...] = (
     {"kernel.exchange"},
     {"kernel.upstream"},
     {
+        "kernel.capture",
         "kernel.tenancy",
         "kernel.alerts",
         "kernel.geocoding",

@@ -1,0 +1,1 @@
+"""Capture and replay: what clients asked and were answered, without their secrets, as HAR entries; and asked once more."""
