@@ -9,22 +9,35 @@ from kernel.routing.catalog import RouteRow
 from kernel.stages.effects import attached
 from kernel.state import State
 from kernel.traffic.forwarding import forwarded
+from kernel.upstream.balance import Upstream
 from kernel.upstream.callback_lane import CallbackLane
-from kernel.upstream.forward import forward
+from kernel.upstream.forward import Spare, forward
 from kernel.upstream.request_headers import header_lines, host_line
 
 
 def make(state: State, row: RouteRow) -> Handler:
     """The handler of a proxied row."""
     assert row.service is not None
-    upstream = state.upstreams[row.asked]
     service = row.service
-    issues_tokens = service == "auth"
+    proxy = _to(state, row, state.upstreams[row.asked], service)
+    mirroring = state.mirrorings.get(row.asked)
+    if mirroring is not None:
+        proxy = mirroring.behind(proxy, row)
+    split = state.splits.get(row.asked)
+    if split is not None:
+        proxy = split.beside(proxy, _to(state, row, split.upstream, split.upstream.name, split.fall_back))
+    handler: Handler = proxy if row.effect is None else attached(state, row.effect, proxy)
+    return state.versions.counted(row, forwarded(row, handler))
+
+
+def _to(state: State, row: RouteRow, upstream: Upstream, service: str, spare: Spare | None = None) -> Handler:
+    """What hands requests to `upstream`, or to the `spare` one; `service` is what the log calls it."""
+    issues_tokens = row.service == "auth"
     tracer = state.tracer
     timeout = row.timeout or state.settings.request_timeout_seconds
 
     stand_in = upstream.stand_in
-    launch = CallbackLane(upstream, timeout).launch
+    launch = CallbackLane(upstream, timeout, spare).launch
 
     def proxy(x: Exchange) -> Awaitable[None] | None:
         # PERF: a plain function that returns the forwarder's coroutine, not a second coroutine around it.
@@ -34,7 +47,6 @@ def make(state: State, row: RouteRow) -> Handler:
             lines = host_line(x, stand_in) + lines
         if x.lane is not None and launch(x, lines):
             return None
-        return forward(x, upstream, lines, timeout)
+        return forward(x, upstream, lines, timeout, None, spare)
 
-    handler: Handler = proxy if row.effect is None else attached(state, row.effect, proxy)
-    return state.versions.counted(row, forwarded(row, handler))
+    return proxy

@@ -20,6 +20,8 @@ from kernel.http.problems import OVERLOADED, PLATFORM_READ_ONLY, TENANT_READ_ONL
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from kernel.traffic.forwarding import forwarded
+from kernel.upstream.attempt import UNREACHED
+from kernel.upstream.balance import Upstream
 from kernel.upstream.request_headers import header_lines, host_line
 
 if TYPE_CHECKING:
@@ -44,25 +46,41 @@ def make(state: State, row: RouteRow) -> Handler:
     settings = state.settings
     answer = row.timeout or settings.request_timeout_seconds
     sockets = state.sockets
+    split = state.splits.get(row.asked)
 
-    async def join(x: WebSocketExchange) -> None:
+    async def connected(x: WebSocketExchange) -> tuple[UpstreamSocket, Upstream]:
+        """A socket of the service, or of its canary."""
         # Imported with the first socket: it takes 60 ms that no start should pay.
-        from kernel.upstream.websocket import Refusal, Times, connect  # noqa: PLC0415
+        from kernel.upstream.websocket import Times, connect  # noqa: PLC0415
 
         x.service = service
-        x.phase = HANDSHAKE
-        offered: list[str] = x.scope.get("subprotocols") or []
-        bearer = b"authorization" in x.captured and BEARER in _offer(x)
+        chosen = split.upstream if split is not None and split.takes(x) else upstream
         lines = header_lines(x, state.tracer, refresh_token=False)
         if upstream.stand_in:
             lines = host_line(x, upstream.stand_in) + lines
+        offered: list[str] = x.scope.get("subprotocols") or []
         target = x.target + b"?" + x.query if x.query else x.target
         times = Times(settings.connect_timeout_seconds, answer)
+        most = settings.websocket_max_message_bytes
+        if chosen is not upstream:
+            assert split is not None
+            x.service = chosen.name
+            try:
+                return await connect(chosen, target, lines, offered, most, times), chosen
+            except GatewayError as error:
+                if error.problem.kind not in UNREACHED:
+                    raise
+                split.fall_back(x, error.problem.kind)
+        return await connect(upstream, target, lines, offered, most, times), upstream
+
+    async def join(x: WebSocketExchange) -> None:
+        from kernel.upstream.websocket import Refusal  # noqa: PLC0415
+
+        x.phase = HANDSHAKE
+        bearer = b"authorization" in x.captured and BEARER in _offer(x)
         began = monotonic()
         try:
-            socket = await connect(
-                upstream, target, lines, offered, settings.websocket_max_message_bytes, times
-            )
+            socket, of = await connected(x)
         except Refusal as refusal:
             x.ended_by = UPSTREAM
             await x.respond(refusal.status, refusal.headers, refusal.body)
@@ -71,7 +89,7 @@ def make(state: State, row: RouteRow) -> Handler:
             x.ended_by = UPSTREAM
             raise
         x.upstream_seconds = monotonic() - began
-        upstream.meter.answered(101, x.upstream_seconds)
+        of.meter.answered(101, x.upstream_seconds)
         relay = _Relay(state, x, socket)
         try:
             await relay.open(socket.subprotocol or (BEARER if bearer else None))

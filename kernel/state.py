@@ -39,6 +39,8 @@ from kernel.tenancy.demo_sessions import DemoSessions
 from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.tenants import Tenants
 from kernel.tenancy.timestamps import Timestamps
+from kernel.traffic.canary import Split
+from kernel.traffic.mirror import Mirroring
 from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
@@ -69,6 +71,10 @@ class State:
     geocoder: Geocoder
     upstreams: dict[str, Upstream]
     versions: Versions
+    # By service, where it has a canary.
+    splits: dict[str, Split]
+    # By service, where it has a mirror.
+    mirrorings: dict[str, Mirroring]
     metrics: Metrics
     access_log: AccessLog
     audit: Audit

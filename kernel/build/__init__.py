@@ -30,6 +30,7 @@ from kernel.identity.revocations import Revocations
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.build.identity import MakeUpstream, make_authority
+from kernel.build.traffic import add_upstreams, make_mirrorings, make_splits
 from kernel.primitives.tls import client_context
 from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust, destinations
 from kernel.state import State
@@ -204,6 +205,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     prober = make_prober(settings, client, upstreams, telemetry.log, run_dir)
     incidents = make_incidents(store, upstreams, telemetry.log)
     metrics.register_source("health", prober.samples)
+    tracer = Tracer()
     state = State(
         settings=settings,
         trusted=Peers(settings.trusted_proxies),
@@ -226,6 +228,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         geocoder=geocoder,
         upstreams=upstreams,
         versions=versions,
+        splits=make_splits(settings, upstreams, metrics),
+        mirrorings=make_mirrorings(settings, upstreams, metrics, tracer, telemetry.log),
         metrics=metrics,
         access_log=telemetry.access_log,
         audit=telemetry.audit,
@@ -241,7 +245,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
             ejected=lambda: {name: upstream.snapshot()["ejected"] for name, upstream in upstreams.items()},
         ),
         request_ids=RequestIds(),
-        tracer=Tracer(),
+        tracer=tracer,
         timestamps=timestamps,
         baseline=baseline_headers(settings),
     )
@@ -263,6 +267,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers += [store.close, tracked.close, limiter.close, prober.stop]
     state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
+    state.closers += [mirroring.close for mirroring in state.mirrorings.values()]
     state.closers += [authority.close, resolver.close, state.client_sockets.close]
     return state
 
@@ -317,6 +322,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) ->
 def _upstreams(settings: Settings, metrics: Metrics, make: MakeUpstream) -> dict[str, Upstream]:
     catalog = {service.name: service for service in destinations(settings.service_catalog)}
     upstreams = {name: make(name, urls, catalog.get(name)) for name, urls in settings.services.items()}
+    add_upstreams(settings, upstreams, make)
     metrics.register_source("upstreams", lambda: _upstream_families(upstreams))
     return upstreams
 

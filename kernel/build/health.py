@@ -9,6 +9,7 @@ from kernel.config import Settings
 from kernel.health.incidents import Incidents
 from kernel.health.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
 from kernel.routing.catalog import destinations
+from kernel.routing.traffic import canary_of
 from kernel.store.eviction import EvictionWatch
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
@@ -24,6 +25,9 @@ def make_prober(
 ) -> HealthProber:
     """Asks each service's health path; a recovery lets requests try the service at once, and what changes is logged."""
     paths = {service.name: service.health for service in destinations(settings.service_catalog)}
+    # A mirror answers nobody: how it is, its metrics and the log tell.
+    canaries = {canary_of(each.name): each.health for each in settings.service_catalog if each.canary}
+    paths |= canaries
     ill: set[str] = set()
 
     async def probe(service: str) -> None:
@@ -45,7 +49,8 @@ def make_prober(
     def reason(service: str) -> str:
         return "; ".join(dict.fromkeys(failure for _, failure in upstreams[service].tls_failures()))
 
-    return HealthProber(settings.services, probe, run_dir=run_dir, changed=changed, reason=reason)
+    probed = (*settings.services, *canaries)
+    return HealthProber(probed, probe, run_dir=run_dir, changed=changed, reason=reason)
 
 
 def make_incidents(store: Store, upstreams: Upstreams, log: Log) -> Incidents:

@@ -154,7 +154,7 @@ def _print(buckets: list[Bucket]) -> None:
 
 
 def _address(text: str) -> str:
-    from kernel.stages.limit import address_key  # noqa: PLC0415
+    from kernel.http.addresses import address_key  # noqa: PLC0415
 
     key = address_key(text)
     if key == "ip:unknown" or not _is_address(text):

@@ -36,7 +36,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.config import forwarding, trust
+from kernel.config import forwarding, traffic, trust
 from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -190,6 +190,7 @@ class _Reader:
         trusted = trust.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
         if trusted is not None:
             own["trust"] = trusted
+        own |= traffic.read(values, f"{self._file} [services.{name}", self._errors)
         if known is None:
             env = name.upper().replace("-", "_") + "_SERVICE_URL"
             service = Service(name, env, prefixes, **own)

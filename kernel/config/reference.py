@@ -39,8 +39,10 @@ def _lines() -> Iterator[str]:
         for s in SERVICES
     )
     yield from _table(("Variable", "Default", "Routes"), rows)
+    tables = [(f"`[services.NAME.{name}]`", field.fields) for name, field in SERVICE.items() if field.fields]
     for title, fields in (
         ("`[services.NAME]`", SERVICE),
+        *tables,
         ("`[services.NAME.versions.vN]`", VERSION),
         ("`[versions.vN]`", LIFE),
         ("`[[routes]]`", ROUTE),

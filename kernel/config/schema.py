@@ -17,7 +17,7 @@ _TEMPLATE = "#/$defs/{name}"
 
 def schema() -> dict[str, Any]:
     """The schema (draft 2020-12)."""
-    kinds = [field.type for field in (*SERVICE.values(), *ROUTE.values())]
+    kinds = [field.type for fields in (SERVICE, ROUTE) for field in fields.values()]
     _, shared = msgspec.json.schema_components([*kinds, LimitTable], ref_template=_TEMPLATE)
     limit = {"$ref": _TEMPLATE.format(name=LimitTable.__name__)}
     limits = {
@@ -68,6 +68,8 @@ def _fields(fields: Mapping[str, Field]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in fields.items():
         (kind,), _ = msgspec.json.schema_components([field.type], ref_template=_TEMPLATE)
+        if field.fields is not None:
+            kind = _table(_fields(field.fields))
         example = tomllib.loads(f"example = {field.example}")["example"]
         found[name] = {**kind, "description": field.about, "examples": [example]}
     return found

@@ -21,6 +21,8 @@ Tier = Literal["starter", "professional", "enterprise"]
 Effect = Literal["logout", "subscription-changed"]
 Channel = Literal["sse", "email", "whatsapp"]
 CHANNELS = Annotated[list[Channel], Meta(min_length=1)]
+# NAME or NAME=VALUE; names that are the gateway's or a standard's are refused by what reads it.
+CHOOSER = r"x-[a-z0-9]+(?:-[a-z0-9]+)*(?:=[A-Za-z0-9._~-]+)?"
 SERVICE_NAME = r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*"
 _Path = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/-]*$")]
 _Operation = Annotated[str, Meta(pattern=r"^(?:[a-z][a-z0-9-]{0,63})?$")]
@@ -39,11 +41,12 @@ class LimitTable(Struct, forbid_unknown_fields=True):
 
 
 class Field(Struct, frozen=True):
-    """One field: what msgspec accepts for it, and its row of the reference."""
+    """One field: what msgspec accepts for it, and its row of the reference; of a table, its own fields."""
 
     type: Any
     about: str
     example: str
+    fields: Mapping[str, Field] | None = None
 
 
 LIFE: Mapping[str, Field] = {
@@ -106,9 +109,35 @@ POLICY: Mapping[str, Field] = {
         '{"cache-control" = "no-store", "server" = ""}',
     ),
 }
+_URL = str | list[str]
+_Percent = Annotated[float, Meta(ge=0, le=100)]
+CANARY: Mapping[str, Field] = {
+    "url": Field(_URL, "Its URL, or those of its replicas.", '"http://inventory-next:8000"'),
+    "percent": Field(_Percent, "Its share; two decimals count.", "5"),
+    "sticky": Field(
+        Literal["user", "tenant"], "Whose requests stay together; `user` by default.", '"tenant"'
+    ),
+    "header": Field(
+        Annotated[str, Meta(pattern=f"^{CHOOSER}$")],
+        "A header by which a client chooses: `always` or `never`; with `=VALUE`, that value alone chooses the canary.",
+        '"x-canary"',
+    ),
+}
+MIRROR: Mapping[str, Field] = {
+    "url": Field(_URL, "Its URL, or those of its replicas.", '"http://inventory-next:8000"'),
+    "percent": Field(_Percent, "How many of the requests are copied.", "10"),
+    "methods": Field(
+        Annotated[list[Method], Meta(min_length=1)],
+        "Which are; `GET` and `HEAD` by default. What others change, the mirror changes too.",
+        '["GET", "HEAD"]',
+    ),
+    "timeout": Field(
+        Annotated[float, Meta(gt=0, le=60)], "Seconds that a copy may take in all; 5 by default.", "2"
+    ),
+}
 SERVICE: Mapping[str, Field] = {
     "url": Field(
-        str | list[str],
+        _URL,
         "Its URL, or those of its replicas; the variable `NAME_SERVICE_URL` overrides it.",
         '"http://loyalty:8000"',
     ),
@@ -129,6 +158,18 @@ SERVICE: Mapping[str, Field] = {
         _File, "PEM file of its private key, without a passphrase.", '"/run/tls/gateway.key"'
     ),
     "versions": Field(dict[str, Any], "Its API's versions, by name: see below.", '{v2 = {prefix = "/v2"}}'),
+    "canary": Field(
+        dict[str, Any],
+        "A version of it that answers a share of its requests: `[services.NAME.canary]`.",
+        '{url = "http://inventory-next:8000", percent = 5}',
+        CANARY,
+    ),
+    "mirror": Field(
+        dict[str, Any],
+        "Gets copies of its requests, and is not waited for: `[services.NAME.mirror]`.",
+        '{url = "http://inventory-next:8000", percent = 10}',
+        MIRROR,
+    ),
     **POLICY,
 }
 ROUTE: Mapping[str, Field] = {

@@ -74,6 +74,21 @@ def canonical(address: str) -> str:
     return address
 
 
+def address_key(address: str) -> str:
+    """The bucket of an address: itself, or for IPv6 its /64, which one host holds whole.
+
+    An IPv4 address written as IPv6 (a socket that listens on both) is one like others: all of them share one /64.
+    """
+    if ":" in address:
+        try:
+            parsed = ipaddress.IPv6Address(address)
+            mapped = parsed.ipv4_mapped
+            address = str(mapped or ipaddress.ip_network((int(parsed), 64), strict=False))
+        except ValueError:
+            return "ip:unknown"
+    return "ip:" + address
+
+
 def _client(entry: bytes) -> str:
     """The address that an entry of X-Forwarded-For or `for=` names, without its port; `UNKNOWN` when it names none.
 

@@ -30,6 +30,7 @@ TRUSTED = frozenset(
         b"x-can-view-children",
         b"x-parent-tenant-id",
         b"x-forwarded-by",
+        b"x-mirrored",
         b"x-request-id",
     }
 )

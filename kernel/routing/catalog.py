@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kernel.routing.traffic import Canary, Mirror
+
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 READS = METHODS - WRITES
@@ -105,6 +107,8 @@ class Service(Struct, frozen=True):
     trust: Trust | None = None
     # It is told the Host that the client named, not its own.
     preserve_host: bool = False
+    canary: Canary | None = None
+    mirror: Mirror | None = None
     # v1, of which it is the life alone, and those beside it.
     versions: tuple[Version, ...] = ()
 
@@ -120,7 +124,8 @@ def destinations(catalog: Iterable[Service]) -> Iterator[Service]:
         yield service
         for version in service.versions:
             if version.upstream != service.name:
-                yield replace(service, name=version.upstream, env=version.env, versions=())
+                own = {"name": version.upstream, "env": version.env}
+                yield replace(service, **own, versions=(), canary=None, mirror=None)
 
 
 def with_head(methods: frozenset[str] | None) -> frozenset[str]:

@@ -28,9 +28,10 @@ from kernel.exchange.asgi import Message
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.peek import peek
 from kernel.exchange.phase import Phase
+from kernel.http.addresses import address_key
 from kernel.http.problems import GatewayError, Problem
 from kernel.routing.catalog import REGISTER, Limit, RouteRow
-from kernel.stages.limit import Ledger, address_key
+from kernel.stages.limit import Ledger
 from kernel.state import State
 
 NAME: Final = Phase("attempts")

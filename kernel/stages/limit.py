@@ -12,7 +12,6 @@ or, on a refusal, until there is a token, as `Retry-After` says.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Awaitable, Callable
 from math import ceil
 from typing import Final
@@ -20,6 +19,7 @@ from typing import Final
 from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
+from kernel.http.addresses import address_key
 from kernel.http.problems import RATE_LIMIT_UNAVAILABLE, RATE_LIMITED, Problem
 from kernel.identity.identity import Identity
 from kernel.routing.catalog import Limit, RouteRow
@@ -37,21 +37,6 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 
 
 Charge = Callable[[Exchange, str], "Problem | Awaitable[Problem | None] | None"]
-
-
-def address_key(address: str) -> str:
-    """The bucket of an address: itself, or for IPv6 its /64, which one host holds whole.
-
-    An IPv4 address written as IPv6 (a socket that listens on both) is one like others: all of them share one /64.
-    """
-    if ":" in address:
-        try:
-            parsed = ipaddress.IPv6Address(address)
-            mapped = parsed.ipv4_mapped
-            address = str(mapped or ipaddress.ip_network((int(parsed), 64), strict=False))
-        except ValueError:
-            return "ip:unknown"
-    return "ip:" + address
 
 
 def bearer(x: Exchange) -> bytes | None:

@@ -118,6 +118,25 @@ _ROWS = (
         bounds=SECONDS,
     ),
     Family("gateway_upstream_retries_total", COUNTER, "Requests sent to a service again.", ("service",)),
+    Family(
+        "gateway_canary_fallbacks_total",
+        COUNTER,
+        "Requests for a service's canary that the service had, since the canary could not be reached: by the problem's code.",
+        ("service", "reason"),
+    ),
+    Family(
+        "gateway_mirror_requests_total",
+        COUNTER,
+        "Requests drawn to be copied to a service's mirror: same status, different, failed; busy, body: not copied.",
+        ("service", "result"),
+    ),
+    Family(
+        "gateway_mirror_differences_total",
+        COUNTER,
+        "Copies that the mirror answered with another status than the service.",
+        ("service", "status", "mirror_status"),
+    ),
+    Family("gateway_mirror_under_way", GAUGE, "Copies that the mirror has not answered yet.", ("service",)),
     Family("gateway_pool_connections", GAUGE, "Connections to a service, by state.", ("service", "state")),
     Family("gateway_pool_waiting", GAUGE, "Requests waiting for a connection to a service.", ("service",)),
     Family(

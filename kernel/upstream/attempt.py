@@ -24,6 +24,7 @@ from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
+    UPSTREAM_OPEN,
     UPSTREAM_PROTOCOL,
     UPSTREAM_RESET,
     UPSTREAM_TIMEOUT,
@@ -36,6 +37,8 @@ from kernel.upstream.response import COMPLETE, UNSENT
 # RFC 9110 section 9.2.2: only these may be sent again without knowing what became of them.
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _CONNECTING = frozenset({UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT})
+# What comes before anything of a request is written.
+UNREACHED = _CONNECTING | {UPSTREAM_OPEN}
 FAILURES = _CONNECTING | {UPSTREAM_BUSY, UPSTREAM_RESET, UPSTREAM_TIMEOUT, UPSTREAM_PROTOCOL}
 _ENDLESS = b"text/event-stream"
 _MOST_WRITTEN = 2
@@ -139,6 +142,11 @@ class Attempt:
         """Whether the present one's request was written, or may still be."""
         connection = self.connection
         return connection is not None and (connection.error is None or connection.stage != UNSENT)
+
+    @property
+    def nothing_written(self) -> bool:
+        """After `failed`: whether no attempt wrote anything of the request, so that any other service may have it."""
+        return self._written == 0
 
     def answered(self) -> float:
         """The head of the response is there; how many seconds it took."""

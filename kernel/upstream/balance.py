@@ -134,6 +134,11 @@ class Upstream:
         for replica in self.replicas:
             replica.breaker.relent(self.sweeper.now)
 
+    def admits(self) -> bool:
+        """Whether `choose` would find one."""
+        only = self.only
+        return (only is not None and not only.breaker.troubled) or bool(self._able())
+
     def choose(self) -> Replica:
         """Of two that a request may go to, drawn by lot, the one with fewer requests in flight.
 

@@ -16,19 +16,20 @@ from kernel.exchange.exchange import Exchange
 from kernel.exchange.phase import RESPONSE_HEAD
 from kernel.upstream.attempt import answered
 from kernel.upstream.balance import Replica, Upstream
-from kernel.upstream.forward import METHODS, NO_LENGTH, forward
+from kernel.upstream.forward import METHODS, NO_LENGTH, Spare, forward
 from kernel.upstream.http1 import Connection
 from kernel.upstream.response import COMPLETE
 
 
 class CallbackLane:
-    """One a route. `timeout` is for the response's head, in seconds."""
+    """One a route. `timeout` is for the response's head, in seconds; `spare` is the forwarder's."""
 
-    __slots__ = ("_answered", "_timeout", "_upstream")
+    __slots__ = ("_answered", "_spare", "_timeout", "_upstream")
 
-    def __init__(self, upstream: Upstream, timeout: float) -> None:
+    def __init__(self, upstream: Upstream, timeout: float, spare: Spare | None = None) -> None:
         self._upstream = upstream
         self._timeout = timeout
+        self._spare = spare
         self._answered = self._heard
 
     def launch(self, x: Exchange, lines: bytes) -> bool:
@@ -63,7 +64,8 @@ class CallbackLane:
         assert lane is not None
         upstream = self._upstream
         if connection.stage != COMPLETE or connection.error is not None:
-            lane.go_on(x, forward(x, upstream, x.outgoing, self._timeout, connection))
+            rest = forward(x, upstream, x.outgoing, self._timeout, connection, self._spare)
+            lane.go_on(x, rest)
             return
         x.upstream_seconds = seconds = perf_counter() - x.asked
         status = connection.status

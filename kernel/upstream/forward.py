@@ -8,16 +8,18 @@ Steps, by the same numbers in the code:
  5. Send, and wait for the response's head.
  6. Relay head and body with back-pressure; a service that breaks off here breaks the response off too.
  7. Give the connection back, in whatever state.
- 8. After a failure before the response: once more, if that is safe (see attempt.py).
+ 8. After a failure before the response: once more, if that is safe (see attempt.py); or to the spare service, if there is
+    one and nothing was written yet.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 from kernel.exchange.exchange import CLOSE, UPSTREAM, Exchange
 from kernel.exchange.phase import CONNECT, DONE, REQUEST_BODY, RESPONSE_BODY, RESPONSE_HEAD
-from kernel.http.problems import ClientGone, GatewayError, Problem
+from kernel.http.problems import ClientGone, GatewayError, Problem, ProblemKind
 from kernel.upstream.attempt import FAILURES, IDEMPOTENT, Attempt
 from kernel.upstream.balance import Upstream
 from kernel.upstream.http1 import NEVER, Connection
@@ -30,6 +32,9 @@ from kernel.upstream.upload import Upload, beginning
 NO_LENGTH = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 METHODS = {name: name.encode() for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
+# Says which service has a request that was not written to its own, for that reason.
+Spare = Callable[[Exchange, ProblemKind], Upstream]
+
 
 async def forward(
     x: Exchange,
@@ -37,6 +42,7 @@ async def forward(
     lines: bytes,
     timeout: float,  # noqa: ASYNC109
     begun: Connection | None = None,
+    spare: Spare | None = None,
 ) -> None:
     """Relay `x`. `lines` are all header lines but Host and framing; `timeout` is for the response's head, in seconds.
 
@@ -63,7 +69,14 @@ async def forward(
         framing = b"\r\n"
     target = x.target + b"?" + x.query if x.query else x.target
     method = METHODS.get(x.method) or x.method.encode()
-    attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x, begun)  # 3.
+    # 3.
+    try:
+        attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x, begun)
+    except GatewayError as error:
+        if spare is None:
+            raise
+        upstream, spare = spare(x, error.problem.kind), None
+        attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x)
     while True:
         upload: Upload | None = None
         uploads: Slots | None = None
@@ -120,6 +133,11 @@ async def forward(
                 # 8.
                 if attempt.failed(problem.kind, in_hand=upload is None):
                     continue
+                if spare is not None and attempt.nothing_written and _unreached(x, problem):
+                    attempt.give_back()
+                    upstream, spare = spare(x, problem.kind), None
+                    attempt = Attempt(upstream, x.method in IDEMPOTENT, x.has_body, x)
+                    continue
             else:
                 attempt.broke_off(problem.kind)
             if problem.kind not in FAILURES:
@@ -133,6 +151,11 @@ async def forward(
             attempt.give_back()
             if uploads is not None:
                 uploads.leave()
+
+
+def _unreached(x: Exchange, problem: Problem) -> bool:
+    """Whether it was the service that failed, for a client that is still there."""
+    return problem.kind in FAILURES and not x.disconnected
 
 
 async def _relay(x: Exchange, connection: Connection, upstream: Upstream) -> None:

@@ -7,13 +7,13 @@ import re
 from collections.abc import Awaitable, Callable
 
 from kernel.exchange.exchange import Exchange
+from kernel.http.addresses import address_key
 from kernel.http.cookies import cookie
 from kernel.http.problems import TENANT_FORBIDDEN, TENANT_INVALID, GatewayError
 from kernel.identity.identity import Identity
 from kernel.identity.tickets import RESUME_SECONDS, Holder
 from kernel.primitives.tenant_id import canonical
 from kernel.routing.catalog import ALERT_STREAM, RouteRow
-from kernel.stages.limit import address_key
 from kernel.state import State
 
 # Set by a stream's first answer; with the ticket it lets the same browser reconnect.

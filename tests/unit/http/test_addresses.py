@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.http.addresses import Peers, canonical, forwarded_client, forwarded_elements
-from kernel.stages.limit import address_key
+from kernel.http.addresses import Peers, address_key, canonical, forwarded_client, forwarded_elements
 
 TRUSTED = Peers([ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8")])
 

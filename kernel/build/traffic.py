@@ -1,0 +1,60 @@
+"""What stands beside services: the canaries of the catalogue, each with an upstream of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from kernel.config import Settings
+from kernel.build.identity import MakeUpstream
+from kernel.routing.catalog import Service
+from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
+from kernel.telemetry.metrics import Metrics
+from kernel.telemetry.log import Log
+from kernel.telemetry.trace import Tracer
+from kernel.traffic import canary, mirror
+from kernel.traffic.canary import Split
+from kernel.traffic.mirror import Mirroring
+from kernel.upstream.balance import Upstream
+
+
+def variants(settings: Settings) -> Iterator[tuple[str, Service, Canary | Mirror]]:
+    """(name, the service it stands beside, what it is) of each."""
+    for service in settings.service_catalog:
+        if service.canary is not None:
+            yield canary_of(service.name), service, service.canary
+        if service.mirror is not None:
+            yield mirror_of(service.name), service, service.mirror
+
+
+def add_upstreams(settings: Settings, upstreams: dict[str, Upstream], make: MakeUpstream) -> None:
+    """Put those of the variants beside their services'."""
+    for name, service, variant in variants(settings):
+        upstreams[name] = make(name, variant.urls, service)
+
+
+def make_splits(
+    settings: Settings, upstreams: Mapping[str, Upstream], metrics: Metrics
+) -> dict[str, Split]:
+    """By service, where it has a canary."""
+    splits = {
+        service.name: Split(variant, upstreams[service.name], upstreams[name])
+        for name, service, variant in variants(settings)
+        if isinstance(variant, Canary)
+    }
+    if splits:
+        metrics.register_source("canaries", lambda: canary.families(splits))
+    return splits
+
+
+def make_mirrorings(
+    settings: Settings, upstreams: Mapping[str, Upstream], metrics: Metrics, tracer: Tracer, log: Log
+) -> dict[str, Mirroring]:
+    """By service, where it has a mirror. They are to be closed."""
+    mirrorings = {
+        service.name: Mirroring(variant, service.name, upstreams[name], tracer, log)
+        for name, service, variant in variants(settings)
+        if isinstance(variant, Mirror)
+    }
+    if mirrorings:
+        metrics.register_source("mirrors", lambda: mirror.families(mirrorings))
+    return mirrorings
