@@ -12,25 +12,25 @@ from typing import Any
 from kernel import __version__
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
-from kernel.config import Settings
-from kernel.exchange.client_socket import ClientSockets
-from kernel.exchange.cors import Cors
-from kernel.exchange.asgi import HeaderList
-from kernel.geocoding.geocoder import Geocoder
-from kernel.health.report import Health
 from kernel.build.capture import make_capture
 from kernel.build.health import make_incidents, make_prober
+from kernel.build.identity import MakeUpstream, make_authority
+from kernel.build.traffic import add_upstreams, make_mirrorings, make_splits
+from kernel.config import Settings
+from kernel.exchange.asgi import HeaderList
+from kernel.exchange.client_socket import ClientSockets
+from kernel.exchange.cors import Cors
+from kernel.geocoding.geocoder import Geocoder
+from kernel.health.report import Health
 from kernel.http.addresses import Peers
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
 from kernel.identity.policy import Policy
-from kernel.identity.stamp import Stamp
 from kernel.identity.revocations import Revocations
+from kernel.identity.stamp import Stamp
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
-from kernel.build.identity import MakeUpstream, make_authority
-from kernel.build.traffic import add_upstreams, make_mirrorings, make_splits
 from kernel.primitives.tls import client_context
 from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust, destinations
 from kernel.state import State
@@ -167,7 +167,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     timestamps = Timestamps(
         lambda key, value: telemetry.log.warning("unreadable time of a change", where=key, value=value)
     )
-    metrics.register_source("timestamps", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable})
+    metrics.register_source(
+        "timestamps", lambda: {"gateway_freshness_unreadable_total": timestamps.unreadable}
+    )
     resolver = Resolver(telemetry.log, settings.dns_refresh_seconds)
     make_upstream = _upstream_maker(settings, metrics, resolver)
     upstreams = _upstreams(settings, metrics, make_upstream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -14,10 +13,10 @@ from kernel.http.problems import GatewayError
 from kernel.identity.authority import Authority
 from kernel.identity.jwks import JwksSource
 from kernel.identity.keys import KeySet
-from kernel.identity.stamp import Stamp
 from kernel.identity.refresh import Refresher
 from kernel.identity.remote import Answer, RemoteVerifier
 from kernel.identity.shared_refresh import SharedRefresh
+from kernel.identity.stamp import Stamp
 from kernel.identity.tokens import Verifier
 from kernel.routing.catalog import Service
 from kernel.store.redis import Store
@@ -29,12 +28,10 @@ from kernel.upstream.client import ServiceClient
 _PREFIX = "/api/v1/auth"
 
 
-
 class MakeUpstream(Protocol):
     """Makes the upstream of the URLs of `service`, or of what is none of the catalogue's."""
 
     def __call__(self, name: str, urls: tuple[str, ...], service: Service | None = None) -> Upstream: ...
-
 
 
 class FetchFailed(Exception):

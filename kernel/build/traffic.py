@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from kernel.config import Settings
 from kernel.build.identity import MakeUpstream
+from kernel.config import Settings
 from kernel.routing.catalog import Service
 from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
-from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.log import Log
+from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.trace import Tracer
 from kernel.traffic import canary, mirror
 from kernel.traffic.canary import Split
@@ -32,9 +32,7 @@ def add_upstreams(settings: Settings, upstreams: dict[str, Upstream], make: Make
         upstreams[name] = make(name, variant.urls, service)
 
 
-def make_splits(
-    settings: Settings, upstreams: Mapping[str, Upstream], metrics: Metrics
-) -> dict[str, Split]:
+def make_splits(settings: Settings, upstreams: Mapping[str, Upstream], metrics: Metrics) -> dict[str, Split]:
     """By service, where it has a canary."""
     splits = {
         service.name: Split(variant, upstreams[service.name], upstreams[name])
