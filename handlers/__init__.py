@@ -10,6 +10,7 @@ from handlers import (
     dispatch,
     docs,
     geocode,
+    grpc,
     health,
     internal,
     metrics,
@@ -32,6 +33,7 @@ OPERATIONS: Operations = {
 FACTORIES: Factories = {
     "proxy": proxy.make,
     "websocket": websocket.make,
+    **grpc.FACTORIES,
     # The one that tells of all the others.
     "openapi": lambda state, row: openapi.make(state, OPERATIONS),
     **{name: factory for module in MODULES for name, factory in module.FACTORIES.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
@@ -45,6 +46,9 @@ from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
 
+if TYPE_CHECKING:
+    from kernel.upstream.grpc_channels import GrpcService
+
 
 @dataclass(slots=True)
 class State:
@@ -75,6 +79,8 @@ class State:
     splits: dict[str, Split]
     # By service, where it has a mirror.
     mirrorings: dict[str, Mirroring]
+    # Those of them that speak gRPC.
+    grpc: Mapping[str, GrpcService]
     metrics: Metrics
     access_log: AccessLog
     audit: Audit

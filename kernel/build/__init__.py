@@ -13,6 +13,7 @@ from kernel import __version__
 from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.build.capture import make_capture
+from kernel.build.grpc import make_grpc
 from kernel.build.health import make_incidents, make_prober
 from kernel.build.identity import MakeUpstream, make_authority
 from kernel.build.traffic import add_upstreams, make_mirrorings, make_splits
@@ -173,6 +174,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     resolver = Resolver(telemetry.log, settings.dns_refresh_seconds)
     make_upstream = _upstream_maker(settings, metrics, resolver)
     upstreams = _upstreams(settings, metrics, make_upstream)
+    grpc = make_grpc(settings, upstreams, telemetry.log)
     verifier = Verifier(key_set(settings), policy(settings))
     minter = None
     if settings.jwt_secret_keys:
@@ -204,7 +206,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     metrics.register_source("geocode", geocoder.families)
     versions = Versions(settings.service_catalog, settings.routes)
     metrics.register_source("versions", versions.families)
-    prober = make_prober(settings, client, upstreams, telemetry.log, run_dir)
+    prober = make_prober(settings, client, upstreams, grpc, telemetry.log, run_dir)
     incidents = make_incidents(store, upstreams, telemetry.log)
     metrics.register_source("health", prober.samples)
     tracer = Tracer()
@@ -232,6 +234,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         versions=versions,
         splits=make_splits(settings, upstreams, metrics),
         mirrorings=make_mirrorings(settings, upstreams, metrics, tracer, telemetry.log),
+        grpc=grpc,
         metrics=metrics,
         access_log=telemetry.access_log,
         audit=telemetry.audit,
@@ -270,6 +273,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [mirroring.close for mirroring in state.mirrorings.values()]
+    state.closers += [service.close for service in grpc.values()]
     state.closers += [authority.close, resolver.close, state.client_sockets.close]
     return state
 
@@ -314,7 +318,7 @@ def _upstream_maker(settings: Settings, metrics: Metrics, resolver: Resolver) ->
             tls=contexts.get(trust),
             # What is asked now and then (key sets, addresses) is connected to anew each time, by its name.
             resolver=resolver if service else None,
-            health=service.health if service else "",
+            health=service.health if service and service.grpc is None else "",
             preserve_host=service is not None and service.preserve_host,
         )
 

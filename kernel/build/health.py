@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernel.config import Settings
 from kernel.health.incidents import Incidents
@@ -17,11 +18,19 @@ from kernel.upstream.balance import Upstream
 from kernel.upstream.breaker import CLOSED
 from kernel.upstream.client import ServiceClient
 
+if TYPE_CHECKING:
+    from kernel.upstream.grpc_channels import GrpcService
+
 Upstreams = Mapping[str, Upstream]
 
 
 def make_prober(
-    settings: Settings, client: ServiceClient, upstreams: Upstreams, log: Log, run_dir: Path | None
+    settings: Settings,
+    client: ServiceClient,
+    upstreams: Upstreams,
+    grpc: Mapping[str, GrpcService],
+    log: Log,
+    run_dir: Path | None,
 ) -> HealthProber:
     """Asks each service's health path; a recovery lets requests try the service at once, and what changes is logged."""
     paths = {service.name: service.health for service in destinations(settings.service_catalog)}
@@ -31,6 +40,11 @@ def make_prober(
     ill: set[str] = set()
 
     async def probe(service: str) -> None:
+        if service in grpc:
+            wrong = await grpc[service].probe()
+            if wrong:
+                raise ProbeFailed(wrong)
+            return
         answer = await client.call(service, "GET", paths[service], probe=True)
         if answer.status >= 400:
             raise ProbeFailed(f"answered {answer.status}")
@@ -47,6 +61,8 @@ def make_prober(
             log.info("service healthy again", service=service)
 
     def reason(service: str) -> str:
+        if service in grpc:
+            return grpc[service].trouble
         return "; ".join(dict.fromkeys(failure for _, failure in upstreams[service].tls_failures()))
 
     probed = (*settings.services, *canaries)

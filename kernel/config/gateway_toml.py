@@ -36,7 +36,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.config import forwarding, traffic, trust
+from kernel.config import forwarding, grpc_table, traffic, trust
 from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -73,23 +73,24 @@ def apply(settings: Settings, path: Path, errors: list[ConfigError], warnings: l
     except (ValueError, RecursionError) as error:  # TOML, or nested too deep
         errors.append(ConfigError(path.name, f"is not TOML: {error}"))
         return settings
-    return _Reader(settings, path.name, errors, warnings).read(document)
+    return _Reader(settings, path, errors, warnings).read(document)
 
 
 class _Reader:
     """Holds what has been read so far; each method reads one kind of table."""
 
     def __init__(
-        self, settings: Settings, file: str, errors: list[ConfigError], warnings: list[ConfigError]
+        self, settings: Settings, path: Path, errors: list[ConfigError], warnings: list[ConfigError]
     ) -> None:
         self._settings = settings
-        self._file = file
+        self._directory = path.parent
+        self._file = path.name
         self._errors = errors
         self._warnings = warnings
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
         self._rows = Table(settings.routes)
-        self._versions = Versions(self._urls, file, errors)
+        self._versions = Versions(self._urls, path.name, errors)
         # The patterns that tables name.
         self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.
@@ -126,6 +127,7 @@ class _Reader:
             self._route(where, table)
         self._versions.stamp(self._catalog, self._rows)
         self._narrowed(before)
+        grpc_table.transcode(self._catalog.values(), self._rows, self._named, self._error, self._warn)
         limits = dict(self._tables(document, "limits"))
         self._known(limits, _LIMITED, "[limits] ")
         tiers = self._limits(limits, "tiers", lambda name: "" if name in TIERS else unknown(name, TIERS))
@@ -162,6 +164,9 @@ class _Reader:
     def _error(self, where: str, problem: str, example: str = "") -> None:
         self._errors.append(ConfigError(f"{self._file} {where}", problem, example))
 
+    def _warn(self, where: str, problem: str) -> None:
+        self._warnings.append(ConfigError(f"{self._file} {where}", problem))
+
     def _known(self, table: dict[str, Any], names: Collection[str], where: str) -> None:
         for name in table:
             if name not in names:
@@ -191,6 +196,11 @@ class _Reader:
         if trusted is not None:
             own["trust"] = trusted
         own |= traffic.read(values, f"{self._file} [services.{name}", self._errors)
+        spoken = grpc_table.read(
+            values, self._directory, lambda field, *what: self._error(f"{where} {field}", *what)
+        )
+        if spoken is not None:
+            own["grpc"] = spoken
         if known is None:
             env = name.upper().replace("-", "_") + "_SERVICE_URL"
             service = Service(name, env, prefixes, **own)

@@ -8,6 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from kernel.routing.catalog import METHODS, RouteRow, with_head
+from kernel.routing.rpc import GRPC
 
 
 class Table:
@@ -94,7 +95,7 @@ def narrow(rows: Sequence[RouteRow], service: str, methods: frozenset[str]) -> l
 
 def contradiction(row: RouteRow) -> str:
     """Why `row` cannot mean what it says, or an empty string."""
-    if row.handler != "proxy" and row.service is not None:
+    if row.handler not in {"proxy", GRPC} and row.service is not None:
         return "the gateway answers this route itself: it has no service"
     if row.websocket and row.answered != {"GET", "HEAD"}:
         return "a WebSocket is opened with GET: it has no other methods"

@@ -57,6 +57,14 @@ def public_nominatim_is_spared(settings: Settings, given: frozenset[str]) -> Ite
         yield ConfigError("NOMINATIM_INTERVAL_SECONDS", problem, "1")
 
 
+def grpc_is_said(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    for service in settings.service_catalog:
+        urls = settings.services[service.name]
+        if service.grpc is None and any(url.startswith("grpc:") for url in urls):
+            problem = f"is a grpc URL: the table [services.{service.name}] of gateway.toml needs protocol and descriptors"
+            yield ConfigError(service.env, problem, f"http://{service.name}-service:8000")
+
+
 RULES: tuple[Rule, ...] = (
     secret_is_secret,
     store_is_named,
@@ -66,6 +74,7 @@ RULES: tuple[Rule, ...] = (
     capture_file_can_be_written,
     public_nominatim_is_spared,
     variants_are_others,
+    grpc_is_said,
 )
 
 

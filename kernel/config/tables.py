@@ -146,6 +146,17 @@ SERVICE: Mapping[str, Field] = {
     "openapi": Field(_Path, "Path of its OpenAPI document.", '"/openapi.json"'),
     "tenant_scoped": Field(bool, "Also answers below `/api/v1/tenants/{tenant_id}/`.", "false"),
     "preserve_host": Field(bool, "It is sent the `Host` that the client named, not that of its URL.", "true"),
+    "protocol": Field(
+        Literal["http", "grpc"],
+        "`grpc`: requests are translated by the rules in `descriptors`, see [gRPC](grpc.md). Needs the extra `grpc`.",
+        '"grpc"',
+    ),
+    "descriptors": Field(
+        _File,
+        "Of a gRPC service: what `protoc --include_imports --descriptor_set_out` writes, relative to gateway.toml.",
+        '"loyalty.binpb"',
+    ),
+    "max_message": Field(int | str, "Of a gRPC service: the largest message of its answers.", '"4MiB"'),
     "ca": Field(
         _File,
         "PEM file of the authorities that may sign its certificate, instead of the system's.",

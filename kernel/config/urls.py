@@ -24,7 +24,7 @@ _STORE_SCHEMES = (
     "redis+cluster",
     "rediss+cluster",
 )
-_PORTS = {"http": 80, "https": 443}
+_PORTS = {"http": 80, "https": 443, "grpc": 0}
 
 
 def _is_address(name: str) -> bool:
@@ -121,7 +121,9 @@ ORIGIN = Kind("origin, `https://*.example.com` or `*`", _origin)
 
 def _service_url(value: str) -> str:
     """Paths go through unchanged, so that a service's URL has none."""
-    url = _split(value, "http", "https", "unix")
+    url = _split(value, "http", "https", "unix", "grpc")
+    if url.scheme == "grpc" and url.port is None:
+        raise ValueError("a grpc URL names its port: grpc://host:50051")
     if url.scheme == "unix":
         if url.netloc or len(url.path) < 2 or url.query or url.fragment:
             raise ValueError("a unix URL is unix:///absolute/path")
@@ -130,7 +132,7 @@ def _service_url(value: str) -> str:
     return f"{url.scheme}://{name}{port}"
 
 
-SERVICE_URL = Kind("URL: http, https or unix", _service_url)
+SERVICE_URL = Kind("URL: http, https, unix or grpc", _service_url)
 
 
 def _base_url(value: str) -> str:
@@ -159,7 +161,7 @@ def _replicas(value: str) -> tuple[str, ...]:
     return urls
 
 
-REPLICAS = Kind("URL (http, https, unix) or several, comma-separated", _replicas)
+REPLICAS = Kind("URL (http, https, unix, grpc) or several, comma-separated", _replicas)
 
 
 class KeySource(Struct, frozen=True):

@@ -9,6 +9,7 @@ A `ProblemKind` is a row of the catalogue; calling it makes a `Problem`, one occ
 from __future__ import annotations
 
 import re
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -67,6 +68,21 @@ class Problem:
 
     def __repr__(self) -> str:
         return f"Problem({self.kind.code!r}, {self.detail!r})"
+
+
+class Extended(Problem):
+    """One with `members` of its own beside the usual ones (RFC 9457 section 3.2)."""
+
+    __slots__ = ("members",)
+
+    def __init__(
+        self, kind: ProblemKind, detail: str, headers: Headers = (), members: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(kind, detail, headers)
+        self.members = members or {}
+
+    def encode(self, instance: bytes, request_id: str) -> bytes:
+        return super().encode(instance, request_id)[:-1] + b"," + msgspec.json.encode(self.members)[1:]
 
 
 class GatewayError(Exception):
@@ -286,6 +302,12 @@ UPSTREAM_PROTOCOL = ProblemKind(
     "Service sent a malformed response",
     "Report the request id to the service's team.",
 )
+UPSTREAM_TOO_LARGE = ProblemKind(
+    "upstream-too-large",
+    502,
+    "Service's message too large",
+    "Ask for less at once; operators raise `max_message` of the service.",
+)
 UPSTREAM_BUSY = ProblemKind("upstream-busy", 503, "Service at capacity", "Wait as long as Retry-After says.")
 UPSTREAM_OPEN = ProblemKind("upstream-open", 503, "Service failing", "Wait as long as Retry-After says.")
 UPSTREAM_CONNECT_TIMEOUT = ProblemKind(
@@ -310,3 +332,43 @@ GEOCODE_FAILED = ProblemKind(
     "geocode-failed", 502, "Geocoding service failed", "Try again later; known addresses are still answered."
 )
 INTERNAL = ProblemKind("internal", 500, "Internal error", "Report the request id to the platform team.")
+
+# --- what services that speak gRPC answer: the HTTP status of each of its codes (google/rpc/code.proto) -------------------
+_CORRECT = "Correct what the detail and `details` name."
+_REPORT = "Report the request id to the service's team."
+GRPC_KINDS: dict[str, ProblemKind] = {
+    name: ProblemKind(f"grpc-{name.lower().replace('_', '-')}", status, title, remedy)
+    for name, status, title, remedy in (
+        ("CANCELLED", 499, "Service cancelled the call", "Try again."),
+        ("UNKNOWN", 500, "Service failed", _REPORT),
+        ("INVALID_ARGUMENT", 400, "Invalid argument", _CORRECT),
+        ("DEADLINE_EXCEEDED", 504, "Service did not finish in time", "Try again shortly, or ask for less."),
+        ("NOT_FOUND", 404, "Not found", "Check the ids in the path: the service knows no such thing."),
+        ("ALREADY_EXISTS", 409, "Already exists", "Change what is there, or choose another id."),
+        ("PERMISSION_DENIED", 403, "Permission denied", "The service does not allow this to the caller."),
+        (
+            "RESOURCE_EXHAUSTED",
+            429,
+            "Service's limit reached",
+            "Wait as long as Retry-After says, if it is there.",
+        ),
+        (
+            "FAILED_PRECONDITION",
+            400,
+            "Failed precondition",
+            "Bring about the state that the detail asks for.",
+        ),
+        ("ABORTED", 409, "Aborted", "Read the present state and try the whole change again."),
+        ("OUT_OF_RANGE", 400, "Out of range", _CORRECT),
+        ("UNIMPLEMENTED", 501, "Not implemented", "The service does not offer this."),
+        ("INTERNAL", 500, "Service failed", _REPORT),
+        ("UNAVAILABLE", 503, "Service unavailable", "Try again shortly."),
+        ("DATA_LOSS", 500, "Data lost", _REPORT),
+        (
+            "UNAUTHENTICATED",
+            401,
+            "Service wants credentials",
+            "The service does not accept the caller's credentials.",
+        ),
+    )
+}

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
+from kernel.routing.rpc import Grpc, Rule
 from kernel.routing.traffic import Canary, Mirror
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -109,6 +110,7 @@ class Service(Struct, frozen=True):
     preserve_host: bool = False
     canary: Canary | None = None
     mirror: Mirror | None = None
+    grpc: Grpc | None = None  # it speaks gRPC
     # v1, of which it is the life alone, and those beside it.
     versions: tuple[Version, ...] = ()
 
@@ -181,6 +183,7 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     capture: bool | None = None
     # Answers over plain HTTP and for any host, too: probes and scrapers come by address.
     direct: bool = False
+    rules: tuple[Rule, ...] = ()  # of a gRPC service's: what a path of it may be, the likeliest first
     # Of the service's API; "" for v1, unless there is something to tell of it.
     version: str = ""
     # Who is asked, when not the service itself.

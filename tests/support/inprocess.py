@@ -64,8 +64,10 @@ class Local:
         scheme: str = "http",
         headers: Mapping[str, str] | None = None,
         subprotocols: list[str] | None = None,
+        gone: asyncio.Event | None = None,
     ) -> Reply:
-        """One request; a GET of a path that ends in "/ws" is a WebSocket's handshake, `subprotocols` what it offers."""
+        """One request, whose client leaves when it has `gone`; a GET of a path that ends in "/ws" is a WebSocket's handshake,
+        `subprotocols` what it offers."""
         path, _, query = target.partition("?")
         sent = [(b"host", b"gateway.test")]
         if token is not None:
@@ -89,8 +91,13 @@ class Local:
             sent.append((b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="))
         reply = Reply()
 
+        parts = iter((body,))
+
         async def receive() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
+            for part in parts:
+                return {"type": "http.request", "body": part, "more_body": False}
+            await (gone or asyncio.Event()).wait()
+            return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             if message["type"].endswith("http.response.start"):

@@ -230,7 +230,7 @@ def test_all_errors_are_collected_each_with_its_place(file: File) -> None:
         "gateway.toml [services.sales] timeout: expected `float`, got `str`",
         "gateway.toml [services.sales] health: expected `str` matching regex '^/[A-Za-z0-9._~/-]*$'",
         "gateway.toml [services.sales] limit.requests: expected `int` >= 1",
-        "gateway.toml [services.sales] url: the URL must start with http:// or https:// or unix://",
+        "gateway.toml [services.sales] url: the URL must start with http:// or https:// or unix:// or grpc://",
         "gateway.toml [services.Sales]: a service's name has lower-case letters, digits and single '-'",
         "gateway.toml [[routes]] #1 (/api/v1/x/**) service: is unknown; did you mean sales?",
         "gateway.toml [[routes]] #2 pattern: is needed",

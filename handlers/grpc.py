@@ -1,0 +1,158 @@
+"""A route of a gRPC service: JSON to its message, the call, and its messages to JSON.
+
+A unary method answers one document. A streaming one answers lines of JSON (`application/x-ndjson`), or an event stream for
+who accepts that: each message as it comes, none while the client does not read. What fails midway is told by a last line,
+or event, `error`, and the response is broken off.
+"""
+
+from __future__ import annotations
+
+from asyncio import timeout, to_thread
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from kernel.exchange.exchange import Exchange, Handler
+from kernel.exchange.phase import DONE, REQUEST_BODY
+from kernel.http.problems import (
+    BAD_REQUEST,
+    BODY_TIMEOUT,
+    ROUTE_UNKNOWN,
+    UPSTREAM_PROTOCOL,
+    ClientGone,
+    Extended,
+    GatewayError,
+)
+from kernel.routing.catalog import RouteRow
+from kernel.stages.effects import attached
+from kernel.state import Factories, State
+from kernel.traffic.forwarding import forwarded
+
+if TYPE_CHECKING:
+    from kernel.transcoding.binding import Binding
+
+_T = TypeVar("_T")
+_LINES = ((b"content-type", b"application/x-ndjson"), (b"vary", b"accept"))
+_EVENTS = (
+    (b"content-type", b"text/event-stream"),
+    (b"vary", b"accept"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
+# PERF: a MiB of JSON takes 20 ms and more: the loop has something else to do meanwhile.
+_LONG = 64 * 1024
+
+
+def make(state: State, row: RouteRow) -> Handler:
+    """The handler of a gRPC service's row."""
+    # Imported only where such a service is configured: it needs the extra `grpc`.
+    from kernel.transcoding.binding import Binding, Unreadable  # noqa: PLC0415
+    from kernel.transcoding.reader import Invalid  # noqa: PLC0415
+    from kernel.upstream.grpc_call import GrpcCall  # noqa: PLC0415
+    from kernel.upstream.grpc_metadata import TOLD, metadata  # noqa: PLC0415
+
+    assert row.service is not None
+    name = row.service
+    service = state.grpc[name]
+    descriptors = service.descriptors
+    bindings = [Binding(descriptors, rule) for rule in row.rules]
+    seconds = row.timeout or state.settings.request_timeout_seconds
+    told = TOLD | {each.encode() for each, _ in row.set_headers}
+    pause = state.settings.idle_timeout_seconds
+    body_seconds = state.settings.body_timeout_seconds
+
+    async def grpc(x: Exchange) -> None:
+        x.service = name
+        for binding in bindings:
+            taken = binding.take(x.raw_path)
+            if taken is not None:
+                break
+        else:
+            raise GatewayError(ROUTE_UNKNOWN())
+        body = await _body(x, body_seconds)
+        try:
+            data = await _apart(
+                len(body), lambda: binding.request(taken, x.query, body, _header(x, b"content-type"))
+            )
+        except Invalid as error:
+            raise GatewayError(Extended(BAD_REQUEST, str(error), members={"field": error.path})) from None
+        call = GrpcCall(x, service, binding.call, data, metadata(x, state.tracer, told))
+        try:
+            if binding.streaming:
+                await stream(x, binding, call)
+                return
+            answer = await call.unary(seconds)
+        finally:
+            call.close()
+        media, shown = await show(binding, answer)
+        await x.respond(200, [(b"content-type", media)], shown)
+        x.phase = DONE
+
+    async def show(binding: Binding, message: bytes) -> tuple[bytes, bytes]:
+        try:
+            return await _apart(len(message), lambda: binding.answer(message))
+        except Unreadable as error:
+            state.log.warning("answer of a gRPC service not understood", service=name, reason=str(error))
+            raise GatewayError(
+                UPSTREAM_PROTOCOL(f"{name}: its answer is not what its descriptors say.")
+            ) from None
+
+    async def stream(x: Exchange, binding: Binding, call: GrpcCall) -> None:
+        message = await call.begin(seconds)
+        events = "text/event-stream" in _header(x, b"accept").lower()
+        shown = None if message is None else await show(binding, message)
+        await x.start(200, [*(_EVENTS if events else _LINES)])
+        if x.method == "HEAD":
+            await x.write(b"", more=False)
+            x.phase = DONE
+            return
+        before, after = (b"data: ", b"\n\n") if events else (b"", b"\n")
+        try:
+            while shown is not None:
+                await _pass_on(x, before + shown[1] + after, pause)
+                message = await call.next()
+                shown = None if message is None else await show(binding, message)
+        except ClientGone:
+            raise
+        except GatewayError as error:
+            said = error.problem.encode(x.raw_path, x.request_id)
+            told = b"event: error\ndata: %b\n\n" % said if events else b'{"error":%b}\n' % said
+            await _pass_on(x, told, pause)
+            raise
+        await _pass_on(x, b"event: end\ndata: {}\n\n" if events else b"", pause, more=False)
+        x.phase = DONE
+
+    handler: Handler = grpc if row.effect is None else attached(state, row.effect, grpc)
+    return forwarded(row, handler)
+
+
+async def _body(x: Exchange, pause: float) -> bytes:
+    """All of the request's body. Raises GatewayError: BODY_TIMEOUT, and what `Exchange.read` raises."""
+    parts: list[bytes] = []
+    x.phase = REQUEST_BODY
+    try:
+        while not x.body_done:
+            async with timeout(pause):
+                parts.append(await x.read())
+    except TimeoutError:
+        raise GatewayError(BODY_TIMEOUT(headers=((b"connection", b"close"),))) from None
+    return b"".join(parts)
+
+
+async def _apart(size: int, work: Callable[[], _T]) -> _T:
+    """`work`, in a thread when there is much of it."""
+    return work() if size < _LONG else await to_thread(work)
+
+
+async def _pass_on(x: Exchange, data: bytes, pause: float, more: bool = True) -> None:
+    try:
+        async with timeout(pause):
+            await x.write(data, more)
+    except TimeoutError:
+        raise ClientGone("the client stopped reading") from None
+
+
+def _header(x: Exchange, name: bytes) -> str:
+    return b",".join(value for key, value in x.scope["headers"] if key == name).decode("latin-1")
+
+
+FACTORIES: Factories = {"grpc": make}
