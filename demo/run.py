@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -52,6 +53,8 @@ _DROPPED = (
     "STRUCTLOG_PRETTY_PRINT",
     "GATEWAY_RUN_DIR",
 )
+# Of a service, or of a version of its API.
+_SERVICE_URL = re.compile(r"_SERVICE_URL(?:_V[0-9]+)?\Z")
 # Where the gateway runs, a relative path would lead elsewhere.
 _FILES = ("GATEWAY_CONFIG", "AUDIT_LOG_FILE")
 
@@ -88,7 +91,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         prog="gateway demo",
         description="Store, stub platform and gateway, on this machine, until Ctrl-C.",
         epilog="Your variables count: INVENTORY_SERVICE_URL puts a service of yours in the stub's place, CORS_ORIGINS lets "
-        "your page in, GATEWAY_CONFIG adds routes. Store, keys and TLS are the demo's own; .env is not read.",
+        "your page in, GATEWAY_CONFIG takes the place of demo/gateway.toml. Store, keys and TLS are the demo's own; .env is "
+        "not read.",
     )
     port = os.environ.get("PORT", "")
     parser.add_argument(
@@ -113,7 +117,7 @@ def with_the_callers(own: Mapping[str, str], environ: Mapping[str, str]) -> dict
     """The gateway's variables: the demo's `own`, but for services, pages and files of the caller's."""
     merged = dict(own)
     for name, value in environ.items():
-        if name.endswith("_SERVICE_URL"):
+        if _SERVICE_URL.search(name):
             merged[name] = value
         elif name in _FILES and value:
             merged[name] = str(Path(value).absolute())
@@ -154,7 +158,14 @@ class Demo:
         self._wait_until(described.exists, "the stub platform is not ready")
         self._info = msgspec.json.decode(described.read_bytes(), type=Info)
         environment = {
-            **with_the_callers(self._info.environment, os.environ),
+            **with_the_callers(
+                {
+                    **self._info.environment,
+                    **self._info.beside,
+                    "GATEWAY_CONFIG": str(ROOT / "demo" / "gateway.toml"),
+                },
+                os.environ,
+            ),
             "REDIS_URL": self._store.url,
             "HOST": self._options.host,
             "PORT": str(self._port),

@@ -64,8 +64,8 @@ class Collection:
                 return rows[key]
         raise Refusal(404, "item-unknown", f"No {self.name} item {key!r} in this tenant.")
 
-    def list(self, request: Request) -> Response:
-        """A page: ?limit= and ?offset=; any other parameter keeps the rows whose field has that value."""
+    def page(self, request: Request) -> dict[str, Any]:
+        """?limit= and ?offset=; any other parameter keeps the rows whose field has that value."""
         limit = request.number("limit", 20, 1, _MAX_PAGE)
         offset = request.number("offset", 0, 0, 1 << 31)
         tenant = tenant_of(request)
@@ -76,7 +76,11 @@ class Collection:
         if offset + limit < len(rows):
             following = f"{request.path}?limit={limit}&offset={offset + limit}"
         page = rows[offset : offset + limit]
-        return reply({"items": page, "total": len(rows), "limit": limit, "offset": offset, "next": following})
+        return {"items": page, "total": len(rows), "limit": limit, "offset": offset, "next": following}
+
+    def list(self, request: Request) -> Response:
+        """A page."""
+        return reply(self.page(request))
 
     def read(self, request: Request) -> Response:
         """One row."""

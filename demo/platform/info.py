@@ -26,6 +26,7 @@ class Info(Struct):
     `urls`: service -> URL. `environment`: the variables for the gateway. `tokens`: access tokens by account label, and
     `service` (the orchestrator's service token). `tenants`: tenant ids by account label. `page`: the front end's origin; it
     shows the alerts of `#gateway=URL`.
+    `beside`: variables for what demo/gateway.toml has beside the services.
     """
 
     pid: int
@@ -36,3 +37,4 @@ class Info(Struct):
     accounts: list[Account]
     page: str
     jwks_url: str
+    beside: dict[str, str]

@@ -98,7 +98,7 @@ def _name(service: str, collection: str) -> str:
 
 
 def _operation_id(method: str, pattern: str) -> str:
-    words = re.findall(r"[a-z0-9]+", pattern.removeprefix("/api/v1").lower())
+    words = re.findall(r"[a-z0-9]+", re.sub(r"/api/v\d+", "", pattern).lower())
     return method.lower() + "".join(word.capitalize() for word in words)
 
 

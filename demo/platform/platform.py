@@ -11,6 +11,7 @@ from demo.platform.collection import Collection
 from demo.platform.demo_sessions import DemoSessions
 from demo.platform.front import Front
 from demo.platform.info import Account, Info
+from demo.platform.inventory_v2 import inventory_v2
 from demo.platform.nominatim import Nominatim
 from demo.platform.notifications import Notifications
 from demo.platform.producer import Producer
@@ -69,11 +70,15 @@ class Platform:
             self.collections.append(collection)
         alerts = next(each for each in self.collections if each.name == "alerts")
         self.producer = Producer(alerts, [user.tenant_id for user in self.world.users.values()])
-        for each in self.services.values():
+        items = next(each for each in self.collections if each.name == "items")
+        # What demo/gateway.toml has beside the services, by the variable that tells a gateway where it is.
+        self.beside = {"INVENTORY_SERVICE_URL_V2": inventory_v2(items)}
+        for each in (*self.services.values(), *self.beside.values()):
             equip(each)
         # Not one of the platform's services: what the gateway asks for addresses.
         self.nominatim = Nominatim()
         self.urls: dict[str, str] = {}
+        self.beside_urls: dict[str, str] = {}
         self.front = Front(self.world.account("owner"))
         self.page = ""
 
@@ -81,6 +86,8 @@ class Platform:
         """Opens every service's port."""
         for name in self.services:
             await self.start_service(name, host)
+        for variable, service in self.beside.items():
+            self.beside_urls[variable] = f"http://{host}:{await service.server.start(host, 0)}"
         await self.nominatim.start(host)
         self.page = f"http://{host}:{await self.front.server.start(host, 0)}"
 
@@ -98,6 +105,8 @@ class Platform:
         """Closes everything."""
         for name in self.services:
             await self.stop_service(name)
+        for service in self.beside.values():
+            await service.server.stop()
         await self.nominatim.stop()
         await self.front.server.stop()
 
@@ -152,6 +161,7 @@ class Platform:
             accounts=accounts,
             page=self.page,
             jwks_url=f"{self.urls['auth']}/.well-known/jwks.json",
+            beside=dict(self.beside_urls),
         )
 
     def _is_seeded(self, tenant_id: str) -> bool:

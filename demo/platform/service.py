@@ -50,12 +50,13 @@ class _Node:
 class Service:
     """One of the platform's services, on a port of its own.
 
-    Every path that starts with one of `prefixes` is served as `/api/v1/<prefix>...` and, for the tenant in the path,
-    as `/api/v1/tenants/{tenant_id}/<prefix>...`; there by the service's own name too.
+    Every path that starts with one of `prefixes` is served as `<base>/<prefix>...` and, for the tenant in the path,
+    as `<base>/tenants/{tenant_id}/<prefix>...`; there by the service's own name too.
     """
 
-    def __init__(self, name: str, *prefixes: str) -> None:
+    def __init__(self, name: str, *prefixes: str, base: str = "/api/v1") -> None:
         self.name = name
+        self.base = base
         self.prefixes = prefixes or (name,)
         self.routes: list[Route] = []
         self.server = Server(self._dispatch, self._upgrade)
@@ -79,9 +80,9 @@ class Service:
     ) -> None:
         """Serves `methods` (such as "GET" or "PUT PATCH"; "" = any) at `suffix` under each prefix."""
         for prefix in self.prefixes:
-            self.add_path(methods, f"/api/v1/{prefix}{suffix}", handler, summary, status, rows=rows)
+            self.add_path(methods, f"{self.base}/{prefix}{suffix}", handler, summary, status, rows=rows)
         for segment in dict.fromkeys((*self.prefixes, self.name)):
-            pattern = f"/api/v1/tenants/{{tenant_id}}/{segment}{suffix}"
+            pattern = f"{self.base}/tenants/{{tenant_id}}/{segment}{suffix}"
             self.add_path(methods, pattern, handler, summary, status, rows=rows)
 
     def add_path(

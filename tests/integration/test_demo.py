@@ -203,6 +203,19 @@ def test_tokens_open_every_service(who: str, service: Any, shared: DemoProcess, 
     assert seen.json()["service"] == service.name
 
 
+def test_the_first_version_of_an_api_ends_and_the_second_answers(
+    shared: DemoProcess, http: httpx.Client
+) -> None:
+    headers = {"authorization": f"Bearer {shared.info['tokens']['owner']}"}
+    first = http.get("/api/v1/inventory/items?limit=2", headers=headers)
+    second = http.get("/api/v2/inventory/items?limit=2", headers=headers)
+    assert second.json()["data"] == first.json()["items"]
+    assert second.json()["page"]["total"] == first.json()["total"]
+    assert first.headers["deprecation"].startswith("@")
+    assert first.headers["link"] == '</api/v2/inventory/items>; rel="successor-version"'
+    assert "deprecation" not in second.headers
+
+
 def test_tenants_are_kept_apart(shared: DemoProcess, http: httpx.Client) -> None:
     headers = {"authorization": f"Bearer {shared.info['tokens']['owner']}"}
     own, other = shared.info["tenants"]["owner"], shared.info["tenants"]["second_owner"]
