@@ -12,7 +12,7 @@ import msgspec
 from kernel.cli.output import Style, plural, print_errors, summary, table
 from kernel.cli.settings import examine, obtain
 from kernel.config import ConfigErrors, Loaded, Settings
-from kernel.routing.catalog import SERVICES
+from kernel.routing.catalog import SERVICES, Service
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -121,7 +121,17 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     added = len(settings.service_catalog) - len(SERVICES)
     origin = f", {added} of them from gateway.toml" if added else ""
     yield "routes", f"{len(settings.routes)} to {plural(len(settings.service_catalog), 'service')}{origin}"
+    versions = "; ".join(_versions(service) for service in settings.service_catalog if service.versions)
+    if versions:
+        yield "versions", versions
     yield "origins", ", ".join(settings.cors_origins) or "none: pages of other origins cannot call"
+
+
+def _versions(service: Service) -> str:
+    """A service's versions, in words."""
+    ending = {version.name for version in service.versions if version.life.deprecated is not None}
+    named = (f"{name} (deprecated)" if name in ending else name for name in service.served)
+    return f"{service.name}: {', '.join(named)}"
 
 
 def _bracketed(host: str) -> str:

@@ -14,9 +14,10 @@ from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
-from kernel.routing.catalog import METHODS, RouteRow
+from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow
 from kernel.routing.trie import Trie
 from kernel.stages import describe
+from kernel.traffic.versions import Versions, in_words
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     facts = explained(loaded.settings, found)
     stages: dict[str, str] = facts.pop("stages")
     rows = [
-        (name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "")
+        (name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])
     ]
     sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n")
     sys.stdout.write(
@@ -80,6 +81,9 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
         trie.add(takes | {"HEAD"} if "GET" in takes else takes, row.pattern, row)
     routes, _ = trie.match(raw)
     if routes is None:
+        unknown = Versions(settings.service_catalog, settings.routes).unknown(raw)
+        if unknown is not None:
+            return f"404 {unknown.kind.code}: {unknown.detail}"
         return "404 route-unknown: no pattern matches. `gateway routes` prints them all."
     found = routes.get(method)
     if found is None:
@@ -87,6 +91,9 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
     if otherwise:
         allow = found.allow_encoded_slash
         wrong = second_look(raw, found.pattern, allow, routes, lambda plain: trie.match(plain)[0])
+    if not wrong and found.handler == VERSION_UNKNOWN:
+        unknown = Versions(settings.service_catalog, settings.routes).unknown(raw)
+        return f"404 {VERSION_UNKNOWN}: {unknown.detail if unknown is not None else ''}"
     return f"400 bad-path: {wrong}" if wrong else found
 
 
@@ -95,8 +102,15 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
     upstream = list(settings.services[row.asked]) if row.service else None
     return {
         "route": f"{methods(row)} {row.pattern}",
-        "answered_by": row.service or f"the gateway ({row.handler})",
+        "answered_by": row.upstream or row.service or f"the gateway ({row.handler})",
+        "version": ": ".join(filter(None, (row.version, in_words(row.life) if row.life is not None else ""))),
         "upstream": upstream,
+        "sent_as": row.rewrite,
+        "sets": [f"{name}: {value}" for name, value in row.set_headers],
+        "removes": list(row.remove_headers),
+        "answers_with": [
+            f"{name}: {value}" if value else f"no {name}" for name, value in row.response_headers
+        ],
         "first_byte_within": f"{row.timeout or settings.request_timeout_seconds:g} s"
         if row.service
         else None,

@@ -96,7 +96,13 @@ def _key(row: RouteRow) -> tuple[str, str]:
 
 def cells(row: RouteRow) -> tuple[str, str, str, str, str]:
     """A row of the table."""
-    return methods(row), row.pattern, row.service or "gateway", callers(row), ", ".join(extras(row))
+    return (
+        methods(row),
+        row.pattern,
+        row.upstream or row.service or "gateway",
+        callers(row),
+        ", ".join(extras(row)),
+    )
 
 
 def methods(row: RouteRow) -> str:
@@ -139,3 +145,13 @@ def extras(row: RouteRow) -> Iterator[str]:
         yield row.effect
     if row.always_writable:
         yield "always writable"
+    if row.rewrite:
+        yield f"sent as {row.rewrite}"
+    if row.set_headers:
+        yield f"sets {' '.join(name for name, _ in row.set_headers)}"
+    if row.remove_headers:
+        yield f"removes {' '.join(row.remove_headers)}"
+    if row.response_headers:
+        yield f"answers with other {' '.join(name for name, _ in row.response_headers)}"
+    if row.life is not None and row.life.deprecated is not None:
+        yield "deprecated"

@@ -90,7 +90,7 @@ class _Reader:
         self._catalog = {service.name: service for service in settings.service_catalog}
         self._urls = dict(settings.services)
         self._rows = Table(settings.routes)
-        self._versions = Versions(self._urls, path.name, errors)
+        self._versions = Versions(self._urls, path.name, errors, warnings)
         # The patterns that tables name.
         self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime
+from time import time
 from typing import Any
 
 from msgspec.structs import replace
@@ -45,13 +46,21 @@ def version_of(pattern: str) -> str:
 class Versions:
     """Reads the tables: `shared`, then `of` each service; then `finish`, `derive` and `stamp`, once each.
 
-    `urls` gets those of versions with replicas of their own; what is wrong goes to `errors`, in `file`.
+    `urls` gets those of versions with replicas of their own; what is wrong goes to `errors`, what is seldom meant to
+    `warnings`, in `file`.
     """
 
-    def __init__(self, urls: dict[str, tuple[str, ...]], file: str, errors: list[ConfigError]) -> None:
+    def __init__(
+        self,
+        urls: dict[str, tuple[str, ...]],
+        file: str,
+        errors: list[ConfigError],
+        warnings: list[ConfigError],
+    ) -> None:
         self._urls = urls
         self._file = file
         self._errors = errors
+        self._warnings = warnings
         self._shared: dict[str, dict[str, Any]] = {}
         # Service -> version -> what its table says of its life.
         self._lives: dict[str, dict[str, dict[str, Any]]] = {}
@@ -144,6 +153,15 @@ class Versions:
             catalog[name] = replace(
                 service, versions=tuple(replace(each, life=self._life(service, each)) for each in versions)
             )
+        past = {
+            (version.life.sunset, version.name): service.name
+            for service in catalog.values()
+            for version in service.versions
+            if version.life.sunset is not None and version.life.sunset < time()
+        }
+        for (_, version), service_name in past.items():
+            problem = f"of {service_name} has passed: requests are answered as before until the version is taken out"
+            self._warnings.append(ConfigError(f"{self._file} sunset of {version}", problem))
         had = {name for service in catalog.values() for name in service.served}
         for name, values in self._shared.items():
             for what in (name, values.get("successor", V1)):
