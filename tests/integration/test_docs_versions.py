@@ -26,6 +26,7 @@ def test_the_commands_print_what_the_page_says(tmp_path: Path) -> None:
             "GATEWAY_CONFIG": str(ROOT / "demo" / "gateway.toml"),
             "TOKEN": info["tokens"]["owner"],
             "NO_PROXY": "*",
+            "COLUMNS": "400",  # nothing wraps
         }
         replaced = {
             "http://localhost:8000": info["url"],
