@@ -9,6 +9,7 @@ from kernel.routing.catalog import RouteRow
 from kernel.stages.effects import attached
 from kernel.state import State
 from kernel.traffic.forwarding import forwarded
+from kernel.traffic.idempotency import heeding_keys
 from kernel.upstream.balance import Upstream
 from kernel.upstream.callback_lane import CallbackLane
 from kernel.upstream.forward import Spare, forward
@@ -27,7 +28,8 @@ def make(state: State, row: RouteRow) -> Handler:
     if split is not None:
         proxy = split.beside(proxy, _to(state, row, split.upstream, split.upstream.name, split.fall_back))
     handler: Handler = proxy if row.effect is None else attached(state, row.effect, proxy)
-    return state.versions.counted(row, forwarded(row, handler))
+    handler = heeding_keys(state.ledger, row, forwarded(row, handler), state.settings.body_timeout_seconds)
+    return state.versions.counted(row, handler)
 
 
 def _to(state: State, row: RouteRow, upstream: Upstream, service: str, spare: Spare | None = None) -> Handler:

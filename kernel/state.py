@@ -41,6 +41,7 @@ from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.tenants import Tenants
 from kernel.tenancy.timestamps import Timestamps
 from kernel.traffic.canary import Split
+from kernel.traffic.idempotency_ledger import Ledger
 from kernel.traffic.mirror import Mirroring
 from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
@@ -73,6 +74,7 @@ class State:
     guard: StreamGuard
     alerts: Alerts
     geocoder: Geocoder
+    ledger: Ledger
     upstreams: dict[str, Upstream]
     versions: Versions
     # By service, where it has a canary.

@@ -55,6 +55,7 @@ from kernel.tenancy.demo_sessions import DemoSessions
 from kernel.tenancy.guard import StreamGuard
 from kernel.tenancy.tenants import Tenants
 from kernel.tenancy.timestamps import Timestamps
+from kernel.traffic.idempotency_ledger import Ledger
 from kernel.traffic.versions import Versions
 from kernel.upstream.balance import Upstream
 from kernel.upstream.client import ServiceClient
@@ -204,6 +205,13 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     geocoder = Geocoder(store, settings, make_upstream)
     await geocoder.start()
     metrics.register_source("geocode", geocoder.families)
+    ledger = Ledger(
+        store,
+        keep=settings.idempotency_keep_seconds,
+        max_body=settings.idempotency_max_body_bytes,
+        max_answer=settings.idempotency_max_answer_bytes,
+    )
+    metrics.register_source("idempotency", ledger.families)
     versions = Versions(settings.service_catalog, settings.routes)
     metrics.register_source("versions", versions.families)
     prober = make_prober(settings, client, upstreams, grpc, telemetry.log, run_dir)
@@ -230,6 +238,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         guard=guard,
         alerts=alerts,
         geocoder=geocoder,
+        ledger=ledger,
         upstreams=upstreams,
         versions=versions,
         splits=make_splits(settings, upstreams, metrics),
@@ -269,8 +278,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers.append(telemetry.close)
     if state.capture is not None:
         state.closers.append(state.capture.close)
-    state.closers += [store.close, tracked.close, limiter.close, prober.stop]
-    state.closers += [tenants.close, demo.close, guard.close, alerts.close, geocoder.close, incidents.stop]
+    state.closers += [store.close, tracked.close, limiter.close, ledger.close]
+    state.closers += [prober.stop, tenants.close, demo.close, guard.close, alerts.close]
+    state.closers += [geocoder.close, incidents.stop]
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [mirroring.close for mirroring in state.mirrorings.values()]
     state.closers += [service.close for service in grpc.values()]

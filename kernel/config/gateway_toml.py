@@ -36,7 +36,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from kernel.config import forwarding, grpc_table, traffic, trust
+from kernel.config import forwarding, grpc_table, idempotency, traffic, trust
 from kernel.config.errors import ConfigError
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -296,6 +296,7 @@ class _Reader:
             for row in those
             if row not in self._rows.at(at)
         }
+        problems[idempotency.flaw(rows[pattern], changes)] = None
         for problem in filter(None, problems):
             self._error(where, problem)
         if len(self._errors) == errors:

@@ -246,6 +246,30 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     subscription_grace_days: Annotated[
         float, _var(number(0, 3650), "Days that an expired subscription goes on.", "7")
     ] = 7.0
+    idempotency: Annotated[
+        bool,
+        _var(
+            FLAG,
+            "Heed `Idempotency-Key` on POST and PATCH of every route that knows its callers; gateway.toml's `idempotency` "
+            "says it for one.",
+            "true",
+            group="Idempotency",
+        ),
+    ] = False
+    idempotency_keep_seconds: Annotated[
+        float, _seconds("How long an answer is kept and replayed.", "86400", low=1, high=30 * 86400)
+    ] = 86400.0
+    idempotency_max_body_bytes: Annotated[
+        int, _var(size(0, 16 * 1024**2), "Largest request body with a key; more is answered 413.", "1MiB")
+    ] = 1024**2
+    idempotency_max_answer_bytes: Annotated[
+        int,
+        _var(
+            size(0, 16 * 1024**2),
+            "Largest answer that is kept; of others, only that there was one.",
+            "256KiB",
+        ),
+    ] = 256 * 1024
     nominatim_url: Annotated[
         str,
         _var(

@@ -19,6 +19,7 @@ _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 Method = Literal["DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"]
 Tier = Literal["starter", "professional", "enterprise"]
 Effect = Literal["logout", "subscription-changed"]
+Idempotency = Literal["off", "optional", "required"]
 Channel = Literal["sse", "email", "whatsapp"]
 CHANNELS = Annotated[list[Channel], Meta(min_length=1)]
 # NAME or NAME=VALUE; names that are the gateway's or a standard's are refused by what reads it.
@@ -88,6 +89,11 @@ POLICY: Mapping[str, Field] = {
     ),
     "max_body": Field(int | str, "Largest request body.", '"50MiB"'),
     "capture": Field(bool, "Whether it is captured, whatever `CAPTURE_ROUTES` says.", "false"),
+    "idempotency": Field(
+        Idempotency,
+        "Whether POST and PATCH heed an `Idempotency-Key`, or demand one; by default as `IDEMPOTENCY` says.",
+        '"required"',
+    ),
     "allow_encoded_slash": Field(bool, "Lets `%2F` through in paths.", "true"),
     "strip_prefix": Field(
         str,

@@ -30,6 +30,8 @@ from kernel.telemetry.metrics import RouteMeter
 
 # Who ended an exchange, as the access log says it (HAProxy's termination state, in words).
 GATEWAY, UPSTREAM, CLIENT = "gateway", "upstream", "client"
+# Its Idempotency-Key is not heeded; is, and an attempt may have been written, was not, or was (see attempt.py).
+UNKEYED, KEYED, UNWRITTEN, WRITTEN = 0, 1, 2, 3
 _NO_STORE = (b"cache-control", b"no-store")
 _PROBLEM_TYPE = (b"content-type", b"application/problem+json")
 CLOSE = (b"connection", b"close")
@@ -68,6 +70,7 @@ class Exchange:
         "has_body",
         "held",
         "identity",
+        "keyed",
         "lane",
         "limits",
         "lines",
@@ -171,6 +174,7 @@ class Exchange:
         self.held: bytes | None = None  # of an answer to a request whose body is still coming
         self.service = ""
         self.upstream_seconds = 0.0
+        self.keyed = UNKEYED
         self.phase: Phase = DONE  # or where it ended before that
         self.ended_by = GATEWAY
         self.problem_code = ""

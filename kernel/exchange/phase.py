@@ -2,6 +2,8 @@
 
     edge .. critical     the stages, by their `NAME` (kernel/stages)
     router               no route was found, or it does not answer the method
+    idempotency          the request's Idempotency-Key is judged
+    replayed             the answer kept under it was sent whole
     request-body         the forwarder reads the body
     connect              it takes a connection to the service
     response-head        the request is sent, the response's head is awaited
@@ -26,6 +28,8 @@ Phase = NewType("Phase", str)
 
 EDGE: Final = Phase("edge")
 ROUTER: Final = Phase("router")
+IDEMPOTENCY: Final = Phase("idempotency")
+REPLAYED: Final = Phase("replayed")
 REQUEST_BODY: Final = Phase("request-body")
 CONNECT: Final = Phase("connect")
 RESPONSE_HEAD: Final = Phase("response-head")

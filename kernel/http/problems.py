@@ -293,6 +293,51 @@ DRAINING = ProblemKind(
     "draining", 503, "Gateway is shutting down", "Try again: another instance will answer."
 )
 
+# --- idempotency keys ------------------------------------------------------------------------------------------------
+IDEMPOTENCY_KEY_REQUIRED = ProblemKind(
+    "idempotency-key-required",
+    400,
+    "Idempotency-Key missing",
+    "Send an Idempotency-Key header: a new UUID for each new operation, the same one when you send it again.",
+)
+IDEMPOTENCY_KEY_INVALID = ProblemKind(
+    "idempotency-key-invalid",
+    400,
+    "Idempotency-Key malformed",
+    "Send one Idempotency-Key of 1 to 255 visible ASCII characters, in double quotes or bare; a UUID is best.",
+)
+IDEMPOTENCY_UNDER_WAY = ProblemKind(
+    "idempotency-under-way",
+    409,
+    "Request with this key under way",
+    "Wait as long as Retry-After says and send it again: you will get the first one's answer.",
+)
+IDEMPOTENCY_OUTCOME_UNKNOWN = ProblemKind(
+    "idempotency-outcome-unknown",
+    409,
+    "Outcome of the first request unknown",
+    "Look up whether it took effect before you try again, with a new key: the service may have had the first one, and its "
+    "answer was lost.",
+)
+IDEMPOTENCY_ANSWER_NOT_KEPT = ProblemKind(
+    "idempotency-answer-not-kept",
+    409,
+    "Answered before, but not kept",
+    "It was done: look up its result. Answers that stream, or are too large, are not kept.",
+)
+IDEMPOTENCY_MISMATCH = ProblemKind(
+    "idempotency-mismatch",
+    422,
+    "Idempotency-Key used for another request",
+    "Send a new key for a new operation; under this one, method, target, content type and body must stay the same.",
+)
+IDEMPOTENCY_UNAVAILABLE = ProblemKind(
+    "idempotency-unavailable",
+    503,
+    "Idempotency keys cannot be checked",
+    "Try again shortly with the same key: the request was not handed to the service.",
+)
+
 # --- upstreams -------------------------------------------------------------------------------------------------------
 UPSTREAM_CONNECT = ProblemKind("upstream-connect", 502, "Service unreachable", "Try again shortly.")
 UPSTREAM_RESET = ProblemKind("upstream-reset", 502, "Service broke the connection", "Try again shortly.")

@@ -163,8 +163,7 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     timeout: float | None = None
     # Bytes, when not MAX_BODY_BYTES.
     max_body: int | None = None
-    # Lets %2F through, for services that have it in their ids.
-    allow_encoded_slash: bool = False
+    allow_encoded_slash: bool = False  # lets %2F through, for services that have it in their ids
     websocket: bool = False
     # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
     always_writable: bool = False
@@ -176,6 +175,7 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     attempts: str = ""
     # What a 2xx answer makes the gateway do: LOGOUT, SUBSCRIPTION_CHANGED or DEMO_CREATED.
     effect: str | None = None
+    idempotency: str | None = None  # whether an Idempotency-Key is heeded: see keyed.py
     # Answers whatever the load, without a limit: an orchestrator that cannot ask kills a healthy, busy gateway, and an
     # operator needs the numbers most when there is too much of everything.
     exempt: bool = False

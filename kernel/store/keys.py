@@ -88,6 +88,12 @@ def geocode_answer(sha256_hex: str) -> str:
     return f"gateway:geocode:{sha256_hex}"
 
 
+def idempotency(sha256_hex: str) -> str:
+    """Hash: what became of the first request under an Idempotency-Key (see idempotency.py). The digest is of tenant, caller
+    and key."""
+    return f"gateway:idempotency:{sha256_hex}"
+
+
 def rate_limit(bucket: str, requests: int, window: float) -> str:
     """Hash: one token bucket (see lease.lua). The limit is in the name: under another limit it is another bucket."""
     return f"ratelimit:{bucket}:{requests}/{window:g}"

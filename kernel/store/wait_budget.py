@@ -22,6 +22,10 @@ class WaitBudget:
         self.waited = 0.0
         _MINE.set(self)
 
+    def begin(self) -> None:
+        """Count again, from what it has waited so far."""
+        self._over = False
+
     def end(self) -> None:
         """From here on each wait is one of its own: a stream lives for hours."""
         self._over = True
@@ -29,6 +33,15 @@ class WaitBudget:
     def left(self, total: float) -> float:
         """Seconds of `total` that are left."""
         return total if self._over else total - self.waited
+
+
+def taken_up() -> WaitBudget:
+    """The running request's own once more, for a handler that asks, too: `end` it."""
+    budget = _MINE.get()
+    if budget is None:
+        return WaitBudget()
+    budget.begin()
+    return budget
 
 
 _MINE: ContextVar[WaitBudget | None] = ContextVar("wait_budget", default=None)

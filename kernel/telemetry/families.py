@@ -103,6 +103,20 @@ _ROWS = (
         "Logouts that had to wait because Redis was out of reach.",
     ),
     Family("gateway_revocations_waiting", GAUGE, "Logouts that Redis does not know of yet."),
+    Family(
+        "gateway_idempotency_requests_total",
+        COUNTER,
+        "Requests whose Idempotency-Key was heeded: the first under it, replayed, under-way, mismatch, unknown, not-kept, "
+        "unavailable.",
+        ("result",),
+    ),
+    Family(
+        "gateway_idempotency_outcomes_total",
+        COUNTER,
+        "What became of the first requests under a key: done (its answer is kept), not-kept, unknown, gone (not sent).",
+        ("outcome",),
+    ),
+    Family("gateway_idempotency_under_way", GAUGE, "First requests under a key that services have now."),
     # Upstreams.
     Family(
         "gateway_upstream_requests_total",

@@ -12,6 +12,9 @@ A request is written at most twice. Whether it may be sent again, after a failur
 
 The first is nobody's failure and costs nothing. All others cost a retry of the service's one budget. The third is the race
 that every keep-alive client has: the breaker hears nothing of it, unless the service had the request for long.
+
+A request with an Idempotency-Key that the gateway heeds is idempotent in the third row only: who closed before it could
+read has done nothing, and the service is handed the key. After any other break it may have done what is asked.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from __future__ import annotations
 from asyncio import Future
 from time import perf_counter
 
-from kernel.exchange.exchange import Exchange
+from kernel.exchange.exchange import UNKEYED, UNWRITTEN, WRITTEN, Exchange
 from kernel.http.problems import (
     UPSTREAM_BUSY,
     UPSTREAM_CONNECT,
@@ -168,16 +171,20 @@ class Attempt:
             return False
         connection = self.connection
         used = connection is not None and connection.exchanges > 1
-        if connection is not None:
-            if connection.stage != UNSENT:
-                self._written += 1
-            elif used and in_hand:
-                return self._go_on(replica)
+        written = connection is not None and connection.stage != UNSENT
+        x = self._x
+        keyed = x is not None and x.keyed != UNKEYED
+        if x is not None and keyed and x.keyed != WRITTEN:
+            x.keyed = WRITTEN if written else UNWRITTEN
+        if written:
+            self._written += 1
+        elif used and in_hand:
+            return self._go_on(replica)
         broken = kind is UPSTREAM_RESET and connection is not None and connection.unanswered()
         again = broken and self._idempotent and in_hand
         following: Replica | None = None
         if broken and used and perf_counter() - self.asked < _RACE_SECONDS:
-            following = replica if again else None
+            following = replica if in_hand and (self._idempotent or keyed) else None
         elif kind is not UPSTREAM_BUSY:
             if not self._probe:
                 upstream.failed(replica, kind)

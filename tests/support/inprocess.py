@@ -100,6 +100,8 @@ class Local:
             return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
+            if gone is not None and gone.is_set():
+                return
             if message["type"].endswith("http.response.start"):
                 reply.status = message["status"]
                 reply.headers = [(name.decode(), value.decode()) for name, value in message["headers"]]

@@ -79,7 +79,7 @@ def test_the_page_has_the_reference() -> None:
 
 
 # These make up `redis_url`, the routes and the like, and have done their work when the settings are there.
-WITHIN = {"redis_host", "redis_port", "redis_db", "redis_password", "gateway_config"}
+WITHIN = {"redis_host", "redis_port", "redis_db", "redis_password", "gateway_config", "idempotency"}
 
 
 def test_no_variable_is_silently_ignored() -> None:
