@@ -218,5 +218,5 @@ async def test_the_deadline_is_the_routes(
         assert 20 < (ovens.remaining or 0) < 31
         reply = await ask(gateway, "POST", f"{API}/7:heat", {"behaviour": "sleep:60"})
         assert (reply.status, reply.code) == (504, "upstream-timeout")
-        assert (ovens.remaining or 9) <= 0.5
+        assert (ovens.remaining or 9) < 1.5
         await until(lambda: ovens.cancelled == 1)
