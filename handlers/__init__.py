@@ -10,6 +10,7 @@ from handlers import (
     dispatch,
     docs,
     geocode,
+    graphql,
     grpc,
     health,
     internal,
@@ -24,7 +25,7 @@ from handlers import (
 from kernel.openapi.own import Operations
 from kernel.state import Factories
 
-MODULES = (alerts, dispatch, docs, geocode, health, internal, metrics, problems, tickets, versions)
+MODULES = (alerts, dispatch, docs, geocode, graphql, health, internal, metrics, problems, tickets, versions)
 
 OPERATIONS: Operations = {
     name: operation for module in (*MODULES, openapi) for name, operation in module.OPERATIONS.items()

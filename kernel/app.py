@@ -13,6 +13,7 @@ from time import perf_counter
 from kernel.exchange.asgi import Receive, Scope, Send, Watcher
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import CLIENT, Exchange, Handler, Lane, Route, Stage
+from kernel.exchange.inner import INNER, inner_exchange
 from kernel.exchange.linger import Lingering
 from kernel.exchange.phase import DONE, ROUTER, Phase
 from kernel.exchange.websocket import WebSocketExchange
@@ -40,6 +41,8 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 _LEAVE = (*_RETRY_SOON, (b"connection", b"close"))
 Outcome = Problem | Awaitable[Problem | None] | None
 _REFUSED = frozenset({401, 402, 403})
+# What is made of scopes that are no plain request's.
+_OTHERS: dict[str, Callable[..., Exchange]] = {"websocket": WebSocketExchange, INNER: inner_exchange}
 
 
 class Truncated(Exception):
@@ -51,6 +54,7 @@ class Gateway:
 
     def __init__(self, state: State, handler_for: Callable[[RouteRow], Handler]) -> None:
         self._state = state
+        state.enter = self.enter
         self._handler_for = handler_for
         self._lingering = Lingering(state.streams)
         self._max_in_flight = state.settings.max_requests_in_flight
@@ -78,7 +82,7 @@ class Gateway:
         """
         state = self._state
         metrics = state.metrics
-        make = Exchange if scope["type"] == "http" else WebSocketExchange
+        make = Exchange if scope["type"] == "http" else _OTHERS[scope["type"]]
         x = make(scope, receive, send, state.header_kinds, state.request_ids.new(), state.baseline)
         if x.method == "OPTIONS" and _is_preflight(x):
             route = self._preflight

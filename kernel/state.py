@@ -10,7 +10,7 @@ from kernel.alerts.dispatch import Dispatcher
 from kernel.alerts.service import Alerts
 from kernel.capture.writing import Capture
 from kernel.config import Settings
-from kernel.exchange.asgi import HeaderList
+from kernel.exchange.asgi import HeaderList, Receive, Scope, Send
 from kernel.exchange.client_socket import ClientSockets
 from kernel.exchange.cors import Cors
 from kernel.exchange.exchange import Handler
@@ -49,6 +49,7 @@ from kernel.upstream.client import ServiceClient
 
 if TYPE_CHECKING:
     from kernel.upstream.grpc_channels import GrpcService
+Enter = Callable[[Scope, Receive, Send], Awaitable[None] | None]
 
 
 @dataclass(slots=True)
@@ -106,6 +107,8 @@ class State:
     streams: Streams = field(default_factory=Streams)
     sockets: Sockets = field(default_factory=Sockets)
     draining: bool = False
+    # Set by the gateway: the way that every request takes (see app.py), for those that handlers make.
+    enter: Enter | None = None
 
     async def close(self) -> None:
         """Let go of everything; the last lines and numbers are written first of all by what holds them."""

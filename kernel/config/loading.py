@@ -21,6 +21,7 @@ from kernel.config.urls import REPLICAS
 from kernel.config.values import sound
 from kernel.config.variables import VARIABLES
 from kernel.routing.catalog import Service, destinations
+from kernel.routing.graphql_rows import GRAPHQL_ROUTES
 
 _MAX_ENV_FILE = 1024 * 1024
 _MAX_SECRET_FILE = 64 * 1024
@@ -139,6 +140,8 @@ def _derived(settings: Settings, given: Mapping[str, str]) -> dict[str, Any]:
         password = f":{quote(settings.redis_password, safe='')}@" if settings.redis_password else ""
         host = f"[{settings.redis_host}]" if ":" in settings.redis_host else settings.redis_host
         derived["redis_url"] = f"redis://{password}{host}:{settings.redis_port}/{settings.redis_db}"
+    if settings.graphql:
+        derived["routes"] = (*settings.routes, *GRAPHQL_ROUTES)
     return derived
 
 

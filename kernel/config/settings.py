@@ -325,6 +325,16 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
         int, _var(integer(1, 1_000_000), "Sockets a worker keeps open; more are answered 503.", "8192")
     ] = 8192
 
+    graphql: Annotated[
+        bool,
+        _var(
+            FLAG,
+            "Serves GraphQL over the services at `/api/v1/graphql`, of their OpenAPI documents.",
+            "true",
+            group="GraphQL",
+        ),
+    ] = False
+
     # The keys above were made for this run: nobody else signs with them.
     provisional_keys: bool = False
     # From the service URL variables, the catalogue and gateway.toml.

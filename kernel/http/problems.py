@@ -8,81 +8,9 @@ A `ProblemKind` is a row of the catalogue; calling it makes a `Problem`, one occ
 
 from __future__ import annotations
 
-import re
-from typing import Any
-from urllib.parse import quote
+from kernel.http.problem import CATALOGUE, Extended, Headers, Problem, ProblemKind
 
-import msgspec
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-CATALOGUE: dict[str, ProblemKind] = {}
-# What `quote` leaves alone in a path: all that RFC 3986 section 3.3 allows there.
-_URI_BYTES = "/%-._~!$&'()*+,;=:@"
-_BARE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
-
-
-class ProblemKind:
-    """One row of the error catalogue.
-
-    `remedy` tells the caller what to do; it is the detail of an occurrence that gives none of its own.
-    """
-
-    __slots__ = ("code", "prefix", "remedy", "status", "title")
-
-    def __init__(self, code: str, status: int, title: str, remedy: str) -> None:
-        self.code = code
-        self.status = status
-        self.title = title
-        self.remedy = remedy
-        # The constant part of the document is encoded once; an occurrence appends its own members.
-        constant = {"type": f"/problems/{code}", "title": title, "status": status, "code": code}
-        self.prefix = msgspec.json.encode(constant)[:-1]
-        CATALOGUE[code] = self
-
-    def __call__(self, detail: str = "", headers: Headers = ()) -> Problem:
-        return Problem(self, detail or self.remedy, headers)
-
-    def __repr__(self) -> str:
-        return f"ProblemKind({self.code!r}, {self.status})"
-
-
-class Problem:
-    """One occurrence: `detail` says what happened here, `headers` go out with it (Retry-After, Allow, ...)."""
-
-    __slots__ = ("detail", "headers", "kind")
-
-    def __init__(self, kind: ProblemKind, detail: str, headers: Headers = ()) -> None:
-        self.kind = kind
-        self.detail = detail
-        self.headers = headers
-
-    def encode(self, instance: bytes, request_id: str) -> bytes:
-        """The `application/problem+json` document. `instance` is the request's raw path, without its query.
-
-        A path that is no URI reference (RFC 9457 section 3.1.5) is made one.
-        """
-        named = _BARE_PERCENT.sub("%25", quote(instance, _URI_BYTES)) if instance else ""
-        rest = msgspec.json.encode({"detail": self.detail, "instance": named, "request_id": request_id})
-        return self.kind.prefix + b"," + rest[1:]
-
-    def __repr__(self) -> str:
-        return f"Problem({self.kind.code!r}, {self.detail!r})"
-
-
-class Extended(Problem):
-    """One with `members` of its own beside the usual ones (RFC 9457 section 3.2)."""
-
-    __slots__ = ("members",)
-
-    def __init__(
-        self, kind: ProblemKind, detail: str, headers: Headers = (), members: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(kind, detail, headers)
-        self.members = members or {}
-
-    def encode(self, instance: bytes, request_id: str) -> bytes:
-        return super().encode(instance, request_id)[:-1] + b"," + msgspec.json.encode(self.members)[1:]
+__all__ = ["CATALOGUE", "Extended", "Headers", "Problem", "ProblemKind"]
 
 
 class GatewayError(Exception):
@@ -375,6 +303,59 @@ GEOCODE_BUSY = ProblemKind(
 )
 GEOCODE_FAILED = ProblemKind(
     "geocode-failed", 502, "Geocoding service failed", "Try again later; known addresses are still answered."
+)
+
+# --- GraphQL -----------------------------------------------------------------------------------------------------
+GRAPHQL_SYNTAX = ProblemKind(
+    "graphql-syntax", 400, "GraphQL document malformed", "Correct the document at the place that is named."
+)
+GRAPHQL_INVALID = ProblemKind(
+    "graphql-invalid",
+    422,
+    "GraphQL request invalid",
+    "Correct the request at the place that is named.",
+)
+GRAPHQL_TOO_COMPLEX = ProblemKind(
+    "graphql-too-complex", 422, "GraphQL request too complex", "Ask for less at once: the limit is named."
+)
+GRAPHQL_BATCH = ProblemKind(
+    "graphql-batch", 400, "GraphQL batches not served", "Send one operation a request, as one JSON object."
+)
+GRAPHQL_MEDIA_TYPE = ProblemKind(
+    "graphql-media-type", 415, "GraphQL is sent as JSON", "Send 'Content-Type: application/json'."
+)
+GRAPHQL_NOT_ACCEPTABLE = ProblemKind(
+    "graphql-not-acceptable",
+    406,
+    "GraphQL is answered as JSON",
+    "Accept application/graphql-response+json or application/json; text/event-stream for subscriptions.",
+)
+GRAPHQL_BY_GET = ProblemKind(
+    "graphql-by-get",
+    405,
+    "Only queries go by GET",
+    "Send mutations with POST.",
+)
+GRAPHQL_UNAVAILABLE = ProblemKind(
+    "graphql-unavailable", 503, "No GraphQL schema yet", "Try again shortly: the services are being asked."
+)
+GRAPHQL_ANSWER = ProblemKind(
+    "graphql-answer",
+    502,
+    "Service's answer does not fit its document",
+    "Report the request id to the service's team.",
+)
+GRAPHQL_REFUSED = ProblemKind(
+    "graphql-refused",
+    502,
+    "Service refused the request",
+    "See `status` and `detail`: they are the service's.",
+)
+GRAPHQL_TOO_LARGE = ProblemKind(
+    "graphql-too-large", 502, "GraphQL answer too large", "Select fewer fields, or smaller pages."
+)
+GRAPHQL_TIMEOUT = ProblemKind(
+    "graphql-timeout", 504, "GraphQL operation took too long", "Ask for less at once, or try again."
 )
 INTERNAL = ProblemKind("internal", 500, "Internal error", "Report the request id to the platform team.")
 

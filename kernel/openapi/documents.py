@@ -7,25 +7,21 @@ longer than a few seconds. Merging runs in a process of its own, and only when s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple
 
-from kernel.http.problems import GatewayError
-from kernel.openapi.maker import Maker, NotMade
+from kernel.openapi.fetching import Call, fetched
+from kernel.openapi.maker import Maker
 from kernel.openapi.together import merged
+from kernel.primitives.own_process import NotMade
 from kernel.primitives.single_flight import SingleFlight
 from kernel.routing.catalog import RouteRow, Service
-from kernel.upstream.client import Answer
 
 _FRESH_SECONDS = 60.0
 # A service that is missing may just be starting.
 _INCOMPLETE_SECONDS = 10.0
-_MAX_BYTES = 1024 * 1024
-_AT_ONCE = 8
-
-Call = Callable[[str, str], Awaitable[Answer]]
 
 
 class Document(NamedTuple):
@@ -67,14 +63,7 @@ class Documents:
         await self._flight.close()
 
     async def _make(self) -> Document:
-        turns = asyncio.Semaphore(_AT_ONCE)
-
-        async def fetch(service: Service) -> bytes | str:
-            async with turns:
-                return await self._fetch(service)
-
-        answers = await asyncio.gather(*(fetch(service) for service in self._services))
-        found = {service.name: answer for service, answer in zip(self._services, answers, strict=True)}
+        found = await fetched(self._services, self._call)
         own = await asyncio.to_thread(self._own)
         self._document = await asyncio.to_thread(self._merge, own, found)
         self._until = monotonic() + (_FRESH_SECONDS if self._complete else _INCOMPLETE_SECONDS)
@@ -97,15 +86,3 @@ class Documents:
             body, self._complete = merged(own, dict.fromkeys(found, f"merging failed: {why}"), self._rows)
             self._of = b""
         return Document(body, b'"%b"' % sha256(body).hexdigest()[:32].encode())
-
-    async def _fetch(self, service: Service) -> bytes | str:
-        """The document, or why there is none."""
-        try:
-            answer = await self._call(service.name, service.openapi)
-        except GatewayError as error:
-            return error.problem.kind.title.lower()
-        if answer.status != 200:
-            return f"{service.openapi} answered {answer.status}"
-        if len(answer.body) > _MAX_BYTES:
-            return f"the document has more than {_MAX_BYTES} bytes"
-        return answer.body

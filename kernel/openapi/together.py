@@ -29,10 +29,8 @@ _ABOUT = (
 
 def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, ...]) -> tuple[bytes, bool]:
     """The document of `own` and the services' (or why there is none), and whether all of them were there and sound."""
-    trie: Trie[RouteRow] = Trie()
-    for row in rows:
-        trie.add(METHODS if row.methods is None else row.methods, row.pattern, row)
-    sources = [Source(None, own, _routed(trie, None))]
+    trie = table(rows)
+    sources = [Source(None, own, routed_to(trie, None))]
     made = sources[0].size
     states: Json = {}
     missing: list[str] = []
@@ -42,7 +40,7 @@ def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, .
         try:
             if isinstance(body, str):
                 raise Unusable(body)
-            source = Source(service, body, _routed(trie, service))
+            source = Source(service, body, routed_to(trie, service))
             if made + source.size > MAX_ALL:
                 raise Unusable(f"all documents together would have more than {MAX_ALL >> 20} MiB")
         except Unusable as why:
@@ -67,7 +65,17 @@ def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, .
     return merge(head, sources, SCHEMES), not missing
 
 
-def _routed(trie: Trie[RouteRow], service: str | None) -> Routed:
+def table(rows: tuple[RouteRow, ...]) -> Trie[RouteRow]:
+    """The rows by path and method."""
+    trie: Trie[RouteRow] = Trie()
+    for row in rows:
+        trie.add(METHODS if row.methods is None else row.methods, row.pattern, row)
+    return trie
+
+
+def routed_to(trie: Trie[RouteRow], service: str | None) -> Routed:
+    """Which rows lead to `service` (None: the gateway itself)."""
+
     def routed(path: str) -> Mapping[str, RouteRow]:
         routes, _ = trie.match(path.encode())
         return {method: row for method, row in (routes or {}).items() if row.service == service}

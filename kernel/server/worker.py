@@ -84,6 +84,9 @@ class Worker:
         self._leaving: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
         self._hook = Hook(self._put)
+        if settings.graphql:
+            # PERF: 100 ms that would stop the loop, and what waits for the store.
+            import kernel.graphql.endpoint  # noqa: F401, PLC0415
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if self._intake is None:

@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from kernel.openapi import maker
-from kernel.openapi.maker import Maker, NotMade
+from kernel.openapi.maker import Maker
 from kernel.openapi.parts import MAX_ALL, MAX_MADE
 from kernel.openapi.together import merged
+from kernel.primitives import own_process
+from kernel.primitives.own_process import NotMade
 from kernel.routing.catalog import ROUTES, SERVICES
 
 Json = dict[str, Any]
@@ -193,17 +194,17 @@ def test_another_process_makes_the_same() -> None:
 
 
 def test_one_that_fails_or_takes_too_long_is_told_and_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maker, "_CODE", "raise SystemExit(1)")
+    monkeypatch.setattr(own_process, "_CODE", "raise SystemExit(1)")
     with pytest.raises(NotMade, match="without a result"):
         Maker(ROUTES)(NO_OWN, {})
-    monkeypatch.setattr(maker, "_CODE", "import time; time.sleep(60)")
-    monkeypatch.setattr(maker, "_SECONDS", 0.2)
+    monkeypatch.setattr(own_process, "_CODE", "import time; time.sleep(60)")
+    monkeypatch.setattr(own_process, "_SECONDS", 0.2)
     with pytest.raises(NotMade, match="longer"):
         Maker(ROUTES)(NO_OWN, {})
 
 
 def test_stopping_ends_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maker, "_CODE", "import time; time.sleep(60)")
+    monkeypatch.setattr(own_process, "_CODE", "import time; time.sleep(60)")
     make = Maker(ROUTES)
     said: list[str] = []
 
@@ -215,7 +216,7 @@ def test_stopping_ends_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> Non
     thread = threading.Thread(target=work)
     thread.start()
     deadline = monotonic() + 20
-    while make._process is None and monotonic() < deadline:
+    while make._process._process is None and monotonic() < deadline:
         sleep(0.01)
     make.stop()
     thread.join(20)

@@ -9,7 +9,8 @@ import pytest
 
 from kernel.openapi import documents
 from kernel.openapi.documents import Documents
-from kernel.openapi.maker import Maker, NotMade
+from kernel.openapi.maker import Maker
+from kernel.primitives.own_process import NotMade
 from kernel.routing.catalog import ROUTES, SERVICES
 from kernel.upstream.client import Answer
 

@@ -37,6 +37,7 @@ FLOORS: tuple[set[str], ...] = (
         "kernel.traffic",
     },
     {"kernel.state"},
+    {"kernel.graphql"},
     {"kernel.stages"},
     {"kernel.app", "kernel.build"},
     {"handlers"},
@@ -50,6 +51,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 INTO_HANDLERS = {"kernel.server.worker"}
 INTO_DEMO = {"kernel.cli.demo"}
 LIBRARIES = {
+    "graphql": "kernel/graphql/",
     "granian": "kernel/server/granian.py",
     "httpx": "kernel/upstream/",
     "httptools": "kernel/upstream/",

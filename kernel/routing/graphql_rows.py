@@ -1,0 +1,16 @@
+"""The rows that GRAPHQL adds. What a field asks for is judged by its own route: here only whose request it is."""
+
+from __future__ import annotations
+
+from kernel.routing.catalog import RouteRow
+
+GRAPHQL_ROUTES = (
+    RouteRow(
+        pattern="/api/v1/graphql",
+        methods=frozenset({"GET", "POST"}),
+        handler="graphql",
+        always_writable=True,
+        safe=True,
+        max_body=128 * 1024,
+    ),
+)
