@@ -28,8 +28,10 @@ from bench.keys import ISSUER, Keys
 from bench.report import markdown
 from bench.rig import BODY, PATH
 from handlers import FACTORIES
-from kernel.app import Gateway
+from kernel.app import make_gateway
 from kernel.build import build_state
+from kernel.capture.recording import Recording
+from kernel.capture.writing import Capture
 from kernel.config import load
 from kernel.exchange.exchange import Exchange
 from kernel.identity.claims import decode_claims
@@ -65,7 +67,7 @@ class Bench:
 
     def __init__(self, state: State, token: str) -> None:
         self.state = state
-        self.gateway = Gateway(state, lambda row: FACTORIES[row.handler](state, row))
+        self.gateway = make_gateway(state, lambda row: FACTORIES[row.handler](state, row))
         self.token = token.encode()
 
     async def prepare(self) -> None:
@@ -210,6 +212,8 @@ async def steps(bench: Bench) -> list[Step]:
         state.access_log.flush()
 
     compact = parse(bench.token)
+    if state.capture is not None:
+        found += _captured(state.capture, x)
 
     def verify() -> None:
         state.verifier.cache.clear()
@@ -228,13 +232,35 @@ async def steps(bench: Bench) -> list[Step]:
     ]
 
 
-async def measure(names: Sequence[str]) -> list[list[str]]:
-    """Rows of the table for all steps, or those whose name has one of `names`."""
+def _captured(capture: Capture, x: Exchange) -> list[Step]:
+    """What a captured request costs the loop beside its stage, and what its line costs the thread."""
+    recorder = capture.recorder
+    headers = [*x.extra, (b"content-type", b"application/json"), (b"content-length", b"274")]
+
+    def note() -> Recording:
+        x.send = send
+        recorder.begin(x)
+        x.send({"type": "http.response.start", "status": 200, "headers": headers}).close()
+        x.send({"type": "http.response.body", "body": BODY.encode(), "more_body": False}).close()
+        recorder.finished(x)
+        recorder._taken = recorder._taken_bytes = 0
+        return recorder._over.pop()
+
+    recording = note()
+    return [
+        ("capture: in the loop", note),
+        ("capture: a line, in the thread", lambda: capture._encoder.line(recording)),
+    ]
+
+
+async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[str]]:
+    """Rows of the table for all steps, or those whose name has one of `names`; `captured` are variables of a capture."""
     keys = Keys()
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
     with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
         settings = load(
             {
+                **{name: value.replace("DIRECTORY", directory) for name, value in captured.items()},
                 "ENVIRONMENT": "prod",
                 "HTTPS_ONLY": "false",
                 "REDIS_URL": store.url,
@@ -344,12 +370,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m bench.micro", description="What each step of a request costs."
     )
     parser.add_argument("step", nargs="*", help="only steps whose name has this in it")
+    parser.add_argument("--capture", action="store_true", help="with CAPTURE_FILE")
+    parser.add_argument("--bodies", action="store_true", help="with CAPTURE_BODIES, too")
     options = parser.parse_args(argv)
+    captured = {"CAPTURE_FILE": "DIRECTORY/capture.ndjson"} if options.capture or options.bodies else {}
+    if options.bodies:
+        captured["CAPTURE_BODIES"] = "true"
     # The access log goes to descriptor 1: the table gets a copy of it, the log lines go nowhere.
     table = os.fdopen(os.dup(1), "w")
     silent = os.open(SILENT, os.O_WRONLY)
     os.dup2(silent, 1)
-    rows = uvloop.run(measure(options.step))
+    rows = uvloop.run(measure(options.step, captured))
     print(markdown(["step", "ns", "bytes at once"], rows), file=table)
     return 0
 

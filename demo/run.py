@@ -56,7 +56,7 @@ _DROPPED = (
 # Of a service, or of a version of its API.
 _SERVICE_URL = re.compile(r"_SERVICE_URL(?:_V[0-9]+)?\Z")
 # Where the gateway runs, a relative path would lead elsewhere.
-_FILES = ("GATEWAY_CONFIG", "AUDIT_LOG_FILE")
+_FILES = ("GATEWAY_CONFIG", "AUDIT_LOG_FILE", "CAPTURE_FILE")
 
 
 class DemoError(Exception):

@@ -28,9 +28,9 @@ _XML = re.compile(r"[\w.+-]+/(?:[\w.+-]*\+)?xml")
 _TEXTS = frozenset({"text/plain", "text/csv", "text/css", "text/javascript", "application/javascript"})
 _BINARY = re.compile(
     r"(?:image|audio|video|font)/[\w.+-]+"
-    r"|application/(?:octet-stream|pdf|zip|gzip|wasm|protobuf|x-protobuf|grpc(?:\+proto)?)"
+    r"|application/(?:octet-stream|pdf|wasm|protobuf|x-protobuf|grpc(?:\+proto)?)"
 )
-_AS_IT_IS = "/%!$&'()*+,;=:@?~-._[]|^`{}\"<>\\"
+AS_IT_IS = "/%!$&'()*+,;=:@?~-._[]|^`{}\"<>\\"
 # Whose redaction is sure. Everything else is left out.
 _OMITTED = "no text that can be redacted with certainty"
 # A chunk of what is packed may be a thousand times as long unpacked.
@@ -62,7 +62,7 @@ class Encoder:
         # Headers and query first: what they hold is looked for everywhere else.
         asked, told = headers_of(redactor, sent), headers_of(redactor, recording.answer)
         # Bytes that no URL has are escaped; what was escaped, or not, stays so.
-        path, query = quote(x.raw_path, safe=_AS_IT_IS), quote(x.query, safe=_AS_IT_IS)
+        path, query = quote(x.raw_path, safe=AS_IT_IS), quote(x.query, safe=AS_IT_IS)
         if redactor is not None:
             query = redactor.everywhere(redactor.query(query))
             path = redactor.everywhere(redactor.text(path))
@@ -137,10 +137,10 @@ class Encoder:
         plain = kind.partition(";")[0].strip().lower()
         text, binary = _text(data)
         if redactor is not None:
-            redacted = _redacted(redactor, plain, text)
-            if redacted is None:
+            cleaned = redacted(redactor, plain, text)
+            if cleaned is None:
                 return found | {"text": "", "_omitted": _OMITTED}
-            text = redactor.everywhere(redacted)
+            text = redactor.everywhere(cleaned)
         if binary:
             found |= {"text": base64.b64encode(text.encode("latin-1")).decode(), encoding: "base64"}
         else:
@@ -152,16 +152,18 @@ class Encoder:
         return found
 
 
-def _redacted(redactor: Redactor, kind: str, text: str) -> str | None:
+def redacted(redactor: Redactor, kind: str, text: str) -> str | None:
     """`text` without secrets; None for what may hold some that cannot be told."""
-    if kind == "" and text.lstrip()[:1] in ("{", "["):
-        kind = "application/json"
+    # SECURITY: whatever it says it is: `curl -d` calls everything a form.
+    document = text.lstrip("\ufeff \t\r\n")[:1] in ("{", "[", '"')
+    if document:
+        text = redactor.json(text)
     if _BINARY.fullmatch(kind):
         return redactor.text(text)
-    if "\0" in text:
+    if "\0" in text or not (document or kind):
         return None  # text of two bytes a character, or none at all
-    if _JSON.fullmatch(kind):
-        return redactor.json(text) if text.lstrip()[:1] in ("{", "[", '"') else redactor.text(text)
+    if _JSON.fullmatch(kind) or not kind:
+        return text if document else redactor.text(text)
     if kind == _FORM:
         return redactor.query(text)
     if _XML.fullmatch(kind):

@@ -44,6 +44,8 @@ COMMANDS = {
     "explain": Command("kernel.cli.explain", "tell what happens to a request, stage by stage"),
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
     "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
+    "capture": Command("kernel.cli.capture", "tell what is in a capture, or make a HAR of it"),
+    "replay": Command("kernel.cli.replay", "send the requests of a capture again, and compare the answers"),
     "completion": Command("kernel.cli.completion", "print what completes commands and options in a shell"),
     "lock": Command("kernel.cli.lock", "refuse writes in a tenant, or everywhere"),
     "unlock": Command("kernel.cli.unlock", "allow writes again"),

@@ -118,7 +118,8 @@ class ProcessSettings(Struct, frozen=True, kw_only=True):
         Path | None,
         _var(
             PATH,
-            "Where requests and their answers are written to, a HAR entry a line; unset: nowhere.",
+            "Where requests and their answers go, a HAR entry a line, for `gateway capture` and `gateway replay`; unset: "
+            "nowhere.",
             "/var/lib/gateway/capture.ndjson",
             group="Capture",
         ),

@@ -113,12 +113,14 @@ async def test_no_secret_reaches_the_file_and_equal_ones_stay_equal(
         await gateway.ask(
             "POST", ITEMS, token, f"user=ana&client_secret={secrets['form']}".encode(), headers=form
         )
+        # As `curl -d` sends it, which calls everything a form.
+        await gateway.ask("POST", ITEMS, token, document, headers=form)
         await gateway.ask("GET", ITEMS + "/" + token.decode(), None)
     upstream.answer = None
     written = b"".join(file.read_bytes() for file in tmp_path.glob("capture.ndjson*"))
     for secret in (*secrets.values(), token.decode(), token.decode().split(".")[2], "order-4711-of-ana"):
         assert secret.encode() not in written
-    first, second, posted, _ = entries(tmp_path)
+    first, second, posted, _, _ = entries(tmp_path)
     assert first["request"]["headers"] == second["request"]["headers"]
     assert first["request"]["postData"]["text"] == second["request"]["postData"]["text"]
     assert json.loads(first["request"]["postData"]["text"])["price"] == 2
@@ -148,6 +150,8 @@ async def test_secrets_are_written_where_that_is_asked_for(
         ("image/png", b"\x89PNG\0\xff", {"text": "iVBORwD/", "_encoding": "base64"}),
         ("text/plain", "año".encode(), {"text": "año"}),
         ("text/plain", ("x" * 99 + "ñ").encode(), {"text": "x" * 99, "_truncated": True}),
+        ("image/png", b'{"pin": "hunter2"}', {"text": ...}),
+        ("application/gzip", b"x", {"text": "", "_omitted": ...}),
         ("multipart/form-data; boundary=x", b"--x", {"text": "", "_omitted": ...}),
         ("text/html", b"<p>", {"text": "", "_omitted": ...}),
         ("application/json", '{"password": "x"}'.encode("utf-16"), {"text": "", "_omitted": ...}),
@@ -173,6 +177,7 @@ async def test_bodies(
         name: value for name, value in expected.items() if value is not ...
     }
     assert entry["request"]["bodySize"] == len(body)
+    assert "hunter2" not in found["text"]
 
 
 async def test_packed_bodies_are_unpacked_and_redacted(
