@@ -62,7 +62,7 @@ class Encoder:
         # Headers and query first: what they hold is looked for everywhere else.
         asked, told = headers_of(redactor, sent), headers_of(redactor, recording.answer)
         # Bytes that no URL has are escaped; what was escaped, or not, stays so.
-        path, query = quote(x.raw_path, safe=AS_IT_IS), quote(x.query, safe=AS_IT_IS)
+        path, query = quote(x.raw_path, safe=AS_IT_IS), quote(recording.query, safe=AS_IT_IS)
         if redactor is not None:
             query = redactor.everywhere(redactor.query(query))
             path = redactor.everywhere(redactor.text(path))
@@ -93,7 +93,8 @@ class Encoder:
             content |= self._body(redactor, told, recording.told, recording.cut_told, "encoding")
         wait = max((recording.headed or recording.ended) - x.started, 0.0) * 1000
         receive = max(recording.ended - recording.headed, 0.0) * 1000 if recording.headed else 0.0
-        status = x.status if x.response_started else 0
+        # A socket that was accepted has sent no head; who has left is 499 in the log, whatever was sent.
+        status = recording.status or (x.status if x.response_started else 0)
         return {
             "startedDateTime": _moment(recording.began),
             "time": round(wait + receive, 3),

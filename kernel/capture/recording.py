@@ -40,6 +40,7 @@ class Recording:
         "headers",
         "held",
         "host",
+        "query",
         "socket",
         "status",
         "told",
@@ -53,6 +54,7 @@ class Recording:
         scope = x.scope
         self.headers: HeaderList = scope["headers"]
         self.host: bytes = x.captured.get(b"host", b"")
+        self.query = x.query  # before credentials are taken out of it
         self.client: str = scope["client"][1]
         self.version: str = scope["http_version"]
         self.socket: bool = scope["type"] == "websocket"

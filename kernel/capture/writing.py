@@ -36,7 +36,9 @@ class Capture:
         self._encoder = encoder
         self._log = log
         self._path = path
-        self._file = RotatingFile(path, max_bytes=max(max_bytes // FILES, 1), files=FILES)
+        self._file = RotatingFile(path, max_bytes=max_bytes // FILES, files=FILES)
+        self._longest = max_bytes // FILES
+        self._most = min(_BATCH_BYTES, max_bytes // FILES)
         self._queue: SimpleQueue[list[Recording] | None] = SimpleQueue()
         self._lost = False
         self._thread = Thread(target=self._run, name="capture-writer", daemon=True)
@@ -64,21 +66,22 @@ class Capture:
             size = 0
             for recording in recordings:
                 line = self._line(recording)
-                if line:
-                    lines.append(line)
-                    size += len(line)
-                if size > _BATCH_BYTES:
+                if size + len(line) > self._most:
                     self._write(lines)
                     lines, size = [], 0
+                lines.append(line)
+                size += len(line)
                 # PERF: lets the loop go on at once when it wants to.
                 time.sleep(0)
-            if lines:
-                self._write(lines)
+            self._write(lines)
 
     def _line(self, recording: Recording) -> bytes:
         held = recording.held
         try:
-            return self._encoder.line(recording)
+            line = self._encoder.line(recording)
+            if len(line) <= self._longest:
+                return line
+            raise ValueError("it is longer than a fourth of CAPTURE_MAX_BYTES")
         except Exception as error:
             # What a client sends must not end the capture.
             self.failed += 1
@@ -91,13 +94,15 @@ class Capture:
             self.recorder.written(1, held)
 
     def _write(self, lines: list[bytes]) -> None:
+        if not any(lines):
+            return
         try:
             self._file(b"".join(lines))
         except OSError as error:
-            self.failed += len(lines)
+            self.failed += sum(map(bool, lines))
             self._say_lost(error.strerror or str(error))
             return
-        self.written += len(lines)
+        self.written += sum(map(bool, lines))
         if self._lost:
             self._lost = False
             self._log.info("requests are captured again", file=str(self._path), lost=self.failed)

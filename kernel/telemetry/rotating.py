@@ -19,8 +19,8 @@ class RotatingFile:
 
     Args:
         path: the newest file; created with mode 0600, its directory must exist.
-        max_bytes: size beyond which it is rotated.
-        files: how many are kept, the newest included. Disk use stays below `files * max_bytes`, plus one batch.
+        max_bytes: size beyond which it is rotated; what is written at once must be no longer.
+        files: how many are kept, the newest included. Disk use stays within `files * max_bytes`.
     """
 
     def __init__(self, path: Path, *, max_bytes: int, files: int) -> None:
@@ -34,6 +34,10 @@ class RotatingFile:
         with locked(self._path, fcntl.LOCK_EX):
             self._open()
             before = os.fstat(self._fd).st_size
+            if before and before + len(data) > self._max_bytes:
+                rotate(self._path, self._files)
+                self._open()
+                before = 0
             view = memoryview(data)
             try:
                 while view:
@@ -42,8 +46,6 @@ class RotatingFile:
                 # A full disk takes what still fits: half a line would spoil the next one, too.
                 os.ftruncate(self._fd, before)
                 raise
-            if before + len(data) > self._max_bytes:
-                rotate(self._path, self._files)
 
     def close(self) -> None:
         """Close the file."""

@@ -250,7 +250,7 @@ async def test_the_files_stay_within_their_bound(
                 gateway.state.capture.recorder.flush()  # type: ignore[union-attr]
     files = list(tmp_path.glob("capture.ndjson*"))
     assert len([file for file in files if not file.name.endswith(".lock")]) <= 4
-    assert sum(file.stat().st_size for file in files) < 64 * 1024 + 10 * 3000
+    assert sum(file.stat().st_size for file in files) <= 64 * 1024
     numbers = [int(each["request"]["queryString"][0]["value"]) for each in entries(tmp_path)]
     assert numbers == list(range(numbers[0], 120))  # the oldest go first, and none between
 
