@@ -31,6 +31,7 @@ class Mutant(NamedTuple):
 
 
 APP, EXCHANGE = "kernel/app.py", "kernel/exchange/exchange.py"
+IDEMPOTENCY = "kernel/traffic/idempotency.py"
 MUTANTS = (
     Mutant(
         "sizes swapped in the record",
@@ -157,6 +158,62 @@ MUTANTS = (
         "        if end + length != len(data):",
         "        if end + length > len(data):",
         "tests/unit/upstream/test_fast_response.py",
+    ),
+    Mutant(
+        "a request that may have been done is let go of",
+        IDEMPOTENCY,
+        "                    ledger.lose(request)\n",
+        "                    ledger.release(request)\n",
+        "tests/integration/test_idempotency_trouble.py",
+    ),
+    Mutant(
+        "an attempt that was written counts as not",
+        "kernel/upstream/attempt.py",
+        "            x.keyed = WRITTEN if written else UNWRITTEN\n",
+        "            x.keyed = UNWRITTEN\n",
+        "tests/integration/test_idempotency_trouble.py",
+    ),
+    Mutant(
+        "a POST without a key is sent again",
+        "kernel/upstream/attempt.py",
+        "in_hand and (self._idempotent or keyed) else None",
+        "in_hand else None",
+        "tests/integration/test_idempotency_trouble.py",
+    ),
+    Mutant(
+        "an answer is let go before it is kept",
+        IDEMPOTENCY,
+        "        await self._ledger.keep(self._request, seal(self._request.secret, _encode(answer)))\n",
+        "",
+        "tests/integration/test_idempotency.py",
+    ),
+    Mutant(
+        "a key is everybody's",
+        "kernel/traffic/idempotency_key.py",
+        "for part in whose), key])",
+        "for part in whose[:0]), key])",
+        "tests/integration/test_idempotency.py",
+    ),
+    Mutant(
+        "whoever comes takes a key that is another's",
+        "kernel/store/idempotency_claim.lua",
+        "  if owner == ARGV[2] then\n",
+        "  if owner then\n",
+        "tests/integration/test_idempotency.py",
+    ),
+    Mutant(
+        "no lease is renewed",
+        "kernel/traffic/idempotency_ledger.py",
+        "        self._renew(monotonic() - _RENEW)\n",
+        "",
+        "tests/integration/test_idempotency_trouble.py",
+    ),
+    Mutant(
+        "what the store could not be told is forgotten",
+        "kernel/traffic/idempotency_ledger.py",
+        "            for each in waiting:\n                self._try(each)\n",
+        "",
+        "tests/integration/test_idempotency_trouble.py",
     ),
 )
 

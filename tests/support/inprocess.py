@@ -65,9 +65,10 @@ class Local:
         headers: Mapping[str, str] | None = None,
         subprotocols: list[str] | None = None,
         gone: asyncio.Event | None = None,
+        into: Reply | None = None,
     ) -> Reply:
         """One request, whose client leaves when it has `gone`; a GET of a path that ends in "/ws" is a WebSocket's handshake,
-        `subprotocols` what it offers."""
+        `subprotocols` what it offers. What has come so far is seen in `into`."""
         path, _, query = target.partition("?")
         sent = [(b"host", b"gateway.test")]
         if token is not None:
@@ -89,7 +90,7 @@ class Local:
             del scope["method"]
             scope |= {"type": "websocket", "subprotocols": subprotocols or []}
             sent.append((b"sec-websocket-key", b"dGhlIHNhbXBsZSBub25jZQ=="))
-        reply = Reply()
+        reply = into or Reply()
 
         parts = iter((body,))
 

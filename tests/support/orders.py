@@ -26,14 +26,16 @@ class Orders:
         self.gate.set()
         self.answer: bytes | None = None
         self.breaks = 0  # so many requests, once read, get no answer
+        self.hang_up = False  # after the answer
         self.server: Scripted | None = None
 
     async def script(self, peer: Peer) -> None:
         while True:
             request = await peer.request()
             if request.startswith(b"GET /health "):
-                await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
-                continue
+                # Orders come by connections of their own: which are new is for a test to say.
+                await peer.send(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+                return
             self.seen.append(request)
             await self.gate.wait()
             if self.breaks:
@@ -41,6 +43,8 @@ class Orders:
                 return
             body = b'{"order": %d}' % len(self.seen)
             await peer.send(self.answer or _CREATED % (len(self.seen), len(body), body))
+            if self.hang_up:
+                return
 
     @property
     def url(self) -> str:
@@ -75,6 +79,7 @@ async def order(
     method: str = "POST",
     target: str = PATH,
     gone: asyncio.Event | None = None,
+    into: Reply | None = None,
     **headers: str,
 ) -> Reply:
     """One order; `headers` with `_` for `-`."""
@@ -82,4 +87,4 @@ async def order(
     if key is not None:
         sent["idempotency-key"] = key
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-    return await gateway.ask(method, target, token, body, headers=sent, gone=gone)
+    return await gateway.ask(method, target, token, body, headers=sent, gone=gone, into=into)

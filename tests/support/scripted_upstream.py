@@ -79,6 +79,7 @@ class Scripted:
         self.connections = 0
         self.open = 0
         self.port = 0
+        self.listener: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -99,6 +100,11 @@ class Scripted:
             self.open -= 1
             self._tasks.discard(task)
             writer.close()
+
+    def stop_listening(self) -> None:
+        """Refuse connections from now on; those that are there stay."""
+        assert self.listener is not None
+        self.listener.close()
 
     async def stop(self) -> None:
         tasks = list(self._tasks)
@@ -124,6 +130,7 @@ async def scripted(
     else:
         listener = await asyncio.start_server(server.serve, host, port, ssl=tls)
         server.port = listener.sockets[0].getsockname()[1]
+    server.listener = listener
     try:
         yield server
     finally:

@@ -1,0 +1,119 @@
+"""Idempotency keys at real gateways: two of them, one store, one service, and one is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kernel.server.embedded_store import EmbeddedStore
+from kernel.store.idempotency import LEASE_SECONDS
+from tests.support.gateway import GatewayFactory, GatewayProcess, service_env, workers
+from tests.support.orders import PATH, Orders, orders_service
+from tests.support.raw import Reply, ask, request
+from tests.support.store import until
+from tests.support.tokens import SECRET, access_token, public_pem
+
+KEY = b"8e03978e-40d5-43e8-bc93-6894a57f9324"
+
+
+@pytest.fixture
+async def orders() -> AsyncIterator[Orders]:
+    async with orders_service() as service:
+        yield service
+
+
+def environment(orders: Orders, store: EmbeddedStore) -> dict[str, str]:
+    return {
+        **service_env(orders.url),
+        "REDIS_URL": store.url,
+        "JWT_PUBLIC_KEY": public_pem(),
+        "JWT_SECRET_KEY": SECRET,
+        "IDEMPOTENCY": "true",
+    }
+
+
+def order(gateway: GatewayProcess, key: bytes = KEY, body: bytes = b'{"loaves": 3}') -> Reply:
+    headers = [
+        (b"Authorization", b"Bearer " + access_token()),
+        (b"Content-Type", b"application/json"),
+        (b"Idempotency-Key", key),
+    ]
+    return ask(gateway.port, request("POST", PATH.encode(), headers, body))
+
+
+def code(reply: Reply) -> str:
+    return str(json.loads(reply.body)["code"])
+
+
+async def test_of_fifty_at_once_at_two_gateways_the_service_sees_one(
+    gateway_factory: GatewayFactory, store_server: EmbeddedStore, orders: Orders
+) -> None:
+    env = {**environment(orders, store_server), "WORKERS": "2"}
+    gateways = [await asyncio.to_thread(gateway_factory, env), await asyncio.to_thread(gateway_factory, env)]
+    orders.gate.clear()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(50) as pool:
+        asked = [loop.run_in_executor(pool, order, gateways[n % 2]) for n in range(50)]
+        await until(lambda: sum(each.done() for each in asked) == 49, 30)
+        orders.gate.set()
+        replies = await asyncio.gather(*asked)
+    assert len(orders.seen) == 1
+    assert sorted(reply.status for reply in replies) == [201] + [409] * 49
+    first = next(reply for reply in replies if reply.status == 201)
+    for gateway in gateways:
+        again = await asyncio.to_thread(order, gateway)
+        assert (again.status, again.body) == (201, first.body)
+        assert again.header("idempotent-replayed") == "true"
+        assert again.header("location") == first.header("location")
+        assert again.all("set-cookie") == first.all("set-cookie") == ["a=1", "b=2"]
+        # Said anew, by the gateway.
+        assert again.header("date") not in (None, first.header("date"))
+    phases: list[str] = []
+
+    def told() -> bool:
+        lines = [
+            json.loads(line) for gateway in gateways for line in gateway.log().splitlines() if PATH in line
+        ]
+        phases[:] = [line["phase"] for line in lines]
+        return len(lines) == 52
+
+    await until(told)
+    assert Counter(phases) == {"idempotency": 49, "done": 1, "replayed": 2}
+    assert not [gateway for gateway in gateways if KEY.decode() in gateway.log()]
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_is_killed_leaves_an_outcome_that_nobody_knows(
+    gateway_factory: GatewayFactory, store_server: EmbeddedStore, orders: Orders
+) -> None:
+    env = {**environment(orders, store_server), "WORKERS": "1"}
+    mortal = await asyncio.to_thread(gateway_factory, env)
+    other = await asyncio.to_thread(gateway_factory, env)
+    orders.gate.clear()
+    asked = asyncio.get_running_loop().run_in_executor(None, _ask_in_vain, mortal)
+    await until(lambda: len(orders.seen) == 1, 30)
+    for pid in (mortal.process.pid, *workers(mortal)):
+        os.kill(pid, signal.SIGKILL)
+    await asked
+    orders.gate.set()
+    under_way = await asyncio.to_thread(order, other)
+    assert (under_way.status, code(under_way)) == (409, "idempotency-under-way")
+    async with asyncio.timeout(LEASE_SECONDS + 20):
+        while code(reply := await asyncio.to_thread(order, other)) != "idempotency-outcome-unknown":
+            assert reply.status == 409
+            await asyncio.sleep(0.2)
+    assert reply.status == 409
+    assert len(orders.seen) == 1
+    assert (await asyncio.to_thread(order, other, b"new")).status == 201
+
+
+def _ask_in_vain(gateway: GatewayProcess) -> None:
+    with pytest.raises(AssertionError, match="no response"):
+        order(gateway)
