@@ -320,21 +320,26 @@ async def test_nothing_is_sent_without_the_store(
 
 
 async def test_an_answer_is_told_to_a_store_that_comes_back(
-    on_server: Local, server: RawServer, orders: Orders, token: bytes
+    tmp_path: Path, orders: Orders, token: bytes
 ) -> None:
-    orders.gate.clear()
-    asked = asyncio.create_task(order(on_server, KEY, token))
-    await until(lambda: len(orders.seen) == 1)
-    server.signal(signal.SIGSTOP)
-    orders.gate.set()
-    began = monotonic()
-    assert (await asked).status == 201
-    assert monotonic() - began < BOUND
-    assert outcome(await order(on_server, KEY, token)) == (503, "idempotency-unavailable")
-    server.signal(signal.SIGCONT)
-    again = await again_until(on_server, token, 201)
-    assert (again.body, again.header("idempotent-replayed")) == (b'{"order": 1}', "true")
-    assert len(orders.seen) == 1
+    server = RawServer(tmp_path / "lasting", "appendonly yes\nappendfsync always")
+    try:
+        async with keyed_gateway(server.url, tmp_path, orders) as gateway:
+            orders.gate.clear()
+            asked = asyncio.create_task(order(gateway, KEY, token))
+            await until(lambda: len(orders.seen) == 1)
+            server.kill()
+            orders.gate.set()
+            began = monotonic()
+            assert (await asked).status == 201
+            assert monotonic() - began < BOUND
+            assert outcome(await order(gateway, KEY, token)) == (503, "idempotency-unavailable")
+            server.start()
+            again = await again_until(gateway, token, 201)
+        assert (again.body, again.header("idempotent-replayed")) == (b'{"order": 1}', "true")
+        assert len(orders.seen) == 1
+    finally:
+        server.kill()
 
 
 async def test_a_store_that_has_lost_its_data_is_told_what_is_under_way(
