@@ -12,6 +12,7 @@ from time import perf_counter, time
 
 from kernel.exchange.asgi import HeaderList, Message
 from kernel.exchange.exchange import Exchange
+from kernel.exchange.inner import INNER
 
 FLUSH_SECONDS = 0.1
 # What waits to be written, in records and in bytes of bodies; more is dropped, and counted.
@@ -123,8 +124,9 @@ class Recorder:
         self._done = self._done_bytes = 0
 
     def begin(self, x: Exchange) -> None:
-        """Note what becomes of `x` from here on."""
-        self._live[x] = Recording(self, x)
+        """Note what becomes of `x` from here on; of what the gateway asks itself for a client, nothing."""
+        if x.scope["type"] != INNER:
+            self._live[x] = Recording(self, x)
 
     def finished(self, x: Exchange) -> None:
         """It is over, whether anything was answered or not."""

@@ -63,7 +63,9 @@ _CREDENTIALS = frozenset({"authorization", "cookie", "x-api-key"})
 _BROWSER_TOKENS = frozenset({"token", "ticket"})
 
 
-Credential = tuple[bytes, bytes]
+TOKEN, KEY = "token", "api-key"
+# By tenant ("" for those that are not named) and kind: the header that says who asks.
+Credentials = Mapping[tuple[str, str], tuple[bytes, bytes]]
 
 
 class Outgoing(NamedTuple):
@@ -79,12 +81,11 @@ class Resender:
     """Makes requests of captured ones.
 
     Args:
-        credentials: headers that say who asks, put into the place of those that were captured: by the tenant that a request
-            was for, or under "" for all others.
+        credentials: what takes the place of those that were captured, of the same kind where there is one.
         unsafe: also what changes something.
     """
 
-    def __init__(self, credentials: Mapping[str, Credential], *, unsafe: bool) -> None:
+    def __init__(self, credentials: Credentials, *, unsafe: bool) -> None:
         self._credentials = credentials
         self._unsafe = unsafe
         self._key = secrets.token_bytes(32)
@@ -114,26 +115,24 @@ class Resender:
         if isinstance(body, str):
             return body
         target = quote(path if path.startswith("/") else f"/{path}", safe=AS_IT_IS) + ("?" if kept else "")
-        headers, named = self._headers(redactor, asked.headers)
+        headers = self._headers(redactor, asked.headers)
+        names = {pair.name.lower() for pair in asked.headers}
         # A browser's export has often lost the credentials: nobody can tell whether there were any.
-        if named or dropped or not entry.request_id:
-            credential = self._credentials.get(entry.tenant) or self._credentials.get("")
-            headers += [credential] if credential else []
+        if dropped or not entry.request_id or not names.isdisjoint(_CREDENTIALS):
+            kinds = (KEY, TOKEN) if "x-api-key" in names and "authorization" not in names else (TOKEN, KEY)
+            known = [(tenant, kind) for tenant in (entry.tenant, "") for kind in kinds]
+            headers += [self._credentials[each] for each in known if each in self._credentials][:1]
         headers.append((b"x-replayed", b"1"))
         return Outgoing(
             asked.method, target.encode() + quote(kept, safe=AS_IT_IS).encode(), tuple(headers), body
         )
 
-    def _headers(self, redactor: Redactor, pairs: list[Pair]) -> tuple[list[tuple[bytes, bytes]], bool]:
-        """Those that are sent, and whether there were credentials among the others."""
+    def _headers(self, redactor: Redactor, pairs: list[Pair]) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = []
-        named = False
         packed = "identity"
         for pair in pairs:
             name, value = pair.name.lower(), pair.value
-            if name in _CREDENTIALS:
-                named = True
-            elif name == "idempotency-key":
+            if name == "idempotency-key":
                 # Another's key would be answered with what was stored for it; requests that shared one still do.
                 fresh = hmac.digest(self._key, value.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
                 headers.append((b"idempotency-key", f"replay-{fresh}".encode()))
@@ -142,7 +141,7 @@ class Resender:
             elif _sendable(redactor, name, value):
                 headers.append((name.encode(), value.encode("latin-1")))
         headers.append((b"accept-encoding", packed.encode()))
-        return headers, named
+        return headers
 
     def _body(self, redactor: Redactor, entry: Entry) -> bytes | str:
         """The body, or why the request is left out."""

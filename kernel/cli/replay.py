@@ -16,6 +16,7 @@ from kernel.cli.output import Style, file_argument, plural, room
 
 if TYPE_CHECKING:
     from kernel.capture.replay import Found, Place, Report, Result
+    from kernel.capture.resend import Credentials
 
 _EVERYWHERE = 80
 _MAX_SECRET_FILE = 64 * 1024
@@ -46,9 +47,11 @@ examples:
         action="append",
         default=[],
         metavar="T",
-        help="of whoever asks, or @FILE; TENANT=T for requests of one tenant; several times",
+        help="of whoever asks, or @FILE; TENANT=T for one tenant's requests; several times",
     )
-    parser.add_argument("--api-key", action="append", default=[], metavar="K", help="the same with API keys")
+    parser.add_argument(
+        "--api-key", action="append", default=[], metavar="K", help="the same, for requests with an API key"
+    )
     parser.add_argument(
         "--rate", type=_positive, metavar="R", default=0.0, help="requests a second (default: no limit)"
     )
@@ -131,13 +134,13 @@ def _told(error: Exception, target: str) -> str:
     return f"{target} cannot be reached: {error}" if isinstance(error, Unreachable) else str(error)
 
 
-def _credentials(args: argparse.Namespace) -> dict[str, tuple[bytes, bytes]]:
-    """By tenant; "" for whoever is not named. Raises ValueError, OSError."""
-    found: dict[str, tuple[bytes, bytes]] = {}
-    for given, name, scheme in (
-        (args.token, b"authorization", b"Bearer "),
-        (args.api_key, b"x-api-key", b""),
-    ):
+def _credentials(args: argparse.Namespace) -> Credentials:
+    """Raises ValueError, OSError."""
+    from kernel.capture.resend import KEY, TOKEN  # noqa: PLC0415
+
+    found: dict[tuple[str, str], tuple[bytes, bytes]] = {}
+    kinds = ((args.token, TOKEN, b"authorization", b"Bearer "), (args.api_key, KEY, b"x-api-key", b""))
+    for given, kind, name, scheme in kinds:
         for each in given:
             named = _FOR_TENANT.fullmatch(each)
             tenant, secret = (named[1], named[2]) if named else ("", each)
@@ -145,12 +148,10 @@ def _credentials(args: argparse.Namespace) -> dict[str, tuple[bytes, bytes]]:
                 with Path(secret[1:]).open(errors="replace") as file:
                     secret = file.read(_MAX_SECRET_FILE).strip()
             if not _WORD.fullmatch(secret):
-                raise ValueError(f"what is given for {name.decode()} is no token: one word of ASCII is")
-            if tenant in found:
-                raise ValueError(
-                    f"there are two credentials for {tenant or 'all tenants that are not named'}"
-                )
-            found[tenant] = (name, scheme + secret.encode())
+                raise ValueError(f"what is given with --{kind} is none: one word of ASCII is")
+            if (tenant, kind) in found:
+                raise ValueError(f"--{kind} is given twice for {tenant or 'tenants that are not named'}")
+            found[tenant, kind] = (name, scheme + secret.encode())
     return found
 
 

@@ -27,6 +27,8 @@ from tests.support.gateway import (
     start_gateway,
     workers,
 )
+from tests.support.graphql_services import ask as query
+from tests.support.graphql_services import running_services
 from tests.support.inprocess import local_gateway
 from tests.support.poll import poll
 from tests.support.raw import ask, request
@@ -115,6 +117,21 @@ async def test_of_a_stream_the_head_is_there_at_once_and_nothing_else(
     (entry,) = entries(file)
     assert entry["response"]["status"] == 200
     assert "text" not in entry["response"]["content"]
+
+
+async def test_what_the_gateway_asks_for_a_client_is_no_request_of_a_client(
+    store_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    file = tmp_path / "capture.ndjson"
+    async with running_services() as services:
+        env = {**services.env, "GRAPHQL": "true", "CAPTURE_FILE": str(file)}
+        async with local_gateway(store_server.url, tmp_path, (), None, **env) as gateway:
+            reply = await query(gateway, "{ inventoryItems { id } salesOrders { id } }")
+            assert "errors" not in reply.document
+            assert gateway.state.capture is not None
+            assert not gateway.state.capture.recorder._live
+    (entry,) = entries(file)
+    assert entry["_route"] == "/api/v1/graphql"
 
 
 async def test_a_socket_is_its_opening(

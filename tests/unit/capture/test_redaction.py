@@ -116,6 +116,7 @@ def test_names_that_only_look_like_a_secret_s(name: str) -> None:
         (f'{{"note": "call with token={WORD} please", "x": null}}', "please"),
         (f'{{"inner": "{{\\"password\\":\\"{WORD}\\"}}"}}', "inner"),
         (f'{{"x": "{JWT}"}}', '"x"'),
+        (f'{{"query": "mutation {{ login(name: \\"ana\\", password: \\"{WORD}\\") }}"}}', "ana"),
         (f"{{'password': '{WORD}'}}", "password"),
         (f'{{"token": "{WORD}', "token"),
         (f'[{{"id": 1}}, {{"pin": "{WORD}"', '"id": 1'),
@@ -206,6 +207,7 @@ def test_elements_and_lines_of_a_secret_s_name() -> None:
     assert WORD not in redactor().xml(f'<a><user>x</user><Password kind="p">{WORD}</Password></a>')
     assert WORD not in redactor().xml(f"<a><token>{WORD}")
     assert "correcthorse" not in redactor().text("user: ana\npassword: correcthorse\n")
+    assert "correcthorse" not in redactor().text('login(password: "correcthorse", name: "ana")')
     assert redactor().text("token: missing, please log in") == "token: missing, please log in"
 
 

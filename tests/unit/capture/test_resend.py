@@ -42,8 +42,9 @@ def entry(
     return msgspec.convert(document | ({"_request_id": "r"} if own else {}), Entry)
 
 
-def sent(found: Entry, *, unsafe: bool = True, **credentials: tuple[bytes, bytes]) -> Outgoing:
-    request = Resender(credentials or {"": TOKEN}, unsafe=unsafe).request(found)
+def sent(found: Entry, *, unsafe: bool = True, **tokens: tuple[bytes, bytes]) -> Outgoing:
+    credentials = {(tenant, resend.TOKEN): token for tenant, token in (tokens or {"": TOKEN}).items()}
+    request = Resender(credentials, unsafe=unsafe).request(found)
     assert isinstance(request, Outgoing), request
     return request
 
@@ -118,6 +119,23 @@ def test_who_asks_is_said_by_tenant_and_only_where_somebody_had_a_credential() -
     assert TOKEN in sent(entry(url=f"http://h/?token={MARK}")).headers
     assert TOKEN not in sent(entry()).headers
     assert TOKEN in sent(entry(own=False)).headers
+
+
+def test_a_key_stands_for_a_key_and_a_token_for_a_token_where_both_are_given() -> None:
+    key, token = (b"x-api-key", b"k"), (b"authorization", b"Bearer t")
+    both = Resender({("", resend.KEY): key, ("t", resend.TOKEN): token}, unsafe=False)
+
+    def said(_tenant: str = "", **headers: str) -> set[tuple[bytes, bytes]]:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = both.request(entry(headers=names, _tenant=_tenant))
+        assert isinstance(request, Outgoing)
+        return {key, token} & set(request.headers)
+
+    assert said(x_api_key=MARK) == {key}
+    assert said(x_api_key=MARK, _tenant="t") == {token}  # the tenant's own comes first
+    assert said(authorization=MARK, _tenant="t") == {token}
+    assert said(authorization=MARK, x_api_key=MARK) == {key}  # nothing else is given for it
+    assert said() == set()
 
 
 def test_secrets_of_a_query_are_left_out_of_it() -> None:
