@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from kernel.build.identity import MakeUpstream
 from kernel.config import Settings
-from kernel.routing.catalog import Service
-from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
+from kernel.routing.catalog import beside
+from kernel.routing.traffic import Canary, Mirror
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
 from kernel.telemetry.trace import Tracer
@@ -17,18 +17,9 @@ from kernel.traffic.mirror import Mirroring
 from kernel.upstream.balance import Upstream
 
 
-def variants(settings: Settings) -> Iterator[tuple[str, Service, Canary | Mirror]]:
-    """(name, the service it stands beside, what it is) of each."""
-    for service in settings.service_catalog:
-        if service.canary is not None:
-            yield canary_of(service.name), service, service.canary
-        if service.mirror is not None:
-            yield mirror_of(service.name), service, service.mirror
-
-
 def add_upstreams(settings: Settings, upstreams: dict[str, Upstream], make: MakeUpstream) -> None:
     """Put those of the variants beside their services'."""
-    for name, service, variant in variants(settings):
+    for name, service, variant in beside(settings.service_catalog):
         upstreams[name] = make(name, variant.urls, service)
 
 
@@ -36,7 +27,7 @@ def make_splits(settings: Settings, upstreams: Mapping[str, Upstream], metrics: 
     """By service, where it has a canary."""
     splits = {
         service.name: Split(variant, upstreams[service.name], upstreams[name])
-        for name, service, variant in variants(settings)
+        for name, service, variant in beside(settings.service_catalog)
         if isinstance(variant, Canary)
     }
     if splits:
@@ -50,7 +41,7 @@ def make_mirrorings(
     """By service, where it has a mirror. They are to be closed."""
     mirrorings = {
         service.name: Mirroring(variant, service.name, upstreams[name], tracer, log)
-        for name, service, variant in variants(settings)
+        for name, service, variant in beside(settings.service_catalog)
         if isinstance(variant, Mirror)
     }
     if mirrorings:

@@ -12,7 +12,7 @@ import msgspec
 from kernel.cli.output import Style, plural, print_errors, summary, table
 from kernel.cli.settings import examine, obtain
 from kernel.config import ConfigErrors, Loaded, Settings
-from kernel.routing.catalog import SERVICES, Service
+from kernel.routing.catalog import SERVICES, Service, beside
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +124,8 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     versions = "; ".join(_versions(service) for service in settings.service_catalog if service.versions)
     if versions:
         yield "versions", versions
+    for name, _, variant in beside(settings.service_catalog):
+        yield name, f"{variant.text}: {', '.join(variant.urls)}"
     yield "origins", ", ".join(settings.cors_origins) or "none: pages of other origins cannot call"
 
 

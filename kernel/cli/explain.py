@@ -14,7 +14,8 @@ from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
-from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow
+from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow, beside
+from kernel.routing.traffic import Canary
 from kernel.routing.trie import Trie
 from kernel.stages import describe
 from kernel.traffic.versions import Versions, in_words
@@ -105,6 +106,7 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
         "answered_by": row.upstream or row.service or f"the gateway ({row.handler})",
         "version": ": ".join(filter(None, (row.version, in_words(row.life) if row.life is not None else ""))),
         "upstream": upstream,
+        **_variants(settings, row),
         "sent_as": row.rewrite,
         "sets": [f"{name}: {value}" for name, value in row.set_headers],
         "removes": list(row.remove_headers),
@@ -120,6 +122,20 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
         "after_a_2xx": row.effect,
         "stages": dict(describe(settings, row)),
     }
+
+
+def _variants(settings: Settings, row: RouteRow) -> dict[str, str]:
+    """The canary and the mirror that a request may come to, in words."""
+    found: dict[str, str] = {}
+    for _, service, variant in beside(settings.service_catalog):
+        if not row.service or row.asked != service.name:
+            continue
+        told = f"{variant.text}: {', '.join(variant.urls)}"
+        if isinstance(variant, Canary):
+            found["canary"] = told
+        elif variant.methods & row.answered and not row.websocket:
+            found["mirror"] = told
+    return found
 
 
 def _text(value: Any) -> str:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from kernel.cli.output import Row, Style, plural, table
 from kernel.config import Settings
 from kernel.primitives.tls import client_context, explain
-from kernel.routing.catalog import Trust, destinations
+from kernel.routing.catalog import Trust, beside, destinations
 
 _THREADS = 64
 
@@ -66,10 +66,14 @@ def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
         yield Target("store", str(parse(store)), lambda: asyncio.run(_ask_store(store, timeout)))
     for source in settings.jwt_jwks_url:
         yield Target("key set", source.url, lambda url=source.url: _get(url, "", timeout))  # type: ignore[misc]
-    for service in destinations(settings.service_catalog):
-        for url in settings.services[service.name]:
+    asked = [
+        (each.name, each, settings.services[each.name]) for each in destinations(settings.service_catalog)
+    ]
+    asked += [(name, service, variant.urls) for name, service, variant in beside(settings.service_catalog)]
+    for name, service, urls in asked:
+        for url in urls:
             yield Target(
-                service.name,
+                name,
                 url,
                 lambda url=url, service=service: _get(url, service.health, timeout, service.trust),  # type: ignore[misc]
             )

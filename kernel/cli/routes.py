@@ -7,15 +7,17 @@ import io
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
-from kernel.cli.output import Style, plural, room, table
+from kernel.cli.output import Style, plural, room, table, wrapped
 from kernel.cli.settings import obtain
 from kernel.config.values import size_text
-from kernel.routing.catalog import METHODS, RouteRow
+from kernel.routing.catalog import METHODS, RouteRow, Service, beside
 
 _HEAD = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
+_BESIDE = ("BESIDE", "SERVICE", "GETS", "AT")
 _CODES = ("36", "", "32", "33", "2")
 _LEAST_PATTERN = 20
 
@@ -23,7 +25,8 @@ _LEAST_PATTERN = 20
 def add(parser: argparse.ArgumentParser) -> None:
     parser.description = """\
 Print the route table with what gateway.toml adds and changes: methods, pattern, who answers, who may call, and
-what else holds for the route. A literal segment beats a {parameter}, which beats a trailing **, in any order."""
+what else holds for the route; then the canaries and mirrors beside services. A literal segment beats a {parameter},
+which beats a trailing **, in any order."""
     parser.epilog = """\
 examples:
   gateway routes
@@ -40,17 +43,34 @@ def run(args: argparse.Namespace) -> int:
     if loaded is None:
         return 1
     rows = sorted(loaded.settings.routes, key=_key)
+    catalog = loaded.settings.service_catalog
     if args.json:
-        sys.stdout.write(
-            msgspec.json.format(msgspec.json.encode(rows, order="deterministic"), indent=2).decode() + "\n"
-        )
+        listed = msgspec.json.encode(list(_with_variants(rows, catalog)), order="deterministic")
+        sys.stdout.write(msgspec.json.format(listed, indent=2).decode() + "\n")
         return 0
     style = Style(sys.stdout)
     lines = fitted(rows, room(sys.stdout), style)
     sys.stdout.write("\n".join([style("1", lines[0]), *lines[1:]]) + "\n\n")
+    variants = [(name, service.name, it.text, " ".join(it.urls)) for name, service, it in beside(catalog)]
+    if variants:
+        cells = wrapped([_BESIDE, *variants], room(sys.stdout))
+        first, *rest = table(cells, ("32", "32", "", "2"), style)
+        sys.stdout.write("\n".join([style("1", first), *rest]) + "\n\n")
     services = {row.service for row in rows if row.service}
     sys.stdout.write(f"{plural(len(rows), 'route')} to {plural(len(services), 'service')}\n")
     return 0
+
+
+def _with_variants(rows: Iterable[RouteRow], catalog: Iterable[Service]) -> Iterator[dict[str, Any]]:
+    """Each row with the canary and the mirror of who is asked."""
+    services = {service.name: service for service in catalog}
+    for row in rows:
+        found: dict[str, Any] = msgspec.to_builtins(row)
+        service = services.get(row.asked) if row.service else None
+        if service is not None:
+            both = {"canary": service.canary, "mirror": service.mirror}
+            found |= {name: variant for name, variant in both.items() if variant is not None}
+        yield found
 
 
 def fitted(rows: Iterable[RouteRow], width: int | None, style: Style) -> list[str]:

@@ -10,8 +10,8 @@ from kernel.config.settings import Settings
 from kernel.config.tables import CANARY, MIRROR, Field, decode
 from kernel.config.urls import REPLICAS
 from kernel.http.headers import FORWARD, HeaderKinds
-from kernel.routing.catalog import destinations, with_head
-from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
+from kernel.routing.catalog import beside, destinations, with_head
+from kernel.routing.traffic import Canary, Mirror
 
 _FINEST = 100  # parts of a percent
 # Below this, a percentage is written in binary as exactly as can be.
@@ -91,16 +91,11 @@ def variants_are_others(settings: Settings, given: frozenset[str]) -> Iterator[C
     """A service beside itself would get its own requests twice."""
     file = settings.gateway_config.name if settings.gateway_config is not None else "gateway.toml"
     names = {service.name for service in destinations(settings.service_catalog)}
-    for service in settings.service_catalog:
-        for kind, variant, name in (
-            ("canary", service.canary, canary_of(service.name)),
-            ("mirror", service.mirror, mirror_of(service.name)),
-        ):
-            if variant is None:
-                continue
-            where = f"{file} [services.{service.name}.{kind}]"
-            for url in sorted(set(variant.urls) & set(settings.services[service.name])):
-                problem = f"{url} is the service's own"
-                yield ConfigError(f"{where} url", problem, f'url = "http://{service.name}-next:8000"')
-            if name in names:
-                yield ConfigError(where, f"is called {name}, as a service is: rename the service")
+    for name, service, variant in beside(settings.service_catalog):
+        kind = "canary" if variant is service.canary else "mirror"
+        where = f"{file} [services.{service.name}.{kind}]"
+        for url in sorted(set(variant.urls) & set(settings.services[service.name])):
+            problem = f"{url} is the service's own"
+            yield ConfigError(f"{where} url", problem, f'url = "http://{service.name}-next:8000"')
+        if name in names:
+            yield ConfigError(where, f"is called {name}, as a service is: rename the service")

@@ -251,6 +251,52 @@ def test_routes_prints_json_with_every_field(gateway: Gateway) -> None:
     assert set(rows) == set(ROUTES)
 
 
+BESIDE = """
+[services.inventory.canary]
+url = ["http://next-1:8000", "http://next-2:8000"]
+percent = 2.5
+sticky = "tenant"
+header = "x-release=next"
+[services.inventory.mirror]
+url = "http://shadow:8000"
+percent = 10
+methods = ["GET", "PUT"]
+[services.inventory.versions.v2]
+url = "http://inventory-v2:8000"
+"""
+
+
+def test_what_stands_beside_services_is_told(gateway: Gateway, tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text(BESIDE)
+    urls = "http://next-1:8000, http://next-2:8000"
+    canary = f"2.5 % of tenants, or x-release: next: {urls}"
+    mirror = "10 % of GET HEAD PUT: http://shadow:8000"
+    code, out, _ = gateway("routes", GATEWAY_CONFIG="gateway.toml")
+    assert code == 0
+    assert [re.split(r" {2,}", line) for line in out.splitlines()[-5:-2]] == [
+        ["BESIDE", "SERVICE", "GETS", "AT"],
+        ["inventory-canary", "inventory", "2.5 % of tenants, or x-release: next", urls.replace(",", "")],
+        ["inventory-mirror", "inventory", "10 % of GET HEAD PUT", "http://shadow:8000"],
+    ]
+    code, out, _ = gateway("routes", "--json", GATEWAY_CONFIG="gateway.toml")
+    marked = {row["pattern"] for row in msgspec.json.decode(out) if row.keys() & {"canary", "mirror"}}
+    assert marked == {"/api/v1/inventory/**", "/api/v1/tenants/{tenant_id}/inventory/**"}
+    code, out, _ = gateway("check", "--json", GATEWAY_CONFIG="gateway.toml")
+    facts = msgspec.json.decode(out)["facts"]
+    assert (facts["inventory-canary"], facts["inventory-mirror"]) == (canary, mirror)
+
+    def explained(path: str) -> tuple[str | None, str | None]:
+        told = msgspec.json.decode(
+            gateway("explain", "GET", path, "--json", GATEWAY_CONFIG="gateway.toml")[1]
+        )
+        return told.get("canary"), told.get("mirror")
+
+    assert explained("/api/v1/inventory/items") == (canary, mirror)
+    # A version with replicas of its own is another service; and so is another service.
+    assert explained("/api/v2/inventory/items") == (None, None)
+    assert explained("/api/v1/sales/items") == (None, None)
+
+
 def test_a_closed_pipe_ends_it_quietly() -> None:
     command = f"{shlex.quote(sys.executable)} -m kernel routes | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -77,6 +77,21 @@ def test_everything_answers(
     assert found[f"store single {store_server.socket_path}"].startswith("✓ Valkey ")
 
 
+def test_what_stands_beside_a_service_is_reached(
+    url: str, store_server: EmbeddedStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = f"http://127.0.0.1:{free_port()}"
+    (tmp_path / "gateway.toml").write_text(
+        f'[services.sales.canary]\nurl = "{dead}"\npercent = 5\n'
+        f'[services.pos.mirror]\nurl = "{url.replace("127.0.0.1", "localhost")}"\npercent = 5\n'
+    )
+    environ = {"GATEWAY_CONFIG": str(tmp_path / "gateway.toml"), "REDIS_URL": store_server.url}
+    code, found = report(load(service_env(url) | environ), capsys)
+    assert code == 1
+    assert found[f"sales-canary {dead}"] == "✗ connection refused"
+    assert found[f"pos-mirror {url.replace('127.0.0.1', 'localhost')}"] == "✓ GET /health is 200"
+
+
 def test_a_store_that_evicts_keys_is_warned_of(
     store_server: EmbeddedStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
