@@ -44,6 +44,16 @@ ANSWER = (
     b"Content-Length: %d\r\nConnection: keep-alive\r\n\r\n%b" % (len(BODY), BODY.encode())
 )
 CONCURRENT = 32
+# Beside another service than the one that the request is for, which pays for neither.
+BESIDE = """
+[services.sales.canary]
+url = "http://127.0.0.1:9"
+percent = 50
+header = "x-canary"
+[services.sales.mirror]
+url = "{url}"
+percent = 100
+"""
 Step = tuple[str, Callable[[], object]]
 SILENT = "/dev/null"
 
@@ -74,8 +84,21 @@ class Bench:
         """Open CONCURRENT connections to the real upstream, then let them answer by themselves."""
         await asyncio.gather(*(self.gateway(self.scope(), receive, send) for _ in range(CONCURRENT)))
         loop = asyncio.get_running_loop()
-        for connection in self.state.upstreams["inventory"].replicas[0].pool.idle:
-            connection.transport = InstantTransport(loop, connection)  # type: ignore[assignment]
+        await self.copies()
+        for name in ("inventory", "sales-mirror"):
+            for connection in self.state.upstreams[name].replicas[0].pool.idle:
+                connection.transport = InstantTransport(loop, connection)  # type: ignore[assignment]
+
+    async def copies(self) -> None:
+        """Send CONCURRENT copies of one request to the mirror, and hear its answers."""
+        mirroring = self.state.mirrorings["sales"]
+        x = await self.admitted()
+        x.status = 200
+        for _ in range(CONCURRENT):
+            mirroring.copy(x)
+        while mirroring.under_way:
+            await asyncio.sleep(0)
+        assert set(mirroring.results) == {"same"}, mirroring.results
 
     def scope(self) -> dict[str, Any]:
         """What granian gives for the benchmark's request; the token is a new object each time, as there."""
@@ -223,6 +246,7 @@ async def steps(bench: Bench) -> list[Step]:
         *found,
         ("  of which the limiter", lambda: state.limiter.take(key, limit)),
         ("  of which the identity", lambda: state.verifier.cached(bytes(memoryview(bench.token)))),
+        ("canary, on routes that have one: whose the request is", lambda: state.splits["sales"].takes(x)),
         ("trace context", lambda: state.tracer.start(x.request_id)),
         ("metrics", lambda: x.route.meter.observe("GET", 200, 0.001, 0, 274)),
         ("finish: metrics, access-log record", finish),
@@ -258,6 +282,9 @@ async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[s
     keys = Keys()
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
     with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
+        upstream = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        config = Path(directory) / "gateway.toml"
+        config.write_text(BESIDE.format(url=upstream))
         settings = load(
             {
                 **{name: value.replace("DIRECTORY", directory) for name, value in captured.items()},
@@ -269,7 +296,8 @@ async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[s
                 "JWT_ISSUER": ISSUER,
                 "RATE_LIMIT_REQUESTS": "1000000000",
                 "KEEPALIVE_SECONDS": "600",
-                "INVENTORY_SERVICE_URL": f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+                "INVENTORY_SERVICE_URL": upstream,
+                "GATEWAY_CONFIG": str(config),
             }
         )
         state = await build_state(settings, store.url, Path(directory))
@@ -345,6 +373,16 @@ async def _by_callbacks(bench: Bench) -> float:
     return 1e9 * best / count
 
 
+async def _copied(bench: Bench) -> float:
+    rounds, best = 50, float("inf")
+    for _ in range(7):
+        began = perf_counter()
+        for _ in range(rounds):
+            await bench.copies()
+        best = min(best, perf_counter() - began)
+    return 1e9 * best / (rounds * CONCURRENT)
+
+
 async def _async(bench: Bench, names: Sequence[str]) -> list[list[str]]:
     async def admitted() -> None:
         await bench.admitted()
@@ -357,6 +395,7 @@ async def _async(bench: Bench, names: Sequence[str]) -> list[list[str]]:
         ("all of the above up to the handler", partial(concurrent, admitted)),
         ("whole request, by the callback lane", partial(_by_callbacks, bench)),
         ("whole request, as a task", partial(concurrent, whole)),
+        ("mirror: a copy of a request, sent and its answer compared", partial(_copied, bench)),
     ]
     for name, measured in steps:
         if not names or any(part in name for part in names):
