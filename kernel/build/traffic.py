@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from kernel.build.identity import MakeUpstream
 from kernel.config import Settings
-from kernel.routing.catalog import beside
+from kernel.routing.beside import beside
 from kernel.routing.traffic import Canary, Mirror
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics

@@ -12,7 +12,8 @@ import msgspec
 from kernel.cli.output import Style, plural, print_errors, summary, table
 from kernel.cli.settings import examine, obtain
 from kernel.config import ConfigErrors, Loaded, Settings
-from kernel.routing.catalog import SERVICES, Service, beside
+from kernel.routing.beside import beside
+from kernel.routing.catalog import SERVICES, Service
 
 
 def add(parser: argparse.ArgumentParser) -> None:

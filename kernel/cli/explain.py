@@ -14,7 +14,8 @@ from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
-from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow, beside
+from kernel.routing.beside import beside
+from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow
 from kernel.routing.traffic import Canary
 from kernel.routing.trie import Trie
 from kernel.stages import describe

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 from kernel.cli.output import Row, Style, plural, table
 from kernel.config import Settings
 from kernel.primitives.tls import client_context, explain
-from kernel.routing.catalog import Trust, beside, destinations
+from kernel.routing.beside import beside
+from kernel.routing.catalog import Trust, destinations
 
 _THREADS = 64
 

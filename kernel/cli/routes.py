@@ -14,7 +14,8 @@ import msgspec
 from kernel.cli.output import Style, plural, room, table, wrapped
 from kernel.cli.settings import obtain
 from kernel.config.values import size_text
-from kernel.routing.catalog import METHODS, RouteRow, Service, beside
+from kernel.routing.beside import beside
+from kernel.routing.catalog import METHODS, RouteRow, Service
 
 _HEAD = ("METHODS", "PATTERN", "ANSWERED BY", "CALLERS", "ALSO")
 _BESIDE = ("BESIDE", "SERVICE", "GETS", "AT")

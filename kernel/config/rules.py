@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from kernel.config.errors import ConfigError
 from kernel.config.files import audit_file_can_be_written, capture_file_can_be_written, tls_needs_both
 from kernel.config.settings import Settings
-from kernel.config.traffic import variants_are_others
+from kernel.config.traffic import variants_can_be
 
 # SECURITY: printed in the platform's documentation, hence known to everyone.
 PUBLISHED_SECRETS = frozenset({"usMHw9kQCQoyrc7wPmMi3bClr0lTY9wvzZmcTbADvL0="})
@@ -73,7 +73,7 @@ RULES: tuple[Rule, ...] = (
     audit_file_can_be_written,
     capture_file_can_be_written,
     public_nominatim_is_spared,
-    variants_are_others,
+    variants_can_be,
     grpc_is_said,
 )
 

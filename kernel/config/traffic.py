@@ -10,7 +10,8 @@ from kernel.config.settings import Settings
 from kernel.config.tables import CANARY, MIRROR, Field, decode
 from kernel.config.urls import REPLICAS
 from kernel.http.headers import FORWARD, HeaderKinds
-from kernel.routing.catalog import beside, destinations, with_head
+from kernel.routing.beside import beside
+from kernel.routing.catalog import destinations, with_head
 from kernel.routing.traffic import Canary, Mirror
 
 _FINEST = 100  # parts of a percent
@@ -87,13 +88,17 @@ def _mirror(table: _Table) -> Mirror | None:
     return Mirror(table.urls, table.percent, methods, table.values.get("timeout", 5.0))
 
 
-def variants_are_others(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
-    """A service beside itself would get its own requests twice."""
+def variants_can_be(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
+    """What stands beside a service speaks as it does, and is another one: it would get its own requests twice."""
     file = settings.gateway_config.name if settings.gateway_config is not None else "gateway.toml"
     names = {service.name for service in destinations(settings.service_catalog)}
     for name, service, variant in beside(settings.service_catalog):
         kind = "canary" if variant is service.canary else "mirror"
         where = f"{file} [services.{service.name}.{kind}]"
+        if any(url.startswith("grpc:") for url in variant.urls):
+            yield ConfigError(
+                f"{where} url", "is a grpc URL, for a service that speaks HTTP", 'url = "http://next:8000"'
+            )
         for url in sorted(set(variant.urls) & set(settings.services[service.name])):
             problem = f"{url} is the service's own"
             yield ConfigError(f"{where} url", problem, f'url = "http://{service.name}-next:8000"')

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from kernel.routing.rpc import Grpc, Rule
-from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
+from kernel.routing.traffic import Canary, Mirror
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -128,15 +128,6 @@ def destinations(catalog: Iterable[Service]) -> Iterator[Service]:
             if version.upstream != service.name:
                 own = {"name": version.upstream, "env": version.env}
                 yield replace(service, **own, versions=(), canary=None, mirror=None)
-
-
-def beside(catalog: Iterable[Service]) -> Iterator[tuple[str, Service, Canary | Mirror]]:
-    """The canaries and mirrors: (its name, the service, what it is) of each."""
-    for service in catalog:
-        if service.canary is not None:
-            yield canary_of(service.name), service, service.canary
-        if service.mirror is not None:
-            yield mirror_of(service.name), service, service.mirror
 
 
 def with_head(methods: frozenset[str] | None) -> frozenset[str]:

@@ -11,6 +11,7 @@ from kernel.config.loading import load
 from kernel.config.settings import Settings
 from kernel.routing.catalog import Service
 from kernel.routing.traffic import Canary, Mirror
+from tests.support.grpc_service import DESCRIPTORS
 
 URL = 'url = "http://next:8000"'
 
@@ -148,3 +149,15 @@ def test_no_service_may_have_its_name(tmp_path: Path, kind: str) -> None:
     text = f'[services.sales.{kind}]\n{URL}\npercent = 5\n[services.sales-{kind}]\nurl = "http://other:8000"'
     (found,) = errors(tmp_path, text)
     assert found == f"[services.sales.{kind}]: is called sales-{kind}, as a service is: rename the service"
+
+
+@pytest.mark.parametrize("kind", ["canary", "mirror"])
+def test_what_speaks_grpc_has_none_and_is_none(tmp_path: Path, kind: str) -> None:
+    text = (
+        f'[services.ovens]\nprotocol = "grpc"\ndescriptors = "{DESCRIPTORS}"\nurl = "grpc://ovens:50051"\n'
+        f"[services.ovens.{kind}]\n{URL}\npercent = 5\n"
+    )
+    (found,) = errors(tmp_path, text)
+    assert found.startswith(f"[services.ovens] {kind}: is for services that speak HTTP")
+    (found,) = errors(tmp_path, f'[services.sales.{kind}]\nurl = "grpc://next:50051"\npercent = 5\n')
+    assert found.startswith(f"[services.sales.{kind}] url: is a grpc URL")
