@@ -121,6 +121,7 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
         "body_at_most": size_text(row.max_body or settings.max_body_bytes),
         "websocket": "yes" if row.websocket else None,
         "after_a_2xx": row.effect,
+        "idempotency_key": row.idempotency,
         "stages": dict(describe(settings, row)),
     }
 

