@@ -86,15 +86,15 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def _open(port: int, count: int, request: bytes, latencies: list[float]) -> list[Stream]:
+async def _open(port: int, requests: Sequence[bytes], latencies: list[float]) -> list[Stream]:
     loop = asyncio.get_running_loop()
     streams: list[Stream] = []
-    while len(streams) < count:
-        turn = min(_OPENING, count - len(streams))
+    while len(streams) < len(requests):
+        turn = requests[len(streams) : len(streams) + _OPENING]
         made = await asyncio.gather(
             *(
-                loop.create_connection(lambda: Stream(request, latencies), "127.0.0.1", port)
-                for _ in range(turn)
+                loop.create_connection(partial(Stream, request, latencies), "127.0.0.1", port)
+                for request in turn
             )
         )
         await asyncio.gather(*(stream.ready for _, stream in made))
@@ -177,13 +177,19 @@ class Figures:
         )
 
 
-async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, token: str) -> Figures:
-    await asyncio.wait_for(_ready(port), 20)
-    worker = worker_of(parent)
-    request = (
+def _request(token: str) -> bytes:
+    return (
         f"GET /api/v1/alerts/stream HTTP/1.1\r\nHost: b\r\nAccept: text/event-stream\r\n"
         f"Authorization: Bearer {token}\r\n\r\n".encode()
     )
+
+
+async def _measure(options: argparse.Namespace, port: int, parent: int, store: str, keys: Keys) -> Figures:
+    await asyncio.wait_for(_ready(port), 20)
+    worker = worker_of(parent)
+    request = _request(keys.token())
+    users = keys.users(options.streams) if options.users else ()
+    requests = [_request(token) for token in users] or [request] * options.streams
     client = redis.asyncio.Redis.from_url(store)
     if options.peer == "nchan":
         publish = await _poster(port)
@@ -191,7 +197,7 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
         publish = partial(client.publish, f"alerts:tenant:{TENANT}")
     latencies: list[float] = []
     # What the first streams cost once is no cost of a stream.
-    for stream in await _open(port, 50, request, latencies):
+    for stream in await _open(port, [request] * 50, latencies):
         stream.transport.close()
     await asyncio.sleep(1)
     before = resident(worker)
@@ -200,7 +206,7 @@ async def _measure(options: argparse.Namespace, port: int, parent: int, store: s
         return (resident(worker) - before) / 1024 / float(options.streams)
 
     began = time.perf_counter()
-    streams = await _open(port, options.streams, request, latencies)
+    streams = await _open(port, requests, latencies)
     opened = time.perf_counter() - began
     await asyncio.sleep(1)
     memory = a_stream()
@@ -295,7 +301,7 @@ def measure(argv: Sequence[str] | None = None) -> tuple[Figures, dict[str, int]]
         try:
             os.sched_setaffinity(peer.pid, {cores.peer})
             os.sched_setaffinity(0, {cores.load})
-            figures = uvloop.run(_measure(options, port, peer.pid, store.url, keys.token()))
+            figures = uvloop.run(_measure(options, port, peer.pid, store.url, keys))
             output.seek(0)
             ended = Counter(name.decode() for name in re.findall(rb'"problem":"([a-z-]+)"', output.read()))
             return figures, dict(ended)
@@ -311,6 +317,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=5.0, help="alerts a second")
     parser.add_argument("--stuck", type=int, default=0, help="readers that never read, beside the streams")
     parser.add_argument("--padding", type=int, default=0, help="bytes more in each alert")
+    parser.add_argument("--users", action="store_true", help="each stream has a user of its own")
     parser.add_argument("--peer", choices=("gateway", "nchan"), default="gateway", help="who is measured")
     parser.add_argument("--http2", action="store_true", help="the gateway with HTTP2=true")
     return parser.parse_args(argv)
