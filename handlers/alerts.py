@@ -92,6 +92,11 @@ def stream(state: State, row: RouteRow) -> Handler:
             await x.start(200, [*_HEADERS])
             x.phase = STREAM
             await x.push(retry_frame(RETRY_USUAL) + HEARTBEAT)
+            if x.cached_identity is None and watch.alone:
+                # PERF: 3 KiB of a user who only listens. Whose token comes again is verified once more, and kept.
+                if x.token is not None:
+                    state.verifier.cache.discard(x.token)
+                x.identity = x.caller.remains()
             x.forget_request()
             state.streams.add(client.drain)
             whole = await client.run(x.push)

@@ -342,7 +342,7 @@ class Exchange:
         return problem.encode(self.raw_path, self.request_id)
 
     def forget_request(self) -> None:
-        """Let go of the request's head, and of what the response's head was made of, but for what the access log says.
+        """Let go of the request's head, the caller's rights, and what the response's head was made of, but for what logs say.
 
         Only after `start`, for an answer that lasts, and for a body that has been read to its end.
 
@@ -355,7 +355,8 @@ class Exchange:
         self.lines.clear()
         self.extra.clear()
         self.scope.clear()
-        self.limits = self.token = None
+        self.limits = self.token = self.grant = self.cached_identity = None
+        self.context = b""
 
     def head_bytes(self) -> int:
         """Bytes of the target and of all header lines that came: what MAX_HEADER_BYTES is compared with."""

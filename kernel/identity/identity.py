@@ -24,6 +24,8 @@ DEMO_SESSION = "demo-session"
 
 Kind = Literal["access", "service"]
 
+_NO_CLAIMS = Claims(0.0, 0.0, "")
+
 
 class Identity:
     """A verified caller. Times are Unix seconds; an absent text claim is "".
@@ -129,6 +131,12 @@ class Identity:
         )
         copy.jti = self.jti  # a token without one was given a name
         return copy
+
+    def remains(self) -> Identity:
+        """What logs and the audit trail say of it, without claims, rights, or what was decided about it."""
+        rest = Identity(_NO_CLAIMS, self.trust, kind=self.kind, user_id=self.user_id, service=self.service)
+        rest.bucket = ""
+        return rest
 
 
 class TenantContext:

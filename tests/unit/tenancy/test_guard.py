@@ -50,3 +50,24 @@ async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytes
     tracked.reply, tracked.value, tracked.live = None, "1", True
     await until(lambda: told == ["token-revoked"])
     await guard.close()
+
+
+async def test_streams_of_one_token_are_counted_and_told_together() -> None:
+    tracked = Tracked()
+    tracked.live = True
+    guard = StreamGuard(tracked, Timestamps())  # type: ignore[arg-type]
+    identity = access_identity(Claims(exp=time.time() + 600, iat=1, iss="i", jti="j"), "u", "key")
+    context = decide(identity, None)
+    assert isinstance(context, TenantContext)
+    told: list[str] = []
+    watches = [guard.watch(identity, context, told.append) for _ in range(3)]
+    assert [watch.alone for watch in watches] == [False] * 3
+    watches.pop().cancel()
+    watches.pop().cancel()
+    assert [watch.alone for watch in watches] == [True]
+    watches.append(guard.watch(identity, context, told.append))
+    tracked.value = "1"
+    guard._changed(context.revoked_key)
+    await until(lambda: told == ["token-revoked"] * 2)
+    assert guard._by_key == {}
+    await guard.close()
