@@ -337,7 +337,9 @@ class Connection(Response):
                 self._paused = True
                 self.transport.pause_reading()
                 if by_parts is None:
-                    self._by_parts = by_parts = PartReader(self, self._parts, self._length())
+                    x = self.watched
+                    http2 = x is not None and x.scope.get("http_version") == "2"
+                    self._by_parts = by_parts = PartReader(self, self._parts, self._length(), http2=http2)
                     self.transport.set_protocol(by_parts)
         else:
             self._idle_bytes += size

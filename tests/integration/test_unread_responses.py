@@ -11,6 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived
+from h2.settings import SettingCodes
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory, GatewayProcess, workers
@@ -19,6 +23,7 @@ from tests.support.tokens import access_token
 
 KIB = 1024
 CLIENTS = 200
+STREAMS = 150
 LARGE = 8 * KIB * KIB
 MOST = 256 * KIB
 
@@ -48,6 +53,7 @@ def gateway(gateway_factory: GatewayFactory, session_store: EmbeddedStore) -> It
             WORKERS="1",
             UPSTREAM_MAX_CONNECTIONS=str(4 * CLIENTS),
             IDLE_TIMEOUT_SECONDS="120",
+            HTTP2="true",
         )
         yield gateway_factory(env)
         service.kill()
@@ -99,3 +105,28 @@ def test_two_hundred_clients_that_do_not_read_cost_a_quarter_of_a_mebibyte_each(
         with socket.create_connection(("127.0.0.1", gateway.port), 20) as other:
             other.sendall(request(b"small"))
             assert other.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+def test_streams_of_http2_with_a_closed_window_cost_no_more(gateway: GatewayProcess) -> None:
+    def ask(what: str, count: int) -> None:
+        for _ in range(count):
+            client.send_headers(client.get_next_available_stream_id(), [(":path", path + what), *head], True)
+        peer.sendall(client.data_to_send())
+
+    path = "/api/v1/inventory/"
+    head = [(":method", "GET"), (":scheme", "http"), (":authority", "t")]
+    head.append(("authorization", f"Bearer {access_token().decode()}"))
+    client = H2Connection(H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as peer:
+        ask("small", 3)
+        before = settled(gateway)
+        ask("large", STREAMS)
+        assert (settled(gateway) - before) / STREAMS <= MOST
+        # Their heads came all the same.
+        seen = 0
+        while seen < STREAMS + 3:
+            seen += sum(
+                isinstance(event, ResponseReceived) for event in client.receive_data(peer.recv(65536))
+            )

@@ -72,6 +72,17 @@ def test_a_long_answer_begins_in_small_parts_until_its_client_has_read_some(leng
     assert len(one.get_buffer(-1)) == 256_000
 
 
+def test_for_a_stream_of_http2_small_parts_are_smaller_and_large_ones_are_not() -> None:
+    parts = Parts()
+    one = PartReader(Receiver(), parts, None, http2=True)
+    assert len(one.get_buffer(-1)) == 10_000
+    for _ in range(420):
+        one.buffer_updated(10_000)
+    assert len(one.get_buffer(-1)) == 256_000
+    parts.bodies = 1000
+    assert len(one.get_buffer(-1)) == 10_000
+
+
 def test_an_answer_of_a_mebibyte_goes_in_large_parts() -> None:
     assert len(reader(1024 * KIB)[0].get_buffer(-1)) == 256_000
 
