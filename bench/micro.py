@@ -1,4 +1,6 @@
-"""What each step of a request costs: nanoseconds, and the most bytes held at once. `python -m bench.micro [STEP ...]`.
+"""What each step of a request costs: nanoseconds, and the most bytes held at once.
+
+    python -m bench.micro [STEP ...] [--set NAME=VALUE ...]
 
 The steps run in one process on the gateway's own state, in the order in which a request takes them, without sockets:
 the upstream is a transport that answers at once. The rest of a request's cost is granian and the kernel. Here the caches are
@@ -15,10 +17,11 @@ import sys
 import tempfile
 import timeit
 import tracemalloc
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import uvloop
@@ -219,6 +222,7 @@ async def steps(bench: Bench) -> list[Step]:
         def run(stage: Callable[[Exchange], object] = stage) -> None:
             x.limits = None
             x.extra = []
+            x.context = b""
             stage(x)
 
         found.append((f"stage {x.route.name_of(stage)}", run))
@@ -277,8 +281,9 @@ def _captured(capture: Capture, x: Exchange) -> list[Step]:
     ]
 
 
-async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[str]]:
-    """Rows of the table for all steps, or those whose name has one of `names`; `captured` are variables of a capture."""
+async def measure(names: Sequence[str], changes: Mapping[str, str] = MappingProxyType({})) -> list[list[str]]:
+    """Rows of the table for all steps, or those whose name has one of `names`; `changes` are settings, in which DIRECTORY is
+    one that exists."""
     keys = Keys()
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
     with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
@@ -287,7 +292,6 @@ async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[s
         config.write_text(BESIDE.format(url=upstream))
         settings = load(
             {
-                **{name: value.replace("DIRECTORY", directory) for name, value in captured.items()},
                 "ENVIRONMENT": "prod",
                 "HTTPS_ONLY": "false",
                 "REDIS_URL": store.url,
@@ -298,6 +302,7 @@ async def measure(names: Sequence[str], captured: dict[str, str]) -> list[list[s
                 "KEEPALIVE_SECONDS": "600",
                 "INVENTORY_SERVICE_URL": upstream,
                 "GATEWAY_CONFIG": str(config),
+                **{name: value.replace("DIRECTORY", directory) for name, value in changes.items()},
             }
         )
         state = await build_state(settings, store.url, Path(directory))
@@ -411,15 +416,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("step", nargs="*", help="only steps whose name has this in it")
     parser.add_argument("--capture", action="store_true", help="with CAPTURE_FILE")
     parser.add_argument("--bodies", action="store_true", help="with CAPTURE_BODIES, too")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the gateway"
+    )
     options = parser.parse_args(argv)
-    captured = {"CAPTURE_FILE": "DIRECTORY/capture.ndjson"} if options.capture or options.bodies else {}
+    changes = dict(setting.split("=", 1) for setting in options.set)
+    if options.capture or options.bodies:
+        changes["CAPTURE_FILE"] = "DIRECTORY/capture.ndjson"
     if options.bodies:
-        captured["CAPTURE_BODIES"] = "true"
+        changes["CAPTURE_BODIES"] = "true"
     # The access log goes to descriptor 1: the table gets a copy of it, the log lines go nowhere.
     table = os.fdopen(os.dup(1), "w")
     silent = os.open(SILENT, os.O_WRONLY)
     os.dup2(silent, 1)
-    rows = uvloop.run(measure(options.step, captured))
+    rows = uvloop.run(measure(options.step, changes))
     print(markdown(["step", "ns", "bytes at once"], rows), file=table)
     return 0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from demo.follow import Style
 from demo.platform.info import Account, Info
 from kernel import __version__
-from kernel.routing.catalog import ROUTES, SERVICES
+from kernel.routing.platform import ROUTES, SERVICES
 
 _WIDTH = 100
 

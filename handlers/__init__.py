@@ -14,6 +14,7 @@ from handlers import (
     grpc,
     health,
     internal,
+    keys,
     metrics,
     openapi,
     problems,
@@ -25,7 +26,20 @@ from handlers import (
 from kernel.openapi.own import Operations
 from kernel.state import Factories
 
-MODULES = (alerts, dispatch, docs, geocode, graphql, health, internal, metrics, problems, tickets, versions)
+MODULES = (
+    alerts,
+    dispatch,
+    docs,
+    geocode,
+    graphql,
+    health,
+    internal,
+    keys,
+    metrics,
+    problems,
+    tickets,
+    versions,
+)
 
 OPERATIONS: Operations = {
     name: operation for module in (*MODULES, openapi) for name, operation in module.OPERATIONS.items()

@@ -20,6 +20,7 @@ from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
 from kernel.http.addresses import Peers
 from kernel.http.headers import HeaderKinds
+from kernel.identity.assertion import Assertions
 from kernel.identity.authority import Authority
 from kernel.identity.mint import Minter
 from kernel.identity.revocations import Revocations
@@ -101,6 +102,8 @@ class State:
     closers: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
     # Set with CAPTURE_FILE.
     capture: Capture | None = None
+    # Set with IDENTITY_ASSERTION.
+    assertions: Assertions | None = None
     # Set with GATEWAY_PROFILE.
     profile: Profile | None = None
     # Long-lived requests, which a drain ends.

@@ -24,6 +24,7 @@ from kernel.exchange.cors import Cors
 from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
 from kernel.http.addresses import Peers
+from kernel.identity.assertion import Assertions, signers
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
 from kernel.identity.pem import load_public_keys
@@ -33,7 +34,8 @@ from kernel.identity.stamp import Stamp
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.primitives.tls import client_context
-from kernel.routing.catalog import INTERNAL_SERVICES, Service, Trust, destinations
+from kernel.routing.catalog import Service, Trust, destinations
+from kernel.routing.platform import INTERNAL_SERVICES
 from kernel.state import State
 from kernel.store.limiter import Limiter
 from kernel.store.redis import Store
@@ -264,6 +266,9 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         baseline=baseline_headers(settings),
     )
     metrics.register_source("websocket", state.sockets.families)
+    if settings.identity_assertion:
+        signing, published = signers(settings.assertion_private_key, settings.jwt_secret_keys)
+        state.assertions = Assertions(signing[0], published)
     if settings.gateway_profile:
         state.profile = Profile()
         state.profile.start()

@@ -13,7 +13,8 @@ from kernel.cli.output import Style, plural, print_errors, summary, table
 from kernel.cli.settings import examine, obtain
 from kernel.config import ConfigErrors, Loaded, Settings
 from kernel.routing.beside import beside
-from kernel.routing.catalog import SERVICES, Service
+from kernel.routing.catalog import Service
+from kernel.routing.platform import SERVICES
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -73,6 +73,15 @@ def usable_keys(settings: Settings, given: frozenset[str]) -> Iterator[ConfigErr
     if len(loaded) > 1 and loaded[0] & loaded[1]:
         problem = "has a key of JWT_PUBLIC_KEY: users' tokens and services' are signed with different keys"
         yield ConfigError("JWT_SERVICE_PUBLIC_KEY", problem, "/run/keys/services_public.pem")
+    if settings.identity_assertion or settings.assertion_private_key is not None:
+        from kernel.identity.assertion import signers  # noqa: PLC0415
+
+        try:
+            signers(settings.assertion_private_key, settings.jwt_secret_keys)
+        except KeyConfigError as error:
+            yield ConfigError(
+                "ASSERTION_PRIVATE_KEY", str(error), "the output of: openssl genpkey -algorithm ed25519"
+            )
     for secret in settings.jwt_secret_keys:
         if len(secret.encode()) >= 32:
             try:

@@ -10,7 +10,8 @@ import msgspec
 
 from kernel.cli.output import Formatter, Style, file_argument, table
 from kernel.cli.settings import obtain
-from kernel.routing.catalog import INTERNAL_SERVICES, TIERS
+from kernel.routing.catalog import TIERS
+from kernel.routing.platform import INTERNAL_SERVICES
 
 if TYPE_CHECKING:
     from kernel.config import Settings

@@ -9,7 +9,8 @@ from kernel.config.settings import DEFAULT_CHANNELS
 from kernel.config.tables import LIFE, ROUTE, SERVICE, VERSION, Field
 from kernel.config.urls import REPLICAS
 from kernel.config.variables import VARIABLES
-from kernel.routing.catalog import CHANNELS, SERVICES
+from kernel.routing.catalog import CHANNELS
+from kernel.routing.platform import SERVICES
 
 BEGIN = "<!-- settings:begin -->"
 END = "<!-- settings:end -->"

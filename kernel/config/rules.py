@@ -92,6 +92,8 @@ def warnings(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]
     elif "REDIS_HOST" not in given and settings.environment == "dev":
         for name in parts:
             yield ConfigError(name, "is not used without REDIS_HOST: an embedded store is started")
+    if "ASSERTION_PRIVATE_KEY" in given and not settings.identity_assertion:
+        yield ConfigError("ASSERTION_PRIVATE_KEY", "is not used without IDENTITY_ASSERTION=true")
     if settings.environment == "dev":
         return
     if not given & {"JWT_PUBLIC_KEY", "JWT_JWKS_URL"}:

@@ -23,7 +23,8 @@ from kernel.config.urls import (
 )
 from kernel.config.values import FLAG, LABEL, NETWORK, SECRETS, TEXT, choice, integer, listed, number, size
 from kernel.http.addresses import Network
-from kernel.routing.catalog import CHANNELS, ROUTES, SERVICES, SSE, Limit, RouteRow, Service
+from kernel.routing.catalog import CHANNELS, SSE, Limit, RouteRow, Service
+from kernel.routing.platform import ROUTES, SERVICES
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
@@ -90,6 +91,22 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     )
     jwt_audience: Annotated[
         str | None, _var(TEXT, "Demanded `aud` claim; unset: not checked.", "bakery-api")
+    ] = None
+    identity_assertion: Annotated[
+        bool,
+        _var(
+            FLAG, "Services get `x-gateway-assertion`: who calls, signed for that service, for 60 s.", "true"
+        ),
+    ] = False
+    assertion_private_key: Annotated[
+        str | None,
+        _var(
+            TEXT,
+            "Ed25519 private keys of assertions, as PEM text; the first signs, all are published at "
+            "`/.well-known/jwks.json`. Unset: HS256 with a key made from `JWT_SECRET_KEY`.",
+            "the output of: openssl genpkey -algorithm ed25519",
+            secret=True,
+        ),
     ] = None
     jwt_leeway_seconds: Annotated[
         float, _seconds("How far `nbf` and `iat` may lie in the future.", "5", low=0, high=300)

@@ -29,6 +29,7 @@ TRUSTED = frozenset(
         b"x-tenant-access-type",
         b"x-can-view-children",
         b"x-parent-tenant-id",
+        b"x-gateway-assertion",
         b"x-forwarded-by",
         b"x-mirrored",
         b"x-request-id",

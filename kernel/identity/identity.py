@@ -149,6 +149,7 @@ class TenantContext:
 
     __slots__ = (
         "access",
+        "assertions",
         "block",
         "demo_key",
         "fresh",
@@ -199,6 +200,8 @@ class TenantContext:
         # The generation of the tracked keys by which the token was found fresh here, and the tenant no demo's.
         self.fresh = self.real = -1
         self.block = self.encode(identity, identity.status)
+        # By service: the header line that asserts this, and when it was made; see assertion.py.
+        self.assertions: dict[str, tuple[bytes, float]] | None = None
         # Made when the first request in the grace period needs it.
         self.grace_block = b""
 

@@ -29,7 +29,7 @@ class Signer:
 
     __slots__ = ("_head", "_implementation", "_material", "algorithm", "kid")
 
-    def __init__(self, key: str, alg: str, *, kid: str | None = None) -> None:
+    def __init__(self, key: str, alg: str, *, kid: str | None = None, typ: str = "JWT") -> None:
         self.algorithm = alg
         self._implementation = algorithm(alg)
         if alg in SYMMETRIC:
@@ -44,7 +44,7 @@ class Signer:
                 raise KeyConfigError(f"not a PEM private key for {alg}") from None
             kid = kid or thumbprint(self._implementation, private.public_key())
         self.kid = kid
-        header = {"alg": alg, "typ": "JWT"} | ({"kid": kid} if kid else {})
+        header = {"alg": alg, "typ": typ} | ({"kid": kid} if kid else {})
         self._head = _segment(msgspec.json.encode(header))
 
     def sign(self, claims: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from kernel.exchange.phase import Phase
 from kernel.routing.catalog import RouteRow
 from kernel.stages import (
     admin,
+    assertion,
     attempts,
     authenticate,
     capture,
@@ -67,6 +68,7 @@ ORDER: tuple[Policy, ...] = (
     subscription,
     readonly,
     critical,
+    assertion,
 )
 # What every answer needs, preflights and shed load included.
 ALWAYS: tuple[Policy, ...] = (capture, cors, edge)

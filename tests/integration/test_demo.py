@@ -23,7 +23,7 @@ import httpx
 import pytest
 import redis
 
-from kernel.routing.catalog import SERVICES
+from kernel.routing.platform import SERVICES
 from tests.support.gateway import free_port
 
 SECONDS = 20.0

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.routing.catalog import SERVICES
+from kernel.routing.platform import SERVICES
 
 READY_SECONDS = 15.0
 

@@ -19,7 +19,8 @@ from kernel.cli import COMMANDS, main
 from kernel.cli.output import Style, print_errors, table
 from kernel.cli.routes import callers, extras, methods
 from kernel.config import ConfigError
-from kernel.routing.catalog import ROUTES, Limit, RouteRow
+from kernel.routing.catalog import Limit, RouteRow
+from kernel.routing.platform import ROUTES
 from kernel.server.embedded_store import EmbeddedStoreError
 from tests.support import tokens
 

@@ -19,7 +19,7 @@ from kernel.cli.settings import usable_keys, usable_routes, usable_store
 from kernel.config import ConfigErrors, load_with_warnings
 from kernel.config.tables import ROUTE, SERVICE
 from kernel.config.variables import VARIABLES
-from kernel.routing.catalog import SERVICES
+from kernel.routing.platform import SERVICES
 
 RULES = (usable_keys, usable_store, usable_routes)
 NAMES = [

@@ -12,7 +12,7 @@ from kernel.config import Settings, load, tables
 from kernel.config.reference import BEGIN, END, reference
 from kernel.config.values import PATH
 from kernel.config.variables import VARIABLES, Variable
-from kernel.routing.catalog import SERVICES
+from kernel.routing.platform import SERVICES
 from tests.support.certificates import pair
 
 PAGE = Path(__file__).parents[3] / "docs" / "settings.md"

@@ -18,6 +18,7 @@ SECRETS = [variable for variable in VARIABLES if variable.secret]
 
 def test_the_secrets_are_these() -> None:
     assert {variable.name for variable in SECRETS} == {
+        "ASSERTION_PRIVATE_KEY",
         "JWT_PUBLIC_KEY",
         "JWT_SECRET_KEY",
         "JWT_SERVICE_PUBLIC_KEY",

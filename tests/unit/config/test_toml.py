@@ -8,7 +8,8 @@ from typing import get_args
 import pytest
 
 from kernel.config import ConfigErrors, Settings, load, tables
-from kernel.routing.catalog import LOGOUT, METHODS, ROUTES, SUBSCRIPTION_CHANGED, TIERS, Limit, RouteRow
+from kernel.routing.catalog import LOGOUT, METHODS, SUBSCRIPTION_CHANGED, TIERS, Limit, RouteRow
+from kernel.routing.platform import ROUTES
 from tests.support.config import File
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kernel.cli.settings import usable_keys, usable_routes
 from kernel.config import ConfigErrors, load_with_warnings
-from kernel.routing.catalog import ROUTES
+from kernel.routing.platform import ROUTES
 from tests.support.config import File
 
 

@@ -17,7 +17,8 @@ from demo.platform.platform import Platform, running_platform
 from demo.platform.process import platform_process
 from demo.platform.seeds import COLLECTIONS
 from demo.platform.service import METHODS
-from kernel.routing import catalog
+from kernel.routing.catalog import Service
+from kernel.routing.platform import SERVICES
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +39,18 @@ def as_tenant(info: Info, label: str = "owner") -> dict[str, str]:
 
 
 def test_services_and_variables_are_the_catalogue_s(info: Info) -> None:
-    assert set(info.urls) == {service.name for service in catalog.SERVICES}
-    assert {service.env for service in catalog.SERVICES} <= set(info.environment)
+    assert set(info.urls) == {service.name for service in SERVICES}
+    assert {service.env for service in SERVICES} <= set(info.environment)
 
 
 def test_prefixes_are_the_catalogue_s() -> None:
     platform = Platform()
-    for service in catalog.SERVICES:
+    for service in SERVICES:
         assert set(service.prefixes) <= set(platform.services[service.name].prefixes)
 
 
-@pytest.mark.parametrize("service", catalog.SERVICES, ids=lambda service: service.name)
-def test_every_service_echoes_under_each_prefix(
-    service: catalog.Service, info: Info, http: httpx.Client
-) -> None:
+@pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
+def test_every_service_echoes_under_each_prefix(service: Service, info: Info, http: httpx.Client) -> None:
     url, tenant = info.urls[service.name], info.tenants["owner"]
     segments = [f"{prefix}" for prefix in service.prefixes]
     if service.tenant_scoped:
@@ -77,7 +76,7 @@ def test_a_trailing_slash_makes_no_difference(info: Info, http: httpx.Client) ->
         assert (second.status_code, second.json()) == (200, first.json())
 
 
-@pytest.mark.parametrize("name", [service.name for service in catalog.SERVICES])
+@pytest.mark.parametrize("name", [service.name for service in SERVICES])
 def test_every_service_describes_itself(name: str, info: Info, http: httpx.Client) -> None:
     assert http.get(f"{info.urls[name]}/health").json()["status"] == "healthy"
     document = http.get(f"{info.urls[name]}/openapi.json").json()
@@ -97,7 +96,7 @@ def test_every_collection_is_as_its_document_says(
     service: str, suffix: str, info: Info, http: httpx.Client
 ) -> None:
     document = http.get(f"{info.urls[service]}/openapi.json").json()
-    prefix = next(row for row in catalog.SERVICES if row.name == service).prefixes[0]
+    prefix = next(row for row in SERVICES if row.name == service).prefixes[0]
     path = f"/api/v1/{prefix}{suffix}"
     answer = document["paths"][path]["get"]["responses"]["200"]
     schema = {**answer["content"]["application/json"]["schema"], "components": document["components"]}
@@ -110,7 +109,7 @@ def test_every_collection_is_as_its_document_says(
 def test_every_collection_has_data_for_the_owner(
     service: str, suffix: str, info: Info, http: httpx.Client
 ) -> None:
-    prefix = next(row for row in catalog.SERVICES if row.name == service).prefixes[0]
+    prefix = next(row for row in SERVICES if row.name == service).prefixes[0]
     tenant = info.tenants["owner"]
     for path in (f"/api/v1/{prefix}{suffix}", f"/api/v1/tenants/{tenant}/{prefix}{suffix}"):
         page = http.get(info.urls[service] + path, headers=as_tenant(info)).json()

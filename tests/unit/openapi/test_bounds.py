@@ -14,7 +14,7 @@ from kernel.openapi.parts import MAX_ALL, MAX_MADE
 from kernel.openapi.together import merged
 from kernel.primitives import own_process
 from kernel.primitives.own_process import NotMade
-from kernel.routing.catalog import ROUTES, SERVICES
+from kernel.routing.platform import ROUTES, SERVICES
 
 Json = dict[str, Any]
 NO_OWN = b'{"openapi":"3.1.0","info":{},"paths":{}}'

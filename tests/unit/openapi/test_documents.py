@@ -11,7 +11,7 @@ from kernel.openapi import documents
 from kernel.openapi.documents import Documents
 from kernel.openapi.maker import Maker
 from kernel.primitives.own_process import NotMade
-from kernel.routing.catalog import ROUTES, SERVICES
+from kernel.routing.platform import ROUTES, SERVICES
 from kernel.upstream.client import Answer
 
 OWN = b'{"openapi":"3.1.0","info":{},"paths":{}}'

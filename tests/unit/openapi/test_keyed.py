@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from kernel.openapi.together import merged
-from kernel.routing.catalog import ROUTES
+from kernel.routing.platform import ROUTES
 
 Json = dict[str, Any]
 PATH = "/api/v1/inventory/items"

@@ -15,7 +15,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from handlers import OPERATIONS
 from kernel.openapi.own import own_document
 from kernel.openapi.together import merged
-from kernel.routing.catalog import ROUTES, RouteRow
+from kernel.routing.catalog import RouteRow
+from kernel.routing.platform import ROUTES
 
 OWN = own_document(ROUTES, OPERATIONS)
 NO_OWN = b'{"openapi":"3.1.0","info":{},"paths":{}}'

@@ -12,7 +12,7 @@ import yaml
 from kernel.cli.reference import ROOT
 from kernel.config.variables import VARIABLES
 from kernel.http.problems import CATALOGUE
-from kernel.routing.catalog import ROUTES, SERVICES
+from kernel.routing.platform import ROUTES, SERVICES
 from kernel.routing.trie import Trie
 from kernel.telemetry.families import FAMILIES
 

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernel.routing.catalog import (
-    INTERNAL_SERVICES,
-    METHODS,
-    ROUTES,
-    SERVICES,
-    TIERS,
-    RouteRow,
-    Service,
-    service_rows,
-)
+from kernel.routing.catalog import METHODS, TIERS, RouteRow, Service, service_rows
+from kernel.routing.platform import INTERNAL_SERVICES, ROUTES, SERVICES
 from kernel.routing.trie import Trie
 
 # The table of the platform's documentation, and what the specification adds to it.

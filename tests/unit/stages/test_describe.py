@@ -31,6 +31,7 @@ async def test_what_is_told_of_a_route_is_what_it_runs_through(settings: Setting
     state.trusted = state.admins = Peers(())
     state.cors = Cors(settings.cors_origins, settings.cors_allow_credentials)
     state.metrics = Metrics()
+    state.assertions = None
     state.limiter = Limiter(state.store)
     for row in (*settings.routes, *ODD):
         compiled = [name for name, _ in compile_stages(state, row)]
