@@ -38,9 +38,9 @@ from kernel.http.problems import (
 from kernel.identity.aead import seal, unseal
 from kernel.routing.catalog import RouteRow
 from kernel.routing.keyed import KEYED_METHODS, REQUIRED
-from kernel.store.idempotency import DONE, MISMATCH, NOT_KEPT, OURS, UNDER_WAY
+from kernel.store.idempotency import DONE, MISMATCH, NOT_KEPT, OURS, UNDER_WAY, UNKNOWN
 from kernel.store.wait_budget import taken_up
-from kernel.traffic.idempotency_key import Keyed, key_of
+from kernel.traffic.idempotency_key import Keyed, given, parse
 from kernel.traffic.idempotency_ledger import Ledger, Room
 from kernel.upstream.attempt import FAILURES
 
@@ -48,7 +48,7 @@ _REPLAYED = (b"idempotent-replayed", b"true")
 _RETRY_SOON = ((b"retry-after", b"1"),)
 _TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
 # Of an answer's head, what is said anew each time it is sent.
-_FRESH = frozenset({b"connection", b"content-length", b"date"})
+_FRESH = frozenset({b"connection", b"content-length", b"date", b"idempotent-replayed"})
 # Where the forwarder is before it writes.
 _BEFORE = frozenset({REQUEST_BODY, CONNECT})
 # What is read as it comes: nobody waits for its end.
@@ -84,15 +84,15 @@ def heeding_keys(ledger: Ledger, row: RouteRow, handler: Handler, body_timeout: 
     def handle(x: Exchange) -> Awaitable[None] | None:
         if x.method not in KEYED_METHODS:
             return handler(x)
-        key = key_of(x)
-        if key is None:
-            if required:
-                raise GatewayError(IDEMPOTENCY_KEY_REQUIRED())
+        values = given(x)
+        if not values and not required:
             return handler(x)
-        return once(x, key)
+        x.phase = IDEMPOTENCY
+        if not values:
+            raise GatewayError(IDEMPOTENCY_KEY_REQUIRED())
+        return once(x, parse(values, x.captured.get(b"connection")))
 
     async def once(x: Exchange, key: bytes) -> None:
-        x.phase = IDEMPOTENCY
         room = Room(ledger)
         try:
             # 1.
@@ -133,6 +133,14 @@ async def _whole(x: Exchange, room: Room, most: int, seconds: float) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _opened(plain: bytes | None) -> _Answer | None:
+    """None for what no gateway has written, or another release of it."""
+    try:
+        return None if plain is None else _decode(plain)
+    except msgspec.MsgspecError:
+        return None
+
+
 def _too_large(most: int) -> GatewayError:
     return GatewayError(BODY_TOO_LARGE(f"With an Idempotency-Key a body may have {most} bytes at most."))
 
@@ -141,11 +149,9 @@ async def _answered_before(x: Exchange, ledger: Ledger, request: Keyed, verdict:
     """Answer by what became of the first request under the key."""
     answer: _Answer | None = None
     if verdict == DONE:
-        sealed = unseal(request.secret, kept)
-        if sealed is not None:
-            answer = _decode(sealed)
-        else:
-            verdict = "unknown"  # no gateway wrote this
+        answer = _opened(unseal(request.secret, kept))
+        if answer is None:
+            verdict = UNKNOWN
     ledger.results["replayed" if verdict == DONE else verdict] += 1
     if answer is not None:
         await x.respond(answer.status, [*answer.headers, _REPLAYED], answer.body)
@@ -268,6 +274,7 @@ class _Execution:
         for place, part in enumerate(parts, 1):
             more_body = more or place < len(parts)
             await self._send({"type": "http.response.body", "body": part, "more_body": more_body})
+        self._room.leave()
 
     async def _deliver(self) -> None:
         """4."""

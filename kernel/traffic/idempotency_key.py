@@ -34,27 +34,24 @@ _QUOTED = re.compile(
 _ESCAPED = re.compile(rb'\\(["\\])')
 
 
-def key_of(x: Exchange) -> bytes | None:
-    """The request's key; None when it has none. Raises as `parse`."""
-    values = [value for name, value in x.scope["headers"] if name == NAME]
-    if not values:
-        return None
-    if b"connection" in x.captured and NAME in connection_options(x.captured[b"connection"]):
-        # The service would not be handed it.
-        raise GatewayError(
-            IDEMPOTENCY_KEY_INVALID("Idempotency-Key is end-to-end: Connection cannot name it.")
-        )
-    return parse(values)
+def given(x: Exchange) -> list[bytes]:
+    """The values of the request's field lines."""
+    return [value for name, value in x.scope["headers"] if name == NAME]
 
 
-def parse(values: Sequence[bytes]) -> bytes:
-    """The key, the same for both of its spellings.
+def parse(values: Sequence[bytes], connection: bytes | None = None) -> bytes:
+    """The key, the same for both of its spellings. `connection`: the request's, if it has one.
 
     Raises:
         GatewayError: IDEMPOTENCY_KEY_INVALID.
     """
     if len(values) != 1:
         raise GatewayError(IDEMPOTENCY_KEY_INVALID("Idempotency-Key was sent more than once."))
+    if connection is not None and NAME in connection_options(connection):
+        # The service would not be handed it.
+        raise GatewayError(
+            IDEMPOTENCY_KEY_INVALID("Idempotency-Key is end-to-end: Connection cannot name it.")
+        )
     value = values[0].strip(b" \t")
     quoted = _QUOTED.fullmatch(value)
     key = _ESCAPED.sub(rb"\1", quoted[1]) if quoted is not None else value

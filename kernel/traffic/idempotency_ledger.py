@@ -91,6 +91,7 @@ class Ledger:
         self._untold: deque[_Settlement] = deque()
         self._untold_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         store.on_connect(self._connected)
 
     def families(self) -> dict[str, Any]:
@@ -113,9 +114,11 @@ class Ledger:
                 return verdict.decode(), value
             if not await self._reply(self._records.settle(request.name, SENT, request.tag, request.owner)):
                 raise StoreDown("the claim was over before it was used")
-        except StoreError:
+        except (StoreError, asyncio.CancelledError) as error:
             # It may have been executed all the same.
             self._tell(request, GONE, b"")
+            if isinstance(error, asyncio.CancelledError):
+                raise
             self.results["unavailable"] += 1
             raise GatewayError(IDEMPOTENCY_UNAVAILABLE("", _RETRY_SOON)) from None
         request.renewed = monotonic()
@@ -143,6 +146,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Tell the store, once more, what it does not know."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -186,14 +190,14 @@ class Ledger:
         return self._records.settle(request.name, state, request.tag, request.owner, value)
 
     def _told(self, settlement: _Settlement, reply: asyncio.Future[Any]) -> None:
-        # What the store refuses, because it is full, stays as it is: unknown, when the lease is over.
-        if not reply.cancelled() and isinstance(reply.exception(), StoreDown):
+        # A store that refuses may only be full for a while.
+        if not reply.cancelled() and isinstance(reply.exception(), StoreError):
             self._later(settlement)
 
     def _later(self, settlement: _Settlement) -> None:
         size = len(settlement.value)
         full = len(self._untold) >= _MOST_UNTOLD or self._untold_bytes + size > _MOST_UNTOLD_BYTES
-        if monotonic() < settlement.until and not full:
+        if monotonic() < settlement.until and not full and not self._closed:
             self._untold.append(settlement)
             self._untold_bytes += size
             self._watch()

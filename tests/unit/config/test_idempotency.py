@@ -79,7 +79,7 @@ def test_a_service_and_a_route_have_their_own_words(file: File) -> None:
 )
 def test_a_route_that_cannot_is_an_error(file: File, row: str) -> None:
     (problem,) = file.problems(f'[[routes]]\n{row}\nidempotency = "required"\n')
-    assert "idempotency is for POST and PATCH of a service" in problem
+    assert "idempotency is for POST and PATCH of services" in problem
 
 
 def test_other_words_are_an_error(file: File) -> None:
