@@ -65,7 +65,7 @@ class Encoder:
         path, query = quote(x.raw_path, safe=AS_IT_IS), quote(recording.query, safe=AS_IT_IS)
         if redactor is not None:
             query = redactor.everywhere(redactor.query(query))
-            path = redactor.everywhere(redactor.text(path))
+            path = redactor.everywhere(redactor.text(path), cookies=False)
             for header in (*asked, *told):
                 header["value"] = redactor.everywhere(header["value"])
         url = (

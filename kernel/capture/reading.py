@@ -36,6 +36,7 @@ class Body(Struct):
     """`postData`, or the `content` of a response. Only the latter has an encoding in HAR 1.2."""
 
     mime: str = field(default="", name="mimeType")
+    size: float | None = None
     text: str | None = None
     encoding: str = ""
     own_encoding: str = field(default="", name="_encoding")

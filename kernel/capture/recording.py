@@ -168,11 +168,11 @@ class Recorder:
 
     def close(self) -> None:
         """Hand over everything, what is still going on as it is now."""
+        for x in list(self._live):
+            self.finished(x)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for x in list(self._live):
-            self.finished(x)
         self.flush()
 
     def _end(self, recording: Recording) -> None:

@@ -31,13 +31,20 @@ _SUSPECT = re.compile(
     r"authoriz|x-auth|cookie|token|secret|passw|pwd|api.?key|private.?key|credential|ticket|session|jwt|signature|csrf|xsrf"
     r"|websocket.protocol|sig|auth|pin|cv[vc]|otp|iban|awsaccess|card|passcode|passphrase|idempot|eyj|bkgw|://[^/\s]*@|bearer|\\u"
 )
-_PAIR = re.compile(r"""([\w.%\[\]-]+)(["']?[ \t]*([=:])[ \t]*)("(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s"'&;,<>]+)""")
-_TAG = re.compile(r"<([\w:.-]+)([^>]*)>([^<]+)(?=<|\Z)")
-_JSON = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
-_COOKIE = re.compile(r"([^=;\s]+)=([^;]*)")
+# SECURITY: whoever sends the text wants these to take long. Each begins where a run of its characters begins, and no two
+# repetitions in a row share one: the time is linear in the text (a test holds it to that).
+_PAIR = re.compile(
+    r"""(?<![\w.%\[\]-])([\w.%\[\]-]+)(["']?[ \t]*([=:])[ \t]*)("[^"\\]*(?:\\.[^"\\]*)*"?|'[^']*'?|[^\s"'&;,<>]+)""",
+    re.DOTALL,
+)
+_TAG = re.compile(r"<([\w:.-]+)(?=[\s/>])([^<>]*)>([^<]+)")
+_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 _TELLING = re.compile(r"[0-9_~+/.-]")
-# A shorter one would be found within other words.
+# A shorter one would be found within other words; and nobody has more credentials than so many.
 _SHORTEST = 8
+_MOST_FOUND = 32
+# Around a name, in which its line begins and ends, if it is one of its own.
+_LINE = 80
 _HARMLESS = frozenset({"true", "false", "null"})
 
 
@@ -53,6 +60,7 @@ class Redactor:
     def __init__(self, key: bytes) -> None:
         self._key = key
         self._found: dict[str, str] = {}
+        self._cookies: dict[str, str] = {}
 
     def mark(self, secret: str) -> str:
         """What stands in the place of `secret`."""
@@ -67,9 +75,10 @@ class Redactor:
             scheme, blank, credentials = value.partition(" ")
             return f"{scheme} {self._remember(credentials.strip())}" if blank else self._remember(value)
         if name == "cookie":
-            return _COOKIE.sub(lambda found: f"{found[1]}={self._remember(found[2])}", value)
+            return ";".join(map(self._cookie, value.split(";")))
         if name == "set-cookie":
-            return _COOKIE.sub(lambda found: f"{found[1]}={self._remember(found[2])}", value, count=1)
+            cookie, sign, rest = value.partition(";")
+            return self._cookie(cookie) + sign + rest
         if secret_name(name) and not name.startswith("access-control-"):
             return self._remember(value)
         return self.text(value)
@@ -110,18 +119,28 @@ class Redactor:
         scan = _JsonScan(self)
         return "".join(scan.pieces(text))
 
-    def everywhere(self, text: str) -> str:
-        """`text` without the secrets that headers and queries held, however they got there."""
-        for secret, mark in self._found.items():
-            if secret in text:
-                text = text.replace(secret, mark)
+    def everywhere(self, text: str, *, cookies: bool = True) -> str:
+        """`text` without the secrets that headers and queries held, however they got there; of `cookies`, too.
+
+        A cookie may hold what is no secret, such as the tenant, which paths are made of.
+        """
+        for found in (self._found, self._cookies) if cookies else (self._found,):
+            for secret, mark in found.items():
+                if secret in text:
+                    text = text.replace(secret, mark)
         return text
 
-    def _remember(self, secret: str) -> str:
+    def _cookie(self, pair: str) -> str:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            return self._remember(pair.strip(), self._cookies)
+        return f"{name}={self._remember(value.strip(), self._cookies)}"
+
+    def _remember(self, secret: str, found: dict[str, str] | None = None) -> str:
+        found = self._found if found is None else found
         mark = self.mark(secret)
-        if len(secret) >= _SHORTEST:
-            for spelling in (secret, quote(secret, safe="")):
-                self._found[spelling] = mark
+        if len(secret) >= _SHORTEST and len(found) < _MOST_FOUND:
+            found[secret] = found[quote(secret, safe="")] = mark
         return mark
 
     def _pair(self, found: re.Match[str]) -> str:
@@ -137,10 +156,12 @@ class Redactor:
 
 
 def _alone(found: re.Match[str]) -> bool:
-    text = found.string
-    before = text[text.rfind("\n", 0, found.start()) + 1 : found.start()]
-    end = text.find("\n", found.end())
-    return not before.strip() and not text[found.end() : end if end >= 0 else len(text)].strip()
+    """Whether it has a line of its own."""
+    text, start, end = found.string, found.start(), found.end()
+    before = text[max(start - _LINE, 0) : start].rstrip(" \t")
+    after = text[end : end + _LINE].lstrip(" \t\r")
+    begins = before.endswith("\n") or (not before and start <= _LINE)
+    return begins and (after.startswith("\n") or (not after and end + _LINE >= len(text)))
 
 
 class _JsonScan:

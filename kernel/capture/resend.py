@@ -166,7 +166,7 @@ def answer(entry: Entry) -> Answer:
     """What the request was answered when it was captured."""
     told = entry.response
     content = told.content
-    text = content.text
+    text = "" if content.text is None and content.size == 0 else content.text
     if content.omitted:
         text = None
     elif text is not None and content.encoding == "base64":

@@ -6,7 +6,7 @@ It gives the interpreter away after each record: one that computes keeps it for 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import fcntl
 import os
 import secrets
 import time
@@ -17,7 +17,7 @@ from threading import Thread
 from kernel.capture.entry import Encoder
 from kernel.capture.recording import Recorder, Recording
 from kernel.telemetry.log import Log
-from kernel.telemetry.rotating import RotatingFile
+from kernel.telemetry.rotating import RotatingFile, locked
 
 # `CAPTURE_MAX_BYTES` is that of all of them together.
 FILES = 4
@@ -119,13 +119,11 @@ def file_key(run_dir: Path) -> bytes:
     SECURITY: it goes with the run directory, so that nobody who gets the capture later can test guesses of what it held.
     """
     path = run_dir / "capture.key"
-    unready = run_dir / f".capture-{secrets.token_hex(8)}"
-    fd = os.open(unready, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, secrets.token_bytes(_KEY_BYTES))
-    finally:
-        os.close(fd)
-    with contextlib.suppress(FileExistsError):
-        os.link(unready, path)
-    unready.unlink()
-    return path.read_bytes()
+    with locked(path, fcntl.LOCK_EX):
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            key = secrets.token_bytes(_KEY_BYTES)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+                file.write(key)
+            return key

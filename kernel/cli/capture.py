@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from kernel.cli.output import Style, file_argument, plural, table
+from kernel.cli.output import Style, file_argument, plural, printable, table
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,8 @@ def _summary(path: Path) -> int:
 
     counted: Counter[tuple[str, str, str]] = Counter()
     for _, entry in entries(path):
-        counted[entry.request.method, entry.route or "-", str(entry.response.status or "-")] += 1
+        status = str(entry.response.status or "-")
+        counted[printable(entry.request.method), printable(entry.route or "-"), status] += 1
     style = Style(sys.stdout)
     rows = [
         (str(count), *key) for key, count in sorted(counted.items(), key=lambda item: (item[0][1], item[0]))

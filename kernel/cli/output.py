@@ -66,6 +66,15 @@ def room(stream: TextIO) -> int | None:
     return max(60, shutil.get_terminal_size((100, 24)).columns)
 
 
+def printable(text: str) -> str:
+    """Text that others have written, for a terminal: what would drive it is escaped."""
+    return (
+        text
+        if text.isprintable()
+        else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    )
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from kernel.cli.output import Style, file_argument, plural, room
+from kernel.cli.output import Style, file_argument, plural, printable, room
 
 if TYPE_CHECKING:
     from kernel.capture.replay import Found, Place, Report, Result
@@ -228,7 +228,9 @@ def _text(args: argparse.Namespace, report: Report, details: list[Result]) -> li
     lines = []
     for result in details:
         lines.append(_cut(f"{result.read.entry.request.method} {_shown_path(result)}", columns))
-        lines.append(style("2", _cut(f"  {result.read.place}  {result.read.entry.request_id}", columns)))
+        lines.append(
+            style("2", _cut(f"  {result.read.place}  {printable(result.read.entry.request_id)}", columns))
+        )
         lines += [_cut(f"  {_difference(*difference)}", columns) for difference in result.differences]
         lines.append("")
     if report.places:
@@ -258,18 +260,18 @@ def _place(place: Place, at: Found, style: Style, columns: int) -> list[str]:
     where = f"{place.kind} {place.where}".strip()
     first = f"{plural(at.requests, 'request')}, the first is {at.first.place}"
     return [
-        _cut(f"  {style('1', f'{place.method} {place.path}')}", columns + 8),
+        "  " + style("1", _cut(printable(f"{place.method} {place.path}"), columns - 2)),
         _cut(f"    {_difference(where, '', at.difference.was, at.difference.now)}", columns),
         style("2", _cut(f"    {first}", columns)),
     ]
 
 
 def _difference(kind: str, where: str, was: str, now: str) -> str:
-    return f"{f'{kind} {where}'.strip()}: {was} -> {now}"
+    return printable(f"{f'{kind} {where}'.strip()}: {was} -> {now}")
 
 
 def _shown_path(result: Result) -> str:
-    return urlsplit(result.read.entry.request.url).path
+    return printable(urlsplit(result.read.entry.request.url).path)
 
 
 def _cut(text: str, columns: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import sys
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -185,3 +186,22 @@ def test_nothing_to_send_is_no_success(tmp_path: Path, capsys: pytest.CaptureFix
     )
     assert main(["replay", str(file), "--target", "http://127.0.0.1:9"]) == 2
     assert "1 left out: changes something (--unsafe sends it)" in capsys.readouterr().out
+
+
+async def test_what_others_wrote_drives_no_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "c.har"
+    request = {"method": "GET", "url": "http://h/a\x1b[2Jb"}
+    response = {"status": 200, "headers": [{"name": "x-a", "value": "\x9b2J\x1b[2J"}]}
+    file.write_text(json.dumps({"log": {"entries": [{"request": request, "response": response}]}}))
+
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+
+    async with scripted(serve) as server:
+        command = [sys.executable, "-m", "kernel", "replay", str(file), "--target", server.url, "--diff"]
+        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        out, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"header x-a: \\x9b2J\\x1b[2J -> (absent)" in out
+    assert not {0x1B, 0x9B, 0x7F} & {ord(each) for each in out.decode()}

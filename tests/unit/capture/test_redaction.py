@@ -41,6 +41,8 @@ def test_equal_secrets_stay_equal_within_a_key_and_only_there() -> None:
         ),
         ("set-cookie", f"sid={WORD}; Path=/; HttpOnly", f"sid={redactor().mark(WORD)}; Path=/; HttpOnly"),
         ("x-api-key", WORD, redactor().mark(WORD)),
+        ("cookie", WORD, redactor().mark(WORD)),
+        ("cookie", f"a={WORD}=;{WORD}", f"a={redactor().mark(WORD + '=')};{redactor().mark(WORD)}"),
         ("x-refresh-token", WORD, redactor().mark(WORD)),
         ("idempotency-key", WORD, redactor().mark(WORD)),
         ("location", f"/next?token={WORD}&page=2", f"/next?token={redactor().mark(WORD)}&page=2"),
@@ -209,6 +211,40 @@ def test_elements_and_lines_of_a_secret_s_name() -> None:
     assert "correcthorse" not in redactor().text("user: ana\npassword: correcthorse\n")
     assert "correcthorse" not in redactor().text('login(password: "correcthorse", name: "ana")')
     assert redactor().text("token: missing, please log in") == "token: missing, please log in"
+
+
+LONG = (
+    *("token" + text * 10**5 for text in ("a", "a ", "<a", " ", "eyJ", "://")),
+    *(
+        text * 10**5
+        for text in ('token"', "token: a ", "bearer ", '{"token":', "token\\u", "token=", "token&", "token\\")
+    ),
+    "token<" + "a" * 10**5,
+    "-----BEGIN " * 10**4 + "token",
+)
+
+
+@pytest.mark.parametrize("text", LONG, ids=lambda text: text[:12])
+def test_nobody_can_make_it_take_long(text: str) -> None:
+    """Each takes some milliseconds; what is not linear would take a minute and more."""
+    clean = redactor()
+    for take in (clean.text, clean.json, clean.query, clean.xml):
+        take(text)
+    clean.header("cookie", text)
+
+
+def test_many_cookies_are_redacted_and_few_looked_for() -> None:
+    clean = redactor()
+    cleaned = clean.header("cookie", "; ".join(f"c{n}={WORD}{n}" for n in range(3000)))
+    assert WORD not in cleaned
+    assert len(clean._cookies) <= 33
+
+
+def test_a_cookie_that_holds_the_tenant_does_not_take_it_from_the_path() -> None:
+    clean = redactor()
+    clean.header("cookie", f"tenant={WORD}")
+    assert clean.everywhere(f"/tenants/{WORD}", cookies=False) == f"/tenants/{WORD}"
+    assert WORD not in clean.everywhere(f"you are {WORD}")
 
 
 def test_what_headers_held_is_found_elsewhere() -> None:
