@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ MANY = """
 import sys
 from pathlib import Path
 from kernel.telemetry.rotating import RotatingFile
-file = RotatingFile(Path(sys.argv[1]), max_bytes=2000, files=1000)
+sys.stdin.read()  # all begin at once
+file = RotatingFile(Path(sys.argv[1]), max_bytes=200, files=1000)
 for number in range(200):
     file(f"{sys.argv[2]} {number} {'x' * 40}\\n{sys.argv[2]} {number} again\\n".encode())
 """
@@ -43,7 +45,12 @@ def test_half_a_line_is_taken_back(tmp_path: Path) -> None:
 
 def test_several_processes_lose_and_mix_nothing(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    writers = [subprocess.Popen([sys.executable, "-c", MANY, path, str(name)]) for name in range(3)]
+    begin, hold = os.pipe()
+    writers = [
+        subprocess.Popen([sys.executable, "-c", MANY, path, str(name)], stdin=begin) for name in range(3)
+    ]
+    os.close(begin)
+    os.close(hold)
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     files = existing(path)
     assert len(files) > 10
@@ -52,7 +59,7 @@ def test_several_processes_lose_and_mix_nothing(tmp_path: Path) -> None:
         own = [line.split() for line in lines if line.startswith(f"{name} ")]
         assert [line[1] for line in own] == [str(number) for number in range(200) for _ in range(2)]
     assert len(lines) == 1200
-    assert all(file.stat().st_size <= 2000 for file in files)
+    assert all(file.stat().st_size <= 200 for file in files)
 
 
 def test_the_oldest_go_first(tmp_path: Path) -> None:
