@@ -34,6 +34,7 @@ from kernel.telemetry.accesslog import AccessLog
 from kernel.telemetry.audit import Audit
 from kernel.telemetry.log import Log
 from kernel.telemetry.metrics import Metrics
+from kernel.telemetry.operations import Operations
 from kernel.telemetry.profile import Profile
 from kernel.telemetry.scrape import Scraper
 from kernel.telemetry.trace import RequestIds, Tracer
@@ -109,6 +110,8 @@ class State:
     # Long-lived requests, which a drain ends.
     streams: Streams = field(default_factory=Streams)
     sockets: Sockets = field(default_factory=Sockets)
+    # Of GraphQL.
+    operations: Operations = field(default_factory=Operations)
     draining: bool = False
     # Set by the gateway: the way that every request takes (see app.py), for those that handlers make.
     enter: Enter | None = None

@@ -43,6 +43,9 @@ COMMANDS = {
     "routes": Command("kernel.cli.routes", "print the route table"),
     "explain": Command("kernel.cli.explain", "tell what happens to a request, stage by stage"),
     "token": Command("kernel.cli.token", "make a token, or tell whether one would be accepted"),
+    "graphql": Command(
+        "kernel.cli.graphql", "print the GraphQL schema that is made of the services' documents"
+    ),
     "health": Command("kernel.cli.health", "ask the gateway that runs here whether it is alive"),
     "capture": Command("kernel.cli.capture", "tell what is in a capture, or make a HAR of it"),
     "replay": Command("kernel.cli.replay", "send the requests of a capture again, and compare the answers"),

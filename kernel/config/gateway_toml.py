@@ -358,6 +358,10 @@ class _Reader:
         forwarding.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
         if "limit" in values:
             values["limit"] = values["limit"].limit()
+        if values.get("graphql"):
+            values["safe"] = (
+                True  # a query changes nothing, although it is a POST; a mutation is judged when it is read
+            )
         if values.get("critical") == "":
             values["critical"] = None
         if "max_body" in values:

@@ -134,6 +134,8 @@ def _derived(settings: Settings, given: Mapping[str, str]) -> dict[str, Any]:
     derived: dict[str, Any] = {}
     if "HTTPS_ONLY" not in given:
         derived["https_only"] = settings.environment == "prod"
+    if "GRAPHQL_INTROSPECTION" not in given:
+        derived["graphql_introspection"] = settings.environment != "prod"
     if "HTTP2" not in given:
         derived["http2"] = settings.tls_cert_file is not None
     if settings.redis_url is None and settings.redis_host is not None:

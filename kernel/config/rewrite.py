@@ -99,6 +99,8 @@ def contradiction(row: RouteRow) -> str:
         return "the gateway answers this route itself: it has no service"
     if row.websocket and row.answered != {"GET", "HEAD"}:
         return "a WebSocket is opened with GET: it has no other methods"
+    if row.graphql and (row.websocket or row.handler != "proxy" or row.effect):
+        return "graphql is for a service's own answers to GET and POST"
     if row.websocket and row.effect:
         return "a WebSocket has no 2xx answer, and so no effect"
     if row.websocket and row.response_headers:

@@ -346,11 +346,40 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
         bool,
         _var(
             FLAG,
-            "Serves GraphQL over the services at `/api/v1/graphql`, of their OpenAPI documents.",
+            "Serves GraphQL over the services at `/api/v1/graphql`, by their OpenAPI documents.",
             "true",
             group="GraphQL",
         ),
     ] = False
+    graphql_introspection: Annotated[
+        bool,
+        _var(
+            FLAG,
+            "Clients may ask for the schema, and wrong names are told what is like them.",
+            "true",
+            default="`false` in `prod`, else `true`",
+        ),
+    ] = True
+    graphql_max_depth: Annotated[
+        int, _var(integer(1, 50), "How deep fields may be, from a root field on.", "12")
+    ] = 12
+    graphql_max_aliases: Annotated[
+        int, _var(integer(0, 1000), "Aliases in a document, those of its fragments included.", "30")
+    ] = 30
+    graphql_max_requests: Annotated[
+        int, _var(integer(1, 1000), "Requests to services that one operation may need.", "30")
+    ] = 30
+    graphql_max_cost: Annotated[
+        int,
+        _var(
+            integer(1, 100_000),
+            "Fields of one operation, each times the length of the lists it is in.",
+            "10000",
+        ),
+    ] = 10_000
+    graphql_timeout_seconds: Annotated[
+        float, _seconds("For one operation, all its requests together.", "30")
+    ] = 30.0
 
     # The keys above were made for this run: nobody else signs with them.
     provisional_keys: bool = False

@@ -94,6 +94,11 @@ POLICY: Mapping[str, Field] = {
         "Whether POST and PATCH heed an `Idempotency-Key`, or demand one; by default as `IDEMPOTENCY` says.",
         '"required"',
     ),
+    "graphql": Field(
+        bool,
+        "The service speaks GraphQL here: documents are judged by the limits of GraphQL before they are sent on.",
+        "true",
+    ),
     "allow_encoded_slash": Field(bool, "Lets `%2F` through in paths.", "true"),
     "strip_prefix": Field(
         str,

@@ -96,6 +96,8 @@ class Execution:
         self._selections = Selections(prepared.fragments, found, self._errors)
         self._root = schema.get_root_type(operation.operation)
         self._data: dict[str, Any] = {}
+        # Sub-requests that were not done in time.
+        self._late: set[asyncio.Future[Any]] = set()
 
     @property
     def writes(self) -> bool:
@@ -120,7 +122,7 @@ class Execution:
 
         def projected(value: Any) -> Result:
             errors = self._errors
-            errors.__init__()  # type: ignore[misc]
+            errors.renew()
             try:
                 data = {key: complete(value, (None, key))}
             except Null:
@@ -250,7 +252,9 @@ class Execution:
     async def _at_once(self, steps: list[_Step], sender: Sender, gone: asyncio.Event) -> None:
         tasks: dict[SubRequest, asyncio.Task[Any]] = {}
         for step in steps:
-            if step.asked is not None and step.asked not in tasks:
+            if step.asked in tasks:
+                sender.spared += 1
+            elif step.asked is not None:
                 assert step.operation is not None
                 tasks[step.asked] = asyncio.create_task(sender.send(step.asked, step.operation.service))
         await self._wait(set(tasks.values()), gone, self._bounds.seconds)
@@ -284,6 +288,7 @@ class Execution:
                 pending -= done
             left_by = gone.is_set()
             if pending:
+                self._late |= pending
                 # Who waits for a service hears of it by the way that clients' leaving takes.
                 gone.set()
                 await asyncio.wait(pending, timeout=_LINGER)
@@ -292,6 +297,7 @@ class Execution:
         finally:
             leaving.cancel()
             for task in tasks:
+                task.add_done_callback(_seen)
                 if not task.done():
                     task.cancel()
 
@@ -300,7 +306,7 @@ class Execution:
         key = step.key
         value = step.known
         if step.asked is not None:
-            if task is None or not task.done() or task.cancelled():
+            if task is None or task in self._late or task.cancelled():
                 kind = GRAPHQL_TIMEOUT
                 self._failed(key, kind.title + ".", {"code": kind.code, "status": kind.status})
                 return
@@ -322,6 +328,12 @@ class Execution:
 
     def _failed(self, key: str, message: str, extensions: dict[str, Any]) -> None:
         self._errors.add(message, (None, key), extensions)
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Nobody may want to know any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _page(arguments: dict[str, Any]) -> int:

@@ -46,6 +46,10 @@ class Errors:
     """Those of one operation, bounded; `left` are the values that it may still have."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """As if nothing had happened yet."""
         self.found: list[dict[str, Any]] = []
         self.left = MOST_VALUES
 

@@ -10,17 +10,25 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import msgspec
 
-from kernel.exchange.asgi import HeaderList, Message
+from kernel.exchange.asgi import HeaderList, Message, Receive, Send
 from kernel.exchange.exchange import Exchange
 from kernel.exchange.inner import INNER
 from kernel.graphql.model import BODY, HEADER, PATH, QUERY, Argument, Operation
 from kernel.http.headers import HOP_BY_HOP
-from kernel.http.problems import CATALOGUE, GRAPHQL_REFUSED, GRAPHQL_TOO_LARGE, INTERNAL, ClientGone
+from kernel.http.problems import (
+    CATALOGUE,
+    GRAPHQL_ANSWER,
+    GRAPHQL_REFUSED,
+    GRAPHQL_TOO_LARGE,
+    INTERNAL,
+    ClientGone,
+)
 from kernel.state import Enter
 
 # Of one answer.
@@ -152,7 +160,7 @@ class Sender:
     def __init__(self, enter: Enter, x: Exchange, gone: asyncio.Event) -> None:
         self._enter = enter
         self._x = x
-        self._gone = gone
+        self.gone = gone
         self._common = list(_common(x))
         self._scope = {
             "type": INNER,
@@ -161,7 +169,7 @@ class Sender:
             "scheme": x.scope["scheme"],
             "client": x.scope["client"],
         }
-        self.sent = 0
+        self.sent = self.spared = 0
 
     async def send(self, asked: SubRequest, service: str) -> Any:
         """The JSON of a 2xx answer; None when it has no content.
@@ -176,6 +184,15 @@ class Sender:
             headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         elif asked.method != "GET":
             headers.append((b"content-length", b"0"))
+        answer = _Answer(body, self.gone)
+        answer.broken = await self._entered(asked, headers, answer.receive, answer.send)
+        return answer.result(service)
+
+    async def pass_on(self, asked: SubRequest, receive: Receive, send: Send) -> bool:
+        """Have an answer go to `send`, part by part; whether it broke off."""
+        return await self._entered(asked, [*self._common], receive, send)
+
+    async def _entered(self, asked: SubRequest, headers: HeaderList, receive: Receive, send: Send) -> bool:
         scope = {
             **self._scope,
             "method": asked.method,
@@ -183,14 +200,13 @@ class Sender:
             "query_string": asked.query,
             "headers": headers,
         }
-        answer = _Answer(body, self._gone)
         try:
-            rest = self._enter(scope, answer.receive, answer.send)
+            rest = self._enter(scope, receive, send)
             if rest is not None:
                 await rest
         except Exception:  # of one that broke off: it is told and logged there
-            answer.broken = True
-        return answer.result(service)
+            return True
+        return False
 
 
 def _common(x: Exchange) -> Iterable[tuple[bytes, bytes]]:
@@ -253,24 +269,23 @@ class _Answer:
         if self.broken or not status:
             raise Failed(f"{service}: the answer broke off.", INTERNAL.code, 502)
         body = b"".join(self._parts)
-        document = None
-        sound = False
-        if body and not self._encoded and (self._type.endswith(b"json") or not self._type):
-            try:
-                document = msgspec.json.decode(body)
-                sound = True
-            except (ValueError, RecursionError):
-                pass
         if not 200 <= status < 300:
-            raise _refusal(service, status, document)
-        if body and not sound:
-            raise Failed(f"{service}: the answer is no JSON.", "graphql-answer", 502)
-        return document
+            raise failure(service, status, b"" if self._encoded else body)
+        if not body:
+            return None
+        if not self._encoded and (self._type.endswith(b"json") or not self._type):
+            with suppress(ValueError, RecursionError):
+                return msgspec.json.decode(body)
+        raise Failed(f"{service}: the answer is no JSON.", GRAPHQL_ANSWER.code, GRAPHQL_ANSWER.status)
 
 
-def _refusal(service: str, status: int, document: Any) -> Failed:
+def failure(service: str, status: int, body: bytes) -> Failed:
     """What a problem document, or whatever else a service says, comes to."""
-    given = document if isinstance(document, dict) else {}
+    given: Any = None
+    with suppress(ValueError, RecursionError):
+        given = msgspec.json.decode(body)
+    if not isinstance(given, dict):
+        given = {}
     code = given.get("code")
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = GRAPHQL_REFUSED.code

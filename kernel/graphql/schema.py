@@ -138,8 +138,8 @@ class _Builder:
         )
 
 
-def built(model: Model) -> Built:
-    """The schema of `model`."""
+def built(model: Model, *, tell: bool = True) -> Built:
+    """The schema of `model`. `tell`: whoever asks learns why something is left out."""
     types = [each for service in model.services for each in service.types]
     builder = _Builder(types)
     operations = [each for service in model.services for each in service.operations]
@@ -148,12 +148,12 @@ def built(model: Model) -> Built:
     services = [
         {
             "name": each.name,
-            "included": not each.reason,
-            "reason": each.reason or None,
+            "included": bool(each.operations) or not each.reason,
+            "reason": (tell and each.reason) or None,
             "title": each.title or None,
             "version": each.version or None,
             "operations": len(each.operations),
-            "leftOut": each.left_out,
+            "leftOut": each.left_out if tell else [],
         }
         for each in model.services
     ]

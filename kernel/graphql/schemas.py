@@ -30,15 +30,22 @@ _RETRY = ((b"retry-after", b"2"),)
 
 
 class Schemas:
-    """One a worker. `call(service, path)` fetches a service's document."""
+    """One a worker. `call(service, path)` fetches a service's document. `tell`: clients learn why something is left out."""
 
     def __init__(
-        self, services: tuple[Service, ...], rows: tuple[RouteRow, ...], call: Call, log: Log
+        self,
+        services: tuple[Service, ...],
+        rows: tuple[RouteRow, ...],
+        call: Call,
+        log: Log,
+        *,
+        tell: bool,
     ) -> None:
         self._services = services
         self._maker = ModelMaker(rows)
         self._call = call
         self._log = log
+        self._tell_clients = tell
         self._flight: SingleFlight[str, None] = SingleFlight()
         self._built: Built | None = None
         # A digest of what it was made of.
@@ -105,11 +112,11 @@ class Schemas:
             use = {**use, **kept}
         for part in model.services:
             body = use[part.name]
-            if not part.reason and isinstance(body, bytes):
-                self._good[part.name] = body
-            elif part.name in bad:
+            if part.name in bad:
                 part.reason = bad[part.name]
-        return model, built(model)
+            elif not part.reason and isinstance(body, bytes):
+                self._good[part.name] = body
+        return model, built(model, tell=self._tell_clients)
 
     def _tell(self, reasons: Mapping[str, str]) -> None:
         """One line in the log for each service, when it changes."""

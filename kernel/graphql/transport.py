@@ -98,7 +98,13 @@ async def parameters(x: Exchange, seconds: float) -> Parameters:
         GatewayError: there is nothing well-formed; BODY_TIMEOUT; and what `Exchange.read` raises.
     """
     if x.method == "POST":
-        return _posted(await _body(x, seconds))
+        json_only(x)
+        return posted(await _body(x, seconds))
+    return asked(x)
+
+
+def asked(x: Exchange) -> Parameters:
+    """What a GET asks. Raises GatewayError: PARAMETER_INVALID."""
     given: dict[str, Any] = {}
     for name, value in parse_qsl(x.query.decode("ascii"), keep_blank_values=True):
         if name in _NAMES:
@@ -116,11 +122,15 @@ async def parameters(x: Exchange, seconds: float) -> Parameters:
     return _sound(given, PARAMETER_INVALID)
 
 
-async def _body(x: Exchange, seconds: float) -> bytes:
+def json_only(x: Exchange) -> None:
+    """Raises GatewayError: GRAPHQL_MEDIA_TYPE, the body is no JSON by its own word."""
     kinds = [value for name, value in x.scope["headers"] if name == b"content-type"]
     kind, weight = _range(kinds[0].lower()) if len(kinds) == 1 else (b"", 0.0)
     if kind != LEGACY or not weight:
         raise GatewayError(GRAPHQL_MEDIA_TYPE(headers=((b"accept-post", LEGACY),)))
+
+
+async def _body(x: Exchange, seconds: float) -> bytes:
     parts: list[bytes] = []
     try:
         async with asyncio.timeout(seconds):
@@ -131,7 +141,8 @@ async def _body(x: Exchange, seconds: float) -> bytes:
     return b"".join(parts)
 
 
-def _posted(body: bytes) -> Parameters:
+def posted(body: bytes) -> Parameters:
+    """What a body asks. Raises GatewayError."""
     try:
         document = _decoder.decode(body)
     # SECURITY: RecursionError is what nesting without end comes to.

@@ -167,8 +167,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     websocket: bool = False
     # Works without an active subscription and in read-only mode, so that a customer can log in and pay.
     always_writable: bool = False
-    # Changes nothing that read-only mode protects, although its method may.
-    safe: bool = False
+    safe: bool = False  # changes nothing that read-only mode protects, although its method may
+    graphql: bool = False  # the service speaks GraphQL here: what is asked is judged before it is sent on
     # The operation that the tenant service is asked about each time; refused when it cannot say.
     critical: str | None = None
     # LOGIN, REGISTER or REFRESH: attempts are limited by address and by account.

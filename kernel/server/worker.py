@@ -87,7 +87,7 @@ class Worker:
         self._leaving: asyncio.Task[None] | None = None
         self._hurried = asyncio.Event()
         self._hook = Hook(self._put)
-        if settings.graphql:
+        if settings.graphql or any(row.graphql for row in settings.routes):
             # PERF: 100 ms that would stop the loop, and what waits for the store.
             import kernel.graphql.endpoint  # noqa: F401, PLC0415
 

@@ -225,6 +225,28 @@ _ROWS = (
     Family("gateway_sse_events_total", COUNTER, "Alerts handed to streams, replayed ones included."),
     Family("gateway_sse_replayed_total", COUNTER, "Alerts handed to streams that had missed them."),
     Family("gateway_sse_resets_total", COUNTER, "Streams told of a gap that cannot be filled.", ("reason",)),
+    # GraphQL.
+    Family(
+        "gateway_graphql_operations_total",
+        COUNTER,
+        "GraphQL operations, by who executes them, type and name: the first 100 names, then `other`.",
+        ("service", "type", "operation"),
+    ),
+    Family(
+        "gateway_graphql_errors_total",
+        COUNTER,
+        "Errors of fields, and of requests that were not executed, by who executes them and the problem's code.",
+        ("service", "code"),
+    ),
+    Family("gateway_graphql_requests_total", COUNTER, "Requests to services that fields made."),
+    Family(
+        "gateway_graphql_spared_total", COUNTER, "Fields whose request another field of the operation made."
+    ),
+    Family(
+        "gateway_graphql_schemas_total",
+        COUNTER,
+        "Schemas made: one at the start, then when a document changed.",
+    ),
     # Geocoding.
     Family("gateway_geocode_cache_hits_total", COUNTER, "Addresses and places that were cached."),
     Family("gateway_geocode_cache_misses_total", COUNTER, "Addresses and places that had to be looked up."),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
-from tests.support.graphql_services import Services, ask, running_services
+from tests.support.graphql_services import FLOUR, ORDER, Asked, Services, ask, lock, running_services, settled
 from tests.support.inprocess import Local, local_gateway
-from tests.support.tokens import TENANT, access_token
+from tests.support.tokens import OTHER_TENANT, TENANT, access_token
 
 
 @pytest.fixture
@@ -98,3 +101,162 @@ async def test_who_does_not_say_who_he_is_gets_nothing(gateway: Local, services:
     assert (await ask(gateway, "{ salesOrders { id } }", b"e30.e30.e30")).status == 401
     assert not services.asked
     assert (await ask(gateway, "{ salesOrders { id } }", access_token())).status == 200
+
+
+async def test_what_is_equal_is_asked_once_and_all_at_once(gateway: Local, services: Services) -> None:
+    waiting: list[str] = []
+    both = asyncio.Event()
+
+    async def together(asked: Asked) -> None:
+        waiting.append(asked.name)
+        if len(waiting) == 2:
+            both.set()
+        await both.wait()
+
+    services.changes = dict.fromkeys(("GET /api/v1/inventory/items", "GET /api/v1/sales/orders"), together)
+    reply = await ask(
+        gateway,
+        "{ a: inventoryItems { id } b: inventoryItems { name } c: inventoryItems(limit: 20) { id } salesOrders { id } }",
+    )
+    assert reply.status == 200
+    assert reply.document["data"]["b"] == [{"name": "Flour W300"}, {"name": "Butter"}]
+    assert services.count() == {"GET /api/v1/inventory/items": 1, "GET /api/v1/sales/orders": 1}
+    assert gateway.state.metrics.counted()["gateway_graphql_spared_total"] == {(): 2}
+
+
+async def test_mutations_run_one_after_the_other(gateway: Local, services: Services) -> None:
+    order: list[str] = []
+
+    async def slowly(asked: Asked) -> None:
+        order.append(f"begin {asked.method}")
+        await settled()
+        order.append(f"end {asked.method}")
+
+    services.changes = dict.fromkeys(
+        ("POST /api/v1/inventory/items", "DELETE /api/v1/inventory/items/flour"), slowly
+    )
+    reply = await ask(
+        gateway,
+        """mutation Stock($new: InventoryItemCreateInput!) {
+             first: createInventoryItem(input: $new) { id category }
+             second: deleteInventoryItem(itemId: "flour")
+             third: createInventoryItem(input: {name: "x", category: YEAST, unitCost: 1}) { id }
+           }""",
+        variables={"new": {"name": "Butter", "category": "DAIRY_PRODUCTS"}},
+        headers={"idempotency-key": "k-1"},
+    )
+    assert reply.document == {
+        "data": {"first": {"id": "new", "category": "DAIRY_PRODUCTS"}, "second": True, "third": {"id": "new"}}
+    }
+    assert order == [f"{when} {method}" for method in ("POST", "DELETE", "POST") for when in ("begin", "end")]
+    bodies = [msgspec.json.decode(each.body) for each in services.asked if each.body]
+    assert bodies == [
+        {"name": "Butter", "category": "dairy products"},
+        {"name": "x", "category": "yeast", "unit_cost": 1},
+    ]
+    assert [each.headers["idempotency-key"] for each in services.asked] == [
+        "k-1.first",
+        "k-1.second",
+        "k-1.third",
+    ]
+
+
+async def test_each_field_is_judged_by_its_own_route(
+    services: Services, store_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    toml = tmp_path / "gateway.toml"
+    toml.write_text('[services.forecasting]\nmin_tier = "enterprise"\n')
+    env = {**services.env, "GRAPHQL": "true", "GATEWAY_CONFIG": str(toml)}
+    async with local_gateway(store_server.url, tmp_path, (), None, **env) as gateway:
+        reply = await ask(gateway, "{ salesOrders { id } forecasts: forecastingForecasts { pieces } }")
+        assert reply.status == 294  # partial success
+        assert reply.document["data"] == {"salesOrders": [{"id": ORDER["id"]}], "forecasts": None}
+        (error,) = reply.document["errors"]
+        assert error["path"] == ["forecasts"]
+        assert error["extensions"] == {"code": "tier-required", "status": 403, "service": "forecasting"}
+        legacy = await ask(
+            gateway, "{ forecastingForecasts { pieces } }", headers={"accept": "application/json"}
+        )
+        assert legacy.status == 200
+        assert legacy.document["errors"][0]["extensions"]["code"] == "tier-required"
+        assert services.count() == {"GET /api/v1/sales/orders": 1}
+        counted = gateway.state.metrics.counted()
+        assert counted["gateway_graphql_errors_total"] == {("gateway", "tier-required"): 2}
+        refused = counted["gateway_requests_total"]["GET", "/api/v1/forecasting/**", "403"]
+        assert refused == 2
+
+
+async def test_a_locked_tenant_reads_and_does_not_write(gateway: Local, services: Services) -> None:
+    tenant = "6f1c9f0e-0000-4000-8000-0000000000aa"
+    token = access_token(tenant_id=tenant)
+    await lock(gateway, tenant)
+    reply = await ask(gateway, 'mutation { deleteInventoryItem(itemId: "flour") }', token)
+    assert reply.document["data"] == {"deleteInventoryItem": None}
+    assert reply.document["errors"][0]["extensions"]["code"] == "tenant-read-only"
+    assert not services.asked
+    assert (await ask(gateway, "{ inventoryItems { id } }", token)).status == 200
+
+
+async def test_another_tenant_is_an_argument_and_judged(gateway: Local, services: Services) -> None:
+    services.data[f"GET /api/v1/tenants/{OTHER_TENANT}/sales/orders"] = []
+    foreign = "6f1c9f0e-0000-4000-8000-0000000000ff"
+    reply = await ask(
+        gateway,
+        f'{{ own: salesOrders {{ id }} other: salesOrders(tenantId: "{OTHER_TENANT}") {{ id }} '
+        f'foreign: salesOrders(tenantId: "{foreign}") {{ id }} }}',
+    )
+    assert reply.document["data"] == {"own": [{"id": ORDER["id"]}], "other": [], "foreign": None}
+    assert [error["extensions"]["code"] for error in reply.document["errors"]] == ["tenant-forbidden"]
+    by_path = {each.path: each.headers["x-tenant-id"] for each in services.asked}
+    assert by_path == {
+        "/api/v1/sales/orders": TENANT,
+        f"/api/v1/tenants/{OTHER_TENANT}/sales/orders": OTHER_TENANT,
+    }
+
+
+async def test_an_answer_that_does_not_fit_is_an_error_and_what_may_be_null_is(
+    gateway: Local, services: Services
+) -> None:
+    services.data["GET /api/v1/inventory/items"] = [
+        {**FLOUR, "unit_cost": "dear", "tags": ["a", None]},
+        {"id": "x", "name": None, "category": "flour"},
+    ]
+    reply = await ask(gateway, "{ inventoryItems { id unitCost } }")
+    assert reply.document["data"] == {
+        "inventoryItems": [{"id": "flour", "unitCost": None}, {"id": "x", "unitCost": None}]
+    }
+    assert [error["path"] for error in reply.document["errors"]] == [["inventoryItems", 0, "unitCost"]]
+    reply = await ask(gateway, "{ inventoryItems { id name } salesOrders { id } }")
+    # The name may not be null, so the item may not be, nor the list.
+    assert reply.document["data"] == {"inventoryItems": None, "salesOrders": [{"id": ORDER["id"]}]}
+    assert reply.document["errors"][0]["path"] == ["inventoryItems", 1, "name"]
+    assert reply.document["errors"][0]["extensions"]["code"] == "graphql-answer"
+
+
+async def test_what_a_service_refuses_keeps_its_code(gateway: Local, services: Services) -> None:
+    async def invalid(asked: Asked) -> tuple[int, Any]:
+        return 422, {"detail": [{"loc": ["query", "limit"], "msg": "too many", "type": "value_error"}]}
+
+    services.changes["GET /api/v1/inventory/items"] = invalid
+    reply = await ask(gateway, '{ inventoryItems { id } inventoryItem(itemId: "none") { id } }')
+    first, second = sorted(reply.document["errors"], key=lambda error: error["path"])
+    assert second["extensions"]["code"] == "graphql-refused"
+    assert second["extensions"]["status"] == 422
+    assert second["extensions"]["detail"][0]["loc"] == ["query", "limit"]
+    assert first["extensions"] == {"code": "item-unknown", "status": 404, "service": "inventory"}
+    assert first["message"] == "Nothing at /api/v1/inventory/items/none."
+
+
+@pytest.mark.parametrize("item", ["", ".", "..", "a/b", "a%2Fb", "\n", "é"])
+async def test_an_argument_makes_no_other_path(gateway: Local, services: Services, item: str) -> None:
+    reply = await ask(
+        gateway, "mutation ($id: ID!) { deleteInventoryItem(itemId: $id) }", variables={"id": item}
+    )
+    asked = [each.path for each in services.asked]
+    assert all(path.startswith("/api/v1/inventory/items/") and len(path.split("/")) == 6 for path in asked), (
+        asked
+    )
+    assert all(path != "/api/v1/inventory/items/" for path in asked)
+    if item in {"", ".", "..", "a/b"}:
+        assert not asked
+        assert reply.document["errors"]

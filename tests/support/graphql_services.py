@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from kernel.exchange.asgi import Message
 from tests.support.inprocess import Local, Reply
 from tests.support.scripted_upstream import Peer, Scripted, scripted
 from tests.support.tokens import access_token
@@ -318,7 +319,82 @@ async def ask(
     return await gateway.ask("POST", "/api/v1/graphql", token or access_token(), body, headers=sent)
 
 
+async def lock(gateway: Local, tenant: str) -> None:
+    """Make `tenant` read-only, and wait until this worker knows."""
+    await gateway.state.store.execute("SET", f"tenant:{tenant}:read_only", "audit")
+    token = access_token(tenant_id=tenant)
+    async with asyncio.timeout(20):
+        while (await gateway.ask("POST", "/api/v1/pos/sales", token)).code != "tenant-read-only":
+            await asyncio.sleep(0.01)
+
+
 async def settled() -> None:
     """Let what was started run."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+class Open:
+    """A request whose client stays: `leave()` ends that. What came so far is in `status`, `headers` and `body`."""
+
+    def __init__(self, gateway: Local, query: str, token: bytes, **headers: str) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self.complete = False
+        self._body: list[bytes] = [msgspec.json.encode({"query": query})]
+        self._left = asyncio.Event()
+        self.came = asyncio.Event()
+        sent = {
+            "host": "gateway.test",
+            "authorization": f"Bearer {token.decode()}",
+            "content-type": "application/json",
+            "content-length": str(len(self._body[0])),
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "raw_path": b"/api/v1/graphql",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+            "client": ("192.0.2.1", "4712"),
+        }
+        self.task = asyncio.create_task(gateway.gateway(scope, self._receive, self._send))
+
+    def leave(self) -> None:
+        self._left.set()
+
+    async def until(self, text: bytes, seconds: float = 20.0) -> None:
+        """Wait until `text` has come."""
+        async with asyncio.timeout(seconds):
+            while text not in self.body:
+                self.came.clear()
+                assert not self.task.done(), self.body
+                await self.came.wait()
+
+    def results(self) -> list[Any]:
+        """The data of the `next` events."""
+        frames = [frame.split(b"\n") for frame in self.body.split(b"\n\n")]
+        return [
+            msgspec.json.decode(lines[1].removeprefix(b"data: "))
+            for lines in frames
+            if lines[0] == b"event: next"
+        ]
+
+    async def _receive(self) -> Message:
+        if self._body:
+            return {"type": "http.request", "body": self._body.pop(), "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = dict(message["headers"])
+        else:
+            self.body += message["body"]
+            self.complete = not message["more_body"]
+        self.came.set()
