@@ -45,6 +45,7 @@ DEFAULTS = (
 _MOST = 100
 _SHOWN = 60
 _ABSENT = "(absent)"
+_DOCUMENT = ("{", "[")  # JSON, whatever it is said to be
 _JSON_TYPE = re.compile(r"[\w.+-]+/(?:[\w.+-]*\+)?json")
 _Missing = object()
 
@@ -141,7 +142,7 @@ def _of_bodies(was: Answer, now: Answer, old: str, new: str, rules: Rules) -> It
         if not alike:
             yield from _of_texts(old, new)
         return
-    if _is_json(was) and _is_json(now):
+    if (_is_json(was) and _is_json(now)) or (old[:1] in _DOCUMENT and new[:1] in _DOCUMENT):
         try:
             before, after = json.loads(old), json.loads(new)
         except (ValueError, RecursionError):

@@ -100,6 +100,7 @@ def test_bodies_that_are_no_json() -> None:
     assert where(was, was) == []
     assert where(Answer(200, (), None), now) == []  # it was not captured
     assert where(Answer(200, (), f"you are {MARK}"), now) == []
+    assert where(Answer(200, (), '{"a": 1}'), Answer(200, (), '{"a": 2}')) == ["json /a"]
     assert where(Answer(200, JSON, "{oops"), Answer(200, JSON, "{}")) == ["body character 2"]
 
 
