@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from handlers import (
     alerts,
+    api_keys,
     dispatch,
     docs,
     geocode,
@@ -28,6 +29,7 @@ from kernel.state import Factories
 
 MODULES = (
     alerts,
+    api_keys,
     dispatch,
     docs,
     geocode,

@@ -20,10 +20,12 @@ from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
 from kernel.http.addresses import Peers
 from kernel.http.headers import HeaderKinds
+from kernel.identity.api_keys import ApiKeys
 from kernel.identity.assertion import Assertions
 from kernel.identity.authority import Authority
 from kernel.identity.mint import Minter
 from kernel.identity.revocations import Revocations
+from kernel.identity.stamp import Stamp
 from kernel.identity.tickets import Tickets
 from kernel.identity.tokens import Verifier
 from kernel.routing.catalog import RouteRow
@@ -68,6 +70,8 @@ class State:
     verifier: Verifier
     authority: Authority
     minter: Minter | None
+    stamp: Stamp | None
+    api_keys: ApiKeys
     client: ServiceClient
     revocations: Revocations
     tenants: Tenants

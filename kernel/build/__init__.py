@@ -24,6 +24,7 @@ from kernel.exchange.cors import Cors
 from kernel.geocoding.geocoder import Geocoder
 from kernel.health.report import Health
 from kernel.http.addresses import Peers
+from kernel.identity.api_keys import ApiKeys
 from kernel.identity.assertion import Assertions, signers
 from kernel.identity.keys import Key, KeySet, secret_key
 from kernel.identity.mint import Minter, Signer
@@ -193,6 +194,15 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     revocations = Revocations(store, tracked)
     metrics.register_source("revocations", revocations.families)
     tenants = Tenants(store, tracked, client, stamp)
+    api_keys = ApiKeys(
+        store,
+        tracked,
+        stamp,
+        tenants.plan,
+        timestamps.read,
+        fail_open=settings.rate_limit_fail_mode == "open",
+    )
+    metrics.register_source("api_keys", api_keys.families)
     demo = DemoSessions(store, client)
     tracked.on_change(lambda key: demo.mark_again() if key is None else None)
     store.on_connect(lambda _after_outage: demo.mark_again())
@@ -200,7 +210,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     metrics.register_source("tickets", tickets.families)
     dispatcher = Dispatcher(store, client)
     metrics.register_source("dispatcher", dispatcher.families)
-    guard = StreamGuard(tracked, timestamps)
+    guard = StreamGuard(tracked, timestamps, api_keys.end)
     alerts = Alerts(store, settings, telemetry.log)
     await alerts.start()
     metrics.register_source("alerts", alerts.families)
@@ -231,6 +241,8 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         verifier=verifier,
         authority=authority,
         minter=minter,
+        stamp=stamp,
+        api_keys=api_keys,
         client=client,
         revocations=revocations,
         tenants=tenants,
@@ -280,6 +292,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     prober.start()
     incidents.start()
     authority.start()
+    api_keys.start()
     state.closers.append(telemetry.close)
     if state.capture is not None:
         state.closers.append(state.capture.close)
@@ -289,7 +302,7 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
     state.closers += [upstream.close for upstream in (*upstreams.values(), *key_upstreams)]
     state.closers += [mirroring.close for mirroring in state.mirrorings.values()]
     state.closers += [service.close for service in grpc.values()]
-    state.closers += [authority.close, resolver.close, state.client_sockets.close]
+    state.closers += [authority.close, api_keys.close, resolver.close, state.client_sockets.close]
     return state
 
 

@@ -260,6 +260,9 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
         int,
         _var(integer(0, 1_000_000), "Requests of a worker that wait for one service; more get 503.", "1024"),
     ] = 1024
+    api_keys_per_tenant: Annotated[
+        int, _var(integer(1, 10_000), "API keys that a tenant may have.", "50", group="API keys")
+    ] = 50
     subscription_grace_days: Annotated[
         float, _var(number(0, 3650), "Days that an expired subscription goes on.", "7")
     ] = 7.0

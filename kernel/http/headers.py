@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kernel.primitives.api_key import HEADER as API_KEY
 from kernel.primitives.memo import keep
 
 # The context headers the services trust. Stripped from every client, then set from the verified identity only.
@@ -59,6 +60,8 @@ _REWRITTEN = frozenset(
         b"traceparent",
         b"tracestate",
         b"x-refresh-token",
+        # SECURITY: a key speaks to the gateway alone; a service that had it could call as its holder.
+        API_KEY,
     }
 )
 # SECURITY: what proxies and frameworks take for the client's address, its target or its method. Policies were decided on the
@@ -126,6 +129,7 @@ _CAPTURED = frozenset(
         b"tracestate",
         b"transfer-encoding",
         b"user-agent",
+        API_KEY,
         b"x-demo-session-id",
         b"x-forwarded-for",
         b"x-forwarded-host",

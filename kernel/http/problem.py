@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from kernel.primitives.api_key import MARK, redact
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 CATALOGUE: dict[str, ProblemKind] = {}
@@ -57,7 +59,11 @@ class Problem:
         A path that is no URI reference (RFC 9457 section 3.1.5) is made one.
         """
         named = _BARE_PERCENT.sub("%25", quote(instance, _URI_BYTES)) if instance else ""
-        rest = msgspec.json.encode({"detail": self.detail, "instance": named, "request_id": request_id})
+        detail = self.detail
+        # SECURITY: what a client wrote into a path or a field's name is quoted; documents end up in others' logs.
+        if MARK in named or MARK in detail:
+            named, detail = redact(named, lambda secret: "%5Bredacted%5D"), redact(detail)
+        rest = msgspec.json.encode({"detail": detail, "instance": named, "request_id": request_id})
         return self.kind.prefix + b"," + rest[1:]
 
     def __repr__(self) -> str:

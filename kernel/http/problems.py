@@ -8,6 +8,7 @@ A `ProblemKind` is a row of the catalogue; calling it makes a `Problem`, one occ
 
 from __future__ import annotations
 
+import kernel.http.key_problems  # noqa: F401  # what is declared there is in the catalogue, too
 from kernel.http.problem import CATALOGUE, Extended, Headers, Problem, ProblemKind
 
 __all__ = ["CATALOGUE", "Extended", "Headers", "Problem", "ProblemKind"]

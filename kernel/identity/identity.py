@@ -11,6 +11,7 @@ from kernel.http.headers import encode_block
 from kernel.http.problems import TOKEN_CLAIMS
 from kernel.identity.claims import Access, Claims, Grant, seconds
 from kernel.identity.errors import TokenError
+from kernel.identity.scopes import Rights
 from kernel.store.keys import (
     PLATFORM_READ_ONLY,
     subscription_changed_at,
@@ -22,7 +23,7 @@ from kernel.store.keys import (
 # The `trust` of identities made from a demo session instead of a token.
 DEMO_SESSION = "demo-session"
 
-Kind = Literal["access", "service"]
+Kind = Literal["access", "service", "api-key"]
 
 _NO_CLAIMS = Claims(0.0, 0.0, "")
 
@@ -31,6 +32,7 @@ class Identity:
     """A verified caller. Times are Unix seconds; an absent text claim is "".
 
     `bucket` is the limiter's key. `trust` names the key that vouched for `claims`; both go to the second-level cache.
+    `rights` are an API key's; a token has none of its own.
     `contexts`, `below`, `overseen` and `confined` are what was decided about it before, kept here to die with it.
     """
 
@@ -49,6 +51,7 @@ class Identity:
         "jti",
         "kind",
         "overseen",
+        "rights",
         "role",
         "service",
         "status",
@@ -98,6 +101,7 @@ class Identity:
         self.iat: float = claims.iat
         self.jti: str | None = claims.jti
         self.bucket = f"service:{service}" if service is not None else f"user:{user_id}"
+        self.rights: Rights | None = None
         # By the client's spelling of the tenant; None: it named none.
         self.contexts: dict[bytes | None, TenantContext] = {}
         # Of tenants below others, by their id.
@@ -185,7 +189,7 @@ class TenantContext:
         self.parent = parent
         changed: tuple[str, ...] = ()
         self.demo_key = ""
-        if tenant and identity.kind == "access":
+        if tenant and identity.kind != "service":
             # A session is asked for anew twice a minute, and nobody could issue it again.
             if identity.trust != DEMO_SESSION:
                 named = dict.fromkeys((tenant, parent, identity.tenant_id or ""))

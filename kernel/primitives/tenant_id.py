@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import re
 
+from kernel.primitives.api_key import PREFIX
+
 # Of ids as they come; `canonical` judges the rest.
 PATTERN = r"\A[A-Za-z0-9_-]{1,64}\Z"
 _FORM = re.compile(PATTERN)
 _UUID = re.compile(r"[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12}")
 _DIGITS = re.compile(r"[0-9A-Fa-f]{32}")
-# The base64url of `{"`: the header and the payload of every token.
-_TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{4,}")
+# The base64url of `{"`: the header and the payload of every token; and what API keys begin with.
+_TOKEN = re.compile(r"(?:eyJ|" + PREFIX + r")[A-Za-z0-9_-]{4,}")
 
 
 def canonical(given: str) -> str:
@@ -34,5 +36,5 @@ def canonical(given: str) -> str:
         )
     # SECURITY: it would stand in logs and in the store's keys.
     if _TOKEN.match(given) is not None:
-        raise ValueError("This is a part of a token, not a tenant id")
+        raise ValueError("This is a part of a token or an API key, not a tenant id")
     return given

@@ -137,6 +137,10 @@ def with_head(methods: frozenset[str] | None) -> frozenset[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
+# SECURITY: a key has no account whose password it could change, and gets no tokens.
+NO_KEYS = frozenset({"auth"})
+
+
 class RouteRow(Struct, frozen=True, kw_only=True):
     """One route as declared; `Route` is its compiled form."""
 
@@ -154,6 +158,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     admin: bool = False
     # Only for service tokens.
     service_only: bool = False
+    # What scopes of API keys call a route that is no service's; none: it takes no keys.
+    scope: str = ""
     # The lowest tier that may use it.
     min_tier: str | None = None
     # A limit of its own, beside the client's; rows of one `limit_key` share it.
@@ -208,6 +214,13 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     def identified(self) -> bool:
         """Whether a request must say whose it is. Admin routes go by network, unless only services may call them."""
         return self.service_only or not (self.public or self.admin)
+
+    @property
+    def key_scope(self) -> str:
+        """What scopes of API keys call it; "" where keys are refused."""
+        if not self.identified or self.service_only or self.critical is not None or self.service in NO_KEYS:
+            return ""
+        return self.service or self.scope
 
     @property
     def answered(self) -> frozenset[str]:

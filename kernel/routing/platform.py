@@ -92,7 +92,12 @@ _ALERTS = tuple(
     row
     for scope in ("", "tenants/{tenant_id}/")
     for row in (
-        RouteRow(pattern=f"/api/v1/{scope}alerts/stream", methods=_GET, handler=ALERT_STREAM),
+        RouteRow(
+            pattern=f"/api/v1/{scope}alerts/stream",
+            methods=_GET,
+            handler=ALERT_STREAM,
+            scope="alert-processor",
+        ),
         RouteRow(
             pattern=f"/api/v1/{scope}alerts/ticket",
             methods=_POST,
@@ -117,6 +122,7 @@ _GEOCODE = tuple(
         pattern=f"/api/v1/{path}",
         methods=_POST,
         handler=path.replace("/", "-"),
+        scope="geocode",
         safe=True,
         max_body=8192,
     )
@@ -171,6 +177,23 @@ _TENANT = (
     RouteRow(pattern="/api/v1/tenant/**", service="tenant"),
 )
 
+# SECURITY: looking at keys and taking them away works while writing is locked and without a subscription.
+_API_KEYS = tuple(
+    RouteRow(
+        pattern=f"/api/v1/tenants/{{tenant_id}}/api-keys{rest}",
+        methods=methods,
+        handler=handler,
+        always_writable=methods is not _POST,
+        max_body=8192,
+    )
+    for rest, methods, handler in (
+        ("", _GET, "api-keys"),
+        ("", _POST, "api-keys"),
+        ("/{key_id}", frozenset({"GET", "DELETE"}), "api-key"),
+        ("/{key_id}/rotate", _POST, "api-key-rotate"),
+    )
+)
+
 # What services tell the gateway.
 _INTERNAL = tuple(
     RouteRow(
@@ -179,12 +202,15 @@ _INTERNAL = tuple(
         handler=handler,
         admin=True,
         service_only=True,
-        max_body=4096,
+        max_body=8192,
     )
     for path, methods, handler in (
         ("tenants/{tenant_id}/subscription-changed", _POST, "subscription-changed"),
         ("tenants/{tenant_id}/read-only", _PUT_DELETE, "read-only"),
         ("platform/read-only", _PUT_DELETE, "read-only"),
+        ("api-keys", frozenset({"GET", "POST"}), "internal-api-keys"),
+        ("api-keys/{key_id}", frozenset({"GET", "DELETE"}), "api-key"),
+        ("api-keys/{key_id}/rotate", _POST, "api-key-rotate"),
     )
 )
 
@@ -219,6 +245,7 @@ ROUTES: tuple[RouteRow, ...] = (
     *_DEMO,
     *(row for service in SERVICES if service.tenant_scoped for row in service_rows(service)),
     *_TENANT,
+    *_API_KEYS,
     *_billing(),
     *_INTERNAL,
 )

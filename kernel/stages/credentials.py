@@ -12,7 +12,9 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
 from kernel.http.credentials import split_protocols, split_query
+from kernel.http.key_problems import CREDENTIALS_AMBIGUOUS
 from kernel.http.problems import BAD_REQUEST, Problem
+from kernel.primitives.api_key import HEADER as API_KEY
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 
@@ -57,6 +59,8 @@ def make(state: State, row: RouteRow) -> Stage | None:
                 x.scope["subprotocols"] = others
                 x.lines = [line for line in x.lines if not line.startswith(_PROTOCOLS)]
         credentials = len(found) + (x.ticket is not None) + (b"authorization" in x.captured)
+        if credentials and API_KEY in x.captured:
+            return CREDENTIALS_AMBIGUOUS()
         if credentials > 1:
             return _ONE
         if found:

@@ -14,6 +14,7 @@ from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
 from kernel.http.addresses import canonical, forwarded_client, forwarded_elements
 from kernel.http.headers import HTTP_1_0
+from kernel.http.key_problems import API_KEY_IN_URL
 from kernel.http.problems import (
     BAD_HOST,
     BAD_REQUEST,
@@ -23,6 +24,7 @@ from kernel.http.problems import (
     HTTPS_REQUIRED,
     Problem,
 )
+from kernel.primitives.api_key import MARK_BYTES, within
 from kernel.primitives.memo import keep
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
@@ -39,7 +41,8 @@ _BAD_FRAMING = BAD_REQUEST(
     "Content-Length must be one decimal number, Transfer-Encoding 'chunked' and nothing else.",
     ((b"connection", b"close"),),
 )
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{8,128}")
+# It stands in logs: nobody's key may be one.
+_REQUEST_ID = re.compile(rb"(?!bkgw_)[A-Za-z0-9_-]{8,128}")
 
 
 def describe(settings: Settings, row: RouteRow) -> str:
@@ -48,6 +51,13 @@ def describe(settings: Settings, row: RouteRow) -> str:
     body = row.max_body or settings.max_body_bytes
     https = "HTTPS only; " if settings.https_only else ""
     return f"{https}{hosts}; head up to {settings.max_header_bytes} bytes, body up to {body} bytes"
+
+
+def _bad_query(query: bytes) -> Problem | None:
+    # SECURITY: before anything logs, redirects or forwards it; what logs URLs would have the key otherwise.
+    if MARK_BYTES in query and within(query):
+        return API_KEY_IN_URL()
+    return None if query.isascii() else BAD_REQUEST("The query has a byte that must be percent-encoded.")
 
 
 def make(state: State, row: RouteRow) -> Stage:
@@ -107,8 +117,8 @@ def make(state: State, row: RouteRow) -> Stage:
             believe(x, peer)
         if x.head_bytes() > header_limit:
             return HEADERS_TOO_LARGE(too_large)
-        if not x.query.isascii():
-            return BAD_REQUEST("The query has a byte that must be percent-encoded.")
+        if x.query and (refused := _bad_query(x.query)) is not None:
+            return refused
         host = captured.get(b"host", b"")
         if host not in served:
             if host:

@@ -11,7 +11,8 @@ from __future__ import annotations
 TENANT_PREFIX = "tenant:"
 REVOKED_PREFIX = "token:revoked:"
 PLATFORM_PREFIX = "platform:"
-TRACKED_PREFIXES = (TENANT_PREFIX, REVOKED_PREFIX, PLATFORM_PREFIX)
+API_KEY_PREFIX = "apikey:"
+TRACKED_PREFIXES = (TENANT_PREFIX, REVOKED_PREFIX, PLATFORM_PREFIX, API_KEY_PREFIX)
 
 # String, the reason: nobody may write anywhere while it exists.
 PLATFORM_READ_ONLY = "platform:read_only"
@@ -22,6 +23,8 @@ ALERTS_RECORDED = "gateway:alerts:recorded"
 WORKERS = "gateway:workers"
 # String of a few seconds: written to see whether the store takes what is written. In a cluster one for each node.
 PROBE = "gateway:probe"
+# Set: the tenants that have API keys, or had.
+API_KEY_TENANTS = "gateway:apikey-tenants"
 # Hash: when Nominatim may be asked next, and who asks it now (see turn.lua).
 GEOCODE_TURN = "gateway:geocode:turn"
 
@@ -92,6 +95,21 @@ def idempotency(sha256_hex: str) -> str:
     """Hash: what became of the first request under an Idempotency-Key (see idempotency.py). The digest is of tenant, caller
     and key."""
     return f"gateway:idempotency:{sha256_hex}"
+
+
+def api_key(key_id: str) -> str:
+    """String: all there is to know of an API key, its secrets as SHA-256, stamped. Gone: it is revoked."""
+    return f"apikey:{key_id}"
+
+
+def tenant_api_keys(tenant_id: str) -> str:
+    """Sorted set: the ids of a tenant's API keys, by when they were made (Unix seconds)."""
+    return f"gateway:apikeys:{tenant_id}"
+
+
+def api_key_used(key_id: str, fingerprint: str) -> str:
+    """String, Unix seconds: when this secret of the key was used last, to the minute."""
+    return f"gateway:apikey-used:{key_id}:{fingerprint}"
 
 
 def rate_limit(bucket: str, requests: int, window: float) -> str:

@@ -32,11 +32,12 @@ ADMIN = "admin"
 CRITICAL = "critical"
 DISPATCH = "dispatch"
 REQUEST = "request"
+API_KEY = "api-key"
 
 # Of these only refusals are remarkable.
 _ROUTINE = frozenset({SERVICE_TOKEN, ADMIN, DISPATCH, REQUEST})
 
-_Key = tuple[str, str, str, str | None, str | None, str | None, str]
+_Key = tuple[str, str, str, str | None, str | None, str | None, str, str]
 
 
 class Caller(Protocol):
@@ -136,12 +137,14 @@ class Audit:
         status: int = 0,
         problem: str = "",
         tenant_requested: str = "",
+        subject: str = "",
     ) -> None:
-        """Something security-relevant happened; `service` is the caller's name from its service token.
+        """Something security-relevant happened; `service` is the caller's name from its service token, `subject` what was
+        changed.
 
         PERF: 0.3 us for an event like one within the last second.
         """
-        key = (kind, problem, client_ip, user_id, tenant_id, service, route)
+        key = (kind, problem, client_ip, user_id, tenant_id, service, route, subject)
         known = self._events.get(key)
         now = time()
         if known is not None:
@@ -163,6 +166,7 @@ class Audit:
                     "route": route,
                     "status": status,
                     "problem": problem,
+                    "subject": subject,
                 },
             )
         else:
@@ -173,7 +177,7 @@ class Audit:
                 rest.count += 1
                 rest.last = now
 
-    def exchange(self, kind: str, x: Audited, status: int, problem: str = "") -> None:
+    def exchange(self, kind: str, x: Audited, status: int, problem: str = "", subject: str = "") -> None:
         """The event of a request: who made it, from where, for which tenant, and how it was answered."""
         identity = x.identity
         self.event(
@@ -188,6 +192,7 @@ class Audit:
             status=status,
             problem=problem,
             tenant_requested=_requested(x) if problem and x.tenant is None else "",
+            subject=subject,
         )
 
     def requests(self, records: Sequence[Record]) -> None:

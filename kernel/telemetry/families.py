@@ -81,6 +81,14 @@ _ROWS = (
         COUNTER,
         "Values of subscription_changed_at that were neither Unix seconds nor ISO 8601.",
     ),
+    Family(
+        "gateway_api_keys_total",
+        COUNTER,
+        "API keys that a worker did not know yet: verified, renewed (its tenant's subscription asked for), unchecked (let in "
+        "without the store), or the code of the problem that refused it.",
+        ("result",),
+    ),
+    Family("gateway_api_keys_known", GAUGE, "API keys that a worker has verified and remembers."),
     Family("gateway_jwks_fetches_total", COUNTER, "Key sets fetched, by result.", ("result",)),
     Family(
         "gateway_auth_refreshes_total", COUNTER, "Expired sessions to be refreshed, by result.", ("result",)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from sys import intern
 from time import time
 
+from kernel.http.key_problems import API_KEY_EXPIRED, API_KEY_INVALID
 from kernel.http.problems import (
     PLATFORM_READ_ONLY,
     TENANT_READ_ONLY,
@@ -19,7 +20,9 @@ from kernel.http.problems import (
     TOKEN_STALE,
 )
 from kernel.identity.identity import Identity, TenantContext
+from kernel.identity.scopes import Rights
 from kernel.store.errors import StoreDown
+from kernel.store.keys import API_KEY_PREFIX
 from kernel.store.keys import PLATFORM_READ_ONLY as PLATFORM_KEY
 from kernel.store.tracked import TrackedMap
 from kernel.tenancy.timestamps import Timestamps
@@ -29,12 +32,14 @@ _TICK = 0.5
 _BATCH = 256
 
 Callback = Callable[[str], None]
+# When an API key ends by its record, in Unix seconds; 0.0 when it has ended.
+KeyEnd = Callable[[Rights, str | None], float]
 
 
 class Watch:
     """One stream under guard. `cancel` it when the stream ends by itself."""
 
-    __slots__ = ("_callback", "_cancelled", "_guard", "exp", "iat", "keys", "read_only", "revoked")
+    __slots__ = ("_callback", "_cancelled", "_guard", "exp", "iat", "keys", "read_only", "revoked", "rights")
 
     def __init__(
         self,
@@ -53,6 +58,10 @@ class Watch:
         self.exp = identity.exp
         self.iat = identity.iat
         keys = (*context.freshness_keys, *context.lock_keys) if locks else context.freshness_keys
+        self.rights = identity.rights
+        if self.rights is not None:
+            self.revoked = self.rights.record
+            keys = (self.revoked, *keys)
         # PERF: one text for all of a tenant's streams, whoever's they are (0.2 KiB a stream).
         self.keys = tuple(map(intern, keys))
 
@@ -76,10 +85,16 @@ class StreamGuard:
     """One a worker. `clock` gives Unix seconds; nothing runs while nothing is watched."""
 
     def __init__(
-        self, tracked: TrackedMap, timestamps: Timestamps, *, clock: Callable[[], float] = time
+        self,
+        tracked: TrackedMap,
+        timestamps: Timestamps,
+        key_end: KeyEnd,
+        *,
+        clock: Callable[[], float] = time,
     ) -> None:
         self._tracked = tracked
         self._timestamps = timestamps
+        self._key_end = key_end
         self._clock = clock
         self._watches: set[Watch] = set()
         # PERF: of one stream the stream itself: a set takes 216 bytes, and a token is mostly one stream's.
@@ -100,8 +115,8 @@ class StreamGuard:
     ) -> Watch:
         """Call `callback(code)` once, with a problem's code, within a second of the identity's losing its rights.
 
-        codes: token-expired, token-revoked, token-stale; with `locks` (a stream that writes) also tenant-read-only and
-        platform-read-only, for which a lock that is already there counts.
+        codes: token-expired, token-revoked, token-stale, api-key-expired, api-key-invalid; with `locks` (a stream that
+        writes) also tenant-read-only and platform-read-only, for which a lock that is already there counts.
         """
         watch = Watch(self, identity, context, callback, locks=locks)
         self._watches.add(watch)
@@ -165,7 +180,7 @@ class StreamGuard:
     def _expire(self) -> None:
         now = self._clock()
         for watch in [watch for watch in self._watches if watch.exp <= now]:
-            self._end(watch, TOKEN_EXPIRED.code)
+            self._end(watch, TOKEN_EXPIRED.code if watch.rights is None else API_KEY_EXPIRED.code)
 
     async def _check(self) -> None:
         self._expire()
@@ -178,13 +193,26 @@ class StreamGuard:
                 self._missed = True
                 continue
             for key, value in zip(batch, values, strict=True):
-                if value is not None:
+                if key.startswith(API_KEY_PREFIX):
+                    self._judge_keys(key, value)
+                elif value is not None:
                     self._judge(key, value)
             self._expire()
 
-    def _judge(self, key: str, value: str) -> None:
+    def _watching(self, key: str) -> list[Watch]:
         watching = self._by_key.get(key, ())
-        for watch in [watching] if isinstance(watching, Watch) else list(watching):
+        return [watching] if isinstance(watching, Watch) else list(watching)
+
+    def _judge_keys(self, key: str, value: str | None) -> None:
+        """An API key's record has changed: it may have been revoked, or rotated, which is an end to come."""
+        for watch in self._watching(key):
+            if watch.rights is not None:
+                watch.exp = self._key_end(watch.rights, value)
+                if not watch.exp:
+                    self._end(watch, API_KEY_INVALID.code)
+
+    def _judge(self, key: str, value: str) -> None:
+        for watch in self._watching(key):
             if key == PLATFORM_KEY:
                 self._end(watch, PLATFORM_READ_ONLY.code)
             elif key == watch.revoked:

@@ -21,7 +21,8 @@ from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
 from kernel.http.problems import TENANT_UNAVAILABLE, GatewayError, Problem
-from kernel.identity.claims import TenantId
+from kernel.identity.api_key_record import Plan
+from kernel.identity.claims import Subscription, TenantId, seconds
 from kernel.identity.stamp import Stamp
 from kernel.primitives.single_flight import SingleFlight
 from kernel.primitives.tenant_id import canonical
@@ -86,6 +87,7 @@ class Verdict(Struct, frozen=True):
 _place_decoder = msgspec.json.Decoder(Place)
 _hierarchy_decoder = msgspec.json.Decoder(_Hierarchy)
 _verdict_decoder = msgspec.json.Decoder(Verdict)
+_subscription_decoder = msgspec.json.Decoder(Subscription)
 
 
 def _unavailable() -> Problem:
@@ -196,6 +198,26 @@ class Tenants:
             return Verdict(False, "the tenant is unknown")
         verdict = _decoded(_verdict_decoder, answer)
         return Verdict(verdict.allowed, verdict.reason[:_MAX_REASON])
+
+    # --- subscriptions -------------------------------------------------------------------------------------------
+
+    async def plan(self, tenant: str) -> Plan | None:
+        """What the tenant's subscription is now; None when the tenant service has answered, but not that.
+
+        Raises:
+            GatewayError: TENANT_UNAVAILABLE.
+        """
+        asked = self._clock()
+        answer = await self._call("GET", f"/api/v1/tenants/{tenant}/subscription")
+        if answer.status >= 500:
+            raise GatewayError(_unavailable())
+        try:
+            said = _subscription_decoder.decode(answer.body) if answer.status == 200 else Subscription()
+        except (ValueError, RecursionError):
+            return None
+        if not said.status:
+            return None
+        return Plan(asked, said.tier or "", said.status, seconds(said.valid_until))
 
     # --- changed subscriptions -----------------------------------------------------------------------------------
 

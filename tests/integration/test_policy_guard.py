@@ -71,7 +71,7 @@ async def tracked(mortal_store: EmbeddedStore) -> AsyncIterator[TrackedMap]:
 
 @pytest.fixture
 async def streams(tracked: TrackedMap) -> AsyncIterator[Streams]:
-    guard = StreamGuard(tracked, Timestamps())
+    guard = StreamGuard(tracked, Timestamps(), lambda rights, stored: 0.0)
     yield Streams(guard)
     await guard.close()
 

@@ -40,7 +40,9 @@ class Reply:
     @property
     def code(self) -> str:
         """The problem's code, "" when there is none."""
-        return str(self.document.get("code", "")) if self.body else ""
+        if self.status < 300 or not self.body:
+            return ""
+        return str(self.document.get("code", ""))
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)

@@ -16,8 +16,9 @@ from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Prob
 from kernel.identity.errors import REALM, challenge
 from kernel.identity.expiry import TokenExpired
 from kernel.identity.identity import Identity
+from kernel.primitives.api_key import HEADER as API_KEY
 from kernel.routing.catalog import LOGOUT, RouteRow
-from kernel.stages.authenticate import refresh, tickets
+from kernel.stages.authenticate import api_keys, refresh, tickets
 from kernel.stages.limit import Payers
 from kernel.state import State
 from kernel.tenancy.demo_sessions import named
@@ -33,7 +34,9 @@ def describe(settings: Settings, row: RouteRow) -> str:
         return ""
     if row.service_only:
         return "a service token"
-    return f"a token of {', '.join(settings.jwt_issuer)}, or a demo session; an expired one is refreshed if it can be"
+    issuers = ", ".join(settings.jwt_issuer)
+    keys = api_keys.demanded(row)
+    return f"a token of {issuers}, or a demo session; an expired one is refreshed if it can be; {keys}"
 
 
 def make(state: State, row: RouteRow) -> Stage | None:
@@ -46,6 +49,7 @@ def make(state: State, row: RouteRow) -> Stage | None:
     turn_over = Payers(state, row).turn_over
     metrics = state.metrics
     service_only = row.service_only
+    by_key = api_keys.make(state, row)
 
     async def first_seen(x: Exchange, token: bytes) -> Problem | None:
         """A token that this worker has not verified, or not yet."""
@@ -83,6 +87,8 @@ def make(state: State, row: RouteRow) -> Stage | None:
         token = x.token
         if token is not None:
             return first_seen(x, token)
+        if API_KEY in x.captured:
+            return by_key(x)
         session = named(x)
         if session is not None and not service_only:
             return visit(x, session)

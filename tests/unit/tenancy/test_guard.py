@@ -37,7 +37,7 @@ async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytes
     monkeypatch.setattr("kernel.tenancy.guard._TICK", 0.01)
     tracked = Tracked()
     tracked.reply = asyncio.get_running_loop().create_future()
-    guard = StreamGuard(tracked, Timestamps())  # type: ignore[arg-type]
+    guard = StreamGuard(tracked, Timestamps(), lambda rights, stored: 0.0)  # type: ignore[arg-type]
     claims = Claims(exp=time.time() + 600, iat=1, iss="i", jti="j")
     identity = access_identity(claims, "u", "key")
     context = decide(identity, None)
@@ -55,7 +55,7 @@ async def test_a_change_while_the_map_came_back_is_not_missed(monkeypatch: pytes
 async def test_streams_of_one_token_are_counted_and_told_together() -> None:
     tracked = Tracked()
     tracked.live = True
-    guard = StreamGuard(tracked, Timestamps())  # type: ignore[arg-type]
+    guard = StreamGuard(tracked, Timestamps(), lambda rights, stored: 0.0)  # type: ignore[arg-type]
     identity = access_identity(Claims(exp=time.time() + 600, iat=1, iss="i", jti="j"), "u", "key")
     context = decide(identity, None)
     assert isinstance(context, TenantContext)
