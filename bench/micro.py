@@ -98,7 +98,7 @@ class Bench:
         x = await self.admitted()
         x.status = 200
         for _ in range(CONCURRENT):
-            mirroring.copy(x)
+            mirroring.copy(x, x.lines.copy())
         while mirroring.under_way:
             await asyncio.sleep(0)
         assert set(mirroring.results) == {"same"}, mirroring.results

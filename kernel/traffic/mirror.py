@@ -80,30 +80,35 @@ class Mirroring:
                     return handler(x)
                 body = _Body(self, x)
                 x.receive = body.receive
+            # The forwarder makes the service's lines of them, in place.
+            lines = x.lines.copy()
             if x.lane is not None:
-                x.lane = _Behind(x.lane, self)
+                x.lane = _Behind(x.lane, self, lines)
             rest = handler(x)
-            return None if rest is None else self.after(x, rest, body)
+            return None if rest is None else self.after(x, rest, lines, body)
 
         return mirrored
 
-    async def after(self, x: Exchange, rest: Awaitable[None], body: _Body | None = None) -> None:
+    async def after(
+        self, x: Exchange, rest: Awaitable[None], lines: list[bytes], body: _Body | None = None
+    ) -> None:
         """What is left of the exchange, then its copy."""
         try:
             await rest
             if body is None or body.whole:
-                self.copy(x, body)
+                self.copy(x, lines, body)
             else:
                 self.results[BODY] += 1
         finally:
             if body is not None:
                 body.drop()
 
-    def copy(self, x: Exchange, body: _Body | None = None) -> None:
-        """Send a copy of `x`, which is answered. Returns at once, and raises nothing."""
+    def copy(self, x: Exchange, lines: list[bytes], body: _Body | None = None) -> None:
+        """Send a copy of `x`, which came with `lines` and is answered. Returns at once, and raises nothing."""
         if len(self._tasks) >= MOST_UNDER_WAY:
             self.results[BUSY] += 1
             return
+        x.lines = lines
         try:
             self._start(x, b"" if body is None else b"".join(body.parts))
         except Exception:
@@ -204,18 +209,19 @@ class Mirroring:
 class _Behind:
     """The lane of a request that is copied when it is over."""
 
-    __slots__ = ("_lane", "_mirroring")
+    __slots__ = ("_lane", "_lines", "_mirroring")
 
-    def __init__(self, lane: Lane, mirroring: Mirroring) -> None:
+    def __init__(self, lane: Lane, mirroring: Mirroring, lines: list[bytes]) -> None:
         self._lane = lane
+        self._lines = lines
         self._mirroring = mirroring
 
     def over(self, x: Exchange) -> None:
         self._lane.over(x)
-        self._mirroring.copy(x)
+        self._mirroring.copy(x, self._lines)
 
     def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
-        self._lane.go_on(x, self._mirroring.after(x, rest))
+        self._lane.go_on(x, self._mirroring.after(x, rest, self._lines))
 
 
 class _Body:

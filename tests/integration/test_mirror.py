@@ -92,8 +92,11 @@ async def pair(
             yield Pair(gateway, *kept)
 
 
+@pytest.mark.parametrize(
+    "cookie", [{"cookie": "session=1; refresh_token=secret"}, {}], ids=["cookie", "plain"]
+)
 async def test_a_copy_says_what_the_service_was_told_and_is_marked(
-    session_store: EmbeddedStore, tmp_path: Path
+    session_store: EmbeddedStore, tmp_path: Path, cookie: dict[str, str]
 ) -> None:
     async with pair(session_store, tmp_path) as found:
         reply = await found.ask(
@@ -101,19 +104,23 @@ async def test_a_copy_says_what_the_service_was_told_and_is_marked(
             headers={
                 "x-mirrored": "1",
                 "X_Mirrored".lower(): "1",
-                "cookie": "session=1; refresh_token=secret",
+                **cookie,
                 "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             },
         )
         assert reply.status == 200
         assert await found.settled() == {"same": 1}
         (service,), (mirror,) = found.service, found.mirror
-        told = [set(request.split(b"\r\n")) for request in (service, mirror)]
+        lines = [request.split(b"\r\n") for request in (service, mirror)]
+        told = [set(each) for each in lines]
+        assert [len(each) for each in told] == [
+            len(each) - 1 for each in lines
+        ]  # none twice, but the empty one
         only = [{line.partition(b":")[0] for line in told[i] - told[1 - i]} for i in (0, 1)]
         # A span of its own, below the same one.
         assert only == [{b"host", b"traceparent"}, {b"host", b"traceparent", b"x-mirrored"}]
         assert b"x-request-id: %b" % str(reply.header("x-request-id")).encode() in told[1]
-        assert b"cookie: session=1" in told[1]
+        assert (b"cookie: session=1" in told[1]) == bool(cookie)
         assert b"x-user-id: user-1" in told[1]
         assert not [line for line in told[0] if line.lower().replace(b"_", b"-").startswith(b"x-mirrored")]
         assert service.startswith(b"GET /api/v1/inventory/items?a=1&b=%20 HTTP/1.1\r\n")
