@@ -50,7 +50,7 @@ class Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         load = self._load
         answer = self._answer + data if self._answer else data
-        if not answer.endswith(_BODY):
+        if not answer.endswith(load.body):
             self._answer = answer
             if not _OK.startswith(answer[:12]) and not answer.startswith(_OK):
                 load.errors += 1
@@ -69,11 +69,12 @@ class Client(asyncio.Protocol):
 
 
 class Load:
-    """`connections` keep-alive connections to one peer, which run in slices and rest in between."""
+    """`connections` keep-alive connections to one peer, which answers with `body`; they run in slices and rest in between."""
 
-    def __init__(self, port: int, path: str, token: str, connections: int) -> None:
+    def __init__(self, port: int, path: str, token: str, connections: int, body: bytes = _BODY) -> None:
         head = (f"GET {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Accept: application/json")
         self.request = "\r\n".join((*head, f"Authorization: Bearer {token}", "", "")).encode()
+        self.body = body
         self.done = self.errors = self.resting = 0
         self.running = self.open = False
         self._port, self._count = port, connections

@@ -162,7 +162,7 @@ class Demo:
                 {
                     **self._info.environment,
                     **self._info.beside,
-                    "GATEWAY_CONFIG": str(ROOT / "demo" / "gateway.toml"),
+                    "GATEWAY_CONFIG": str(self._config()),
                 },
                 os.environ,
             ),
@@ -176,6 +176,17 @@ class Demo:
         self._run("gateway", ("kernel", "run"), environment, _GATEWAY_STOP_SECONDS)
         address = (reachable(self._options.host), self._port)
         self._wait_until(lambda: is_ready(address), f"the gateway does not answer on {self._url}")
+
+    def _config(self) -> Path:
+        """The gateway's configuration; with the service that speaks gRPC, where the platform has it."""
+        config = ROOT / "demo" / "gateway.toml"
+        if "LOYALTY_SERVICE_URL" not in self._info.beside:
+            return config
+        more = (ROOT / "demo" / "grpc.toml").read_text()
+        whole = self._directory / "gateway.toml"
+        place = 'descriptors = "'
+        whole.write_text(config.read_text() + more.replace(place, f"{place}{ROOT / 'demo'}/"))
+        return whole
 
     def announce(self) -> None:
         """Step 4."""

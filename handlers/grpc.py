@@ -17,6 +17,7 @@ from kernel.http.problems import (
     BAD_REQUEST,
     BODY_TIMEOUT,
     ROUTE_UNKNOWN,
+    UPSTREAM_BUSY,
     UPSTREAM_PROTOCOL,
     ClientGone,
     Extended,
@@ -26,6 +27,7 @@ from kernel.routing.catalog import RouteRow
 from kernel.stages.effects import attached
 from kernel.state import Factories, State
 from kernel.traffic.forwarding import forwarded
+from kernel.traffic.idempotency import heeding_keys
 
 if TYPE_CHECKING:
     from kernel.transcoding.binding import Binding
@@ -38,8 +40,10 @@ _EVENTS = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
-# PERF: a MiB of JSON takes 20 ms and more: the loop has something else to do meanwhile.
+# PERF: a MiB of JSON takes from 20 ms (few long fields) to half a second (a million elements): the loop has something else to
+# do meanwhile. SECURITY: and one such message of a service at a time, since it takes fifteen times its size.
 _LONG = 64 * 1024
+_BUSY = UPSTREAM_BUSY("too many large messages are being translated", ((b"retry-after", b"1"),))
 
 
 def make(state: State, row: RouteRow) -> Handler:
@@ -47,7 +51,7 @@ def make(state: State, row: RouteRow) -> Handler:
     # Imported only where such a service is configured: it needs the extra `grpc`.
     from kernel.transcoding.binding import Binding, Unreadable  # noqa: PLC0415
     from kernel.transcoding.reader import Invalid  # noqa: PLC0415
-    from kernel.upstream.grpc_call import GrpcCall  # noqa: PLC0415
+    from kernel.upstream.grpc_call import GrpcCall, Refused  # noqa: PLC0415
     from kernel.upstream.grpc_metadata import TOLD, metadata  # noqa: PLC0415
 
     assert row.service is not None
@@ -58,6 +62,7 @@ def make(state: State, row: RouteRow) -> Handler:
     seconds = row.timeout or state.settings.request_timeout_seconds
     told = TOLD | {each.encode() for each, _ in row.set_headers}
     pause = state.settings.idle_timeout_seconds
+    queue_seconds = state.settings.queue_timeout_seconds
     body_seconds = state.settings.body_timeout_seconds
 
     async def grpc(x: Exchange) -> None:
@@ -70,7 +75,7 @@ def make(state: State, row: RouteRow) -> Handler:
             raise GatewayError(ROUTE_UNKNOWN())
         body = await _body(x, body_seconds)
         try:
-            data = await _apart(
+            data = await apart(
                 len(body), lambda: binding.request(taken, x.query, body, _header(x, b"content-type"))
             )
         except Invalid as error:
@@ -81,15 +86,35 @@ def make(state: State, row: RouteRow) -> Handler:
                 await stream(x, binding, call)
                 return
             answer = await call.unary(seconds)
+        except Refused as error:
+            if x.response_started:
+                raise
+            await x.refuse(error.problem)
+            x.phase = DONE
+            return
         finally:
             call.close()
         media, shown = await show(binding, answer)
         await x.respond(200, [(b"content-type", media)], shown)
         x.phase = DONE
 
+    async def apart(size: int, work: Callable[[], _T]) -> _T:
+        """`work`, in a thread and one at a time when there is much of it."""
+        if size < _LONG:
+            return work()
+        try:
+            async with timeout(queue_seconds):
+                await service.turn.acquire()
+        except TimeoutError:
+            raise GatewayError(_BUSY) from None
+        try:
+            return await to_thread(work)
+        finally:
+            service.turn.release()
+
     async def show(binding: Binding, message: bytes) -> tuple[bytes, bytes]:
         try:
-            return await _apart(len(message), lambda: binding.answer(message))
+            return await apart(len(message), lambda: binding.answer(message))
         except Unreadable as error:
             state.log.warning("answer of a gRPC service not understood", service=name, reason=str(error))
             raise GatewayError(
@@ -122,7 +147,7 @@ def make(state: State, row: RouteRow) -> Handler:
         x.phase = DONE
 
     handler: Handler = grpc if row.effect is None else attached(state, row.effect, grpc)
-    return forwarded(row, handler)
+    return heeding_keys(state.ledger, row, forwarded(row, handler), body_seconds)
 
 
 async def _body(x: Exchange, pause: float) -> bytes:
@@ -136,11 +161,6 @@ async def _body(x: Exchange, pause: float) -> bytes:
     except TimeoutError:
         raise GatewayError(BODY_TIMEOUT(headers=((b"connection", b"close"),))) from None
     return b"".join(parts)
-
-
-async def _apart(size: int, work: Callable[[], _T]) -> _T:
-    """`work`, in a thread when there is much of it."""
-    return work() if size < _LONG else await to_thread(work)
 
 
 async def _pass_on(x: Exchange, data: bytes, pause: float, more: bool = True) -> None:

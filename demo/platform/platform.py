@@ -12,6 +12,7 @@ from demo.platform.demo_sessions import DemoSessions
 from demo.platform.front import Front
 from demo.platform.info import Account, Info
 from demo.platform.inventory_v2 import inventory_v2
+from demo.platform.loyalty import Loyalty, installed
 from demo.platform.nominatim import Nominatim
 from demo.platform.notifications import Notifications
 from demo.platform.producer import Producer
@@ -77,6 +78,7 @@ class Platform:
             equip(each)
         # Not one of the platform's services: what the gateway asks for addresses.
         self.nominatim = Nominatim()
+        self.loyalty = Loyalty() if installed() else None
         self.urls: dict[str, str] = {}
         self.beside_urls: dict[str, str] = {}
         self.front = Front(self.world.account("owner"))
@@ -88,6 +90,8 @@ class Platform:
             await self.start_service(name, host)
         for variable, service in self.beside.items():
             self.beside_urls[variable] = f"http://{host}:{await service.server.start(host, 0)}"
+        if self.loyalty is not None:
+            self.beside_urls["LOYALTY_SERVICE_URL"] = f"grpc://{host}:{await self.loyalty.start(host)}"
         await self.nominatim.start(host)
         self.page = f"http://{host}:{await self.front.server.start(host, 0)}"
 
@@ -107,6 +111,8 @@ class Platform:
             await self.stop_service(name)
         for service in self.beside.values():
             await service.server.stop()
+        if self.loyalty is not None:
+            await self.loyalty.stop()
         await self.nominatim.stop()
         await self.front.server.stop()
 

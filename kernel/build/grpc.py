@@ -11,6 +11,7 @@ from kernel.telemetry.log import Log
 from kernel.upstream.balance import Upstream
 
 if TYPE_CHECKING:
+    from kernel.transcoding.descriptors import Descriptors
     from kernel.upstream.grpc_channels import GrpcService
 
 
@@ -23,17 +24,26 @@ def make_grpc(settings: Settings, upstreams: Mapping[str, Upstream], log: Log) -
     from kernel.transcoding.descriptors import Descriptors  # noqa: PLC0415
     from kernel.upstream.grpc_channels import GrpcService  # noqa: PLC0415
 
-    return {
-        service.name: GrpcService(
-            upstreams[service.name],
-            Descriptors(grpc.descriptors),
+    made: dict[str, GrpcService] = {}
+    for service, grpc in spoken:
+        upstream = upstreams[service.name]
+        descriptors = Descriptors(grpc.descriptors)
+        upstream.document = partial(_document, descriptors, service.name)
+        made[service.name] = GrpcService(
+            upstream,
+            descriptors,
             service.trust,
             grpc.max_message,
             settings.connect_timeout_seconds,
             partial(_failed, log, service.name),
         )
-        for service, grpc in spoken
-    }
+    return made
+
+
+def _document(descriptors: Descriptors, name: str) -> bytes:
+    from kernel.transcoding.openapi import document  # noqa: PLC0415
+
+    return document(descriptors, name)
 
 
 def _failed(log: Log, service: str, code: str, text: str) -> None:

@@ -128,7 +128,21 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
         yield "versions", versions
     for name, _, variant in beside(settings.service_catalog):
         yield name, f"{variant.text}: {', '.join(variant.urls)}"
+    for service in settings.service_catalog:
+        if service.grpc is not None:
+            yield f"gRPC {service.name}", _methods(service, settings)
     yield "origins", ", ".join(settings.cors_origins) or "none: pages of other origins cannot call"
+
+
+def _methods(service: Service, settings: Settings) -> str:
+    """What of a gRPC service is served, in words."""
+    from kernel.transcoding.descriptors import Descriptors  # noqa: PLC0415
+
+    assert service.grpc is not None
+    served = {rule.call for row in settings.routes if row.service == service.name for rule in row.rules}
+    calls = Descriptors(service.grpc.descriptors).calls()
+    left = ", ".join(call.rpartition(".")[2] for call in calls if call not in served)
+    return f"{plural(len(served), 'method')} served" + (f", without a route: {left}" if left else "")
 
 
 def _versions(service: Service) -> str:

@@ -16,6 +16,7 @@ from kernel.config.values import size_text
 from kernel.http.paths import flaw, second_look
 from kernel.routing.beside import beside
 from kernel.routing.catalog import METHODS, VERSION_UNKNOWN, RouteRow
+from kernel.routing.rpc import Rule
 from kernel.routing.traffic import Canary
 from kernel.routing.trie import Trie
 from kernel.stages import describe
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     found = match(loaded.settings, method, path)
     if args.json:
         answer: dict[str, Any] = {"method": method, "path": path}
-        answer |= {"refused": found} if isinstance(found, str) else explained(loaded.settings, found)
+        answer |= {"refused": found} if isinstance(found, str) else explained(loaded.settings, found, path)
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode() + "\n")
         return int(isinstance(found, str))
     style = Style(sys.stdout)
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if isinstance(found, str):
         sys.stdout.write(f"{style('1', f'{method} {path}')}\n\n  {style('31', found)}\n")
         return 1
-    facts = explained(loaded.settings, found)
+    facts = explained(loaded.settings, found, path)
     stages: dict[str, str] = facts.pop("stages")
     rows = [
         (name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])
@@ -96,11 +97,21 @@ def match(settings: Settings, method: str, path: str) -> RouteRow | str:
     if not wrong and found.handler == VERSION_UNKNOWN:
         unknown = Versions(settings.service_catalog, settings.routes).unknown(raw)
         return f"404 {VERSION_UNKNOWN}: {unknown.detail if unknown is not None else ''}"
+    if not wrong and found.rules and called(found, raw) is None:
+        return f"404 route-unknown: {found.pattern} has {', '.join(rule.template for rule in found.rules)}."
     return f"400 bad-path: {wrong}" if wrong else found
 
 
-def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
+def called(row: RouteRow, path: bytes) -> Rule | None:
+    """The rule of a gRPC service's row that takes `path`."""
+    from kernel.transcoding.template import parse  # noqa: PLC0415
+
+    return next((rule for rule in row.rules if parse(rule.template).pattern().fullmatch(path)), None)
+
+
+def explained(settings: Settings, row: RouteRow, path: str) -> dict[str, Any]:
     """What holds for a route; `stages` maps their names to what they demand, in order."""
+    rule = called(row, path.encode())
     upstream = list(settings.services[row.asked]) if row.service else None
     return {
         "route": f"{methods(row)} {row.pattern}",
@@ -108,6 +119,7 @@ def explained(settings: Settings, row: RouteRow) -> dict[str, Any]:
         "version": ": ".join(filter(None, (row.version, in_words(row.life) if row.life is not None else ""))),
         "upstream": upstream,
         **_variants(settings, row),
+        "calls": rule.call if rule is not None else None,
         "sent_as": row.rewrite,
         "sets": [f"{name}: {value}" for name, value in row.set_headers],
         "removes": list(row.remove_headers),

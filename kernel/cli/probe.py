@@ -9,6 +9,7 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ from kernel.cli.output import Row, Style, plural, table
 from kernel.config import Settings
 from kernel.primitives.tls import client_context, explain
 from kernel.routing.beside import beside
-from kernel.routing.catalog import Trust, destinations
+from kernel.routing.catalog import Service, Trust, destinations
 
 _THREADS = 64
 
@@ -73,11 +74,40 @@ def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
     asked += [(name, service, variant.urls) for name, service, variant in beside(settings.service_catalog)]
     for name, service, urls in asked:
         for url in urls:
-            yield Target(
-                name,
-                url,
-                lambda url=url, service=service: _get(url, service.health, timeout, service.trust),  # type: ignore[misc]
-            )
+            yield Target(name, url, partial(_ask_service, service, url, timeout))
+
+
+def _ask_service(service: Service, url: str, timeout: float) -> str:
+    if service.grpc is not None:
+        return _ask_grpc(url, timeout, service.trust)
+    return _get(url, service.health, timeout, service.trust)
+
+
+def _ask_grpc(url: str, timeout: float, trust: Trust | None) -> str:
+    """Whether what is at `url` speaks HTTP/2, as gRPC has to: its connection begins with SETTINGS (RFC 9113 section 3.4)."""
+    parts = urlsplit(url)
+    host = parts.hostname or "localhost"
+    plain: socket.socket
+    if parts.scheme == "unix":
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(timeout)
+        plain.connect(parts.path)
+    else:
+        plain = socket.create_connection(
+            (host, parts.port or (443 if parts.scheme == "https" else 80)), timeout
+        )
+    with plain:
+        spoken = plain
+        if parts.scheme == "https":
+            context = client_context(trust.ca, trust.identity) if trust else client_context()
+            context.set_alpn_protocols(["h2"])
+            spoken = context.wrap_socket(plain, server_hostname=host)
+        with spoken:
+            spoken.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+            frame = spoken.recv(9)
+    if frame[3:4] != b"\x04":
+        raise Failed("no HTTP/2, and so no gRPC")
+    return "HTTP/2 is spoken"
 
 
 def _try(target: Target) -> tuple[bool, Row]:

@@ -148,6 +148,8 @@ def callers(row: RouteRow) -> str:
 
 def extras(row: RouteRow) -> Iterator[str]:
     """What else holds for a route, in words."""
+    if row.rules:
+        yield f"calls {' or '.join(dict.fromkeys(rule.name for rule in row.rules))}"
     if row.min_tier:
         yield f"{row.min_tier} tier"
     if row.limit:

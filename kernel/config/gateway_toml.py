@@ -127,7 +127,8 @@ class _Reader:
             self._route(where, table)
         self._versions.stamp(self._catalog, self._rows)
         self._narrowed(before)
-        grpc_table.transcode(self._catalog.values(), self._rows, self._named, self._error, self._warn)
+        most = self._settings.max_body_bytes
+        grpc_table.transcode(self._catalog.values(), self._rows, self._named, most, self._error, self._warn)
         limits = dict(self._tables(document, "limits"))
         self._known(limits, _LIMITED, "[limits] ")
         tiers = self._limits(limits, "tiers", lambda name: "" if name in TIERS else unknown(name, TIERS))

@@ -18,7 +18,7 @@ from kernel.config.rewrite import Table
 from kernel.routing.catalog import RouteRow, Service
 from kernel.routing.rpc import GRPC, Rule
 from kernel.transcoding.descriptors import Descriptors, DescriptorsError
-from kernel.transcoding.template import ONE, Shape, Template, covers, meet, order, parse, shape_of
+from kernel.transcoding.template import ONE, Shape, Template, common, covers, meet, order, parse, shape_of
 
 _API = ("api", "v1")
 _SCOPE = (*_API, "tenants", ONE)
@@ -42,7 +42,12 @@ class _Ruled(NamedTuple):
 
 
 def routes(
-    table: Table, service: Service, named: Collection[str], complain: Complain, doubt: Callable[[str], None]
+    table: Table,
+    service: Service,
+    named: Collection[str],
+    max_body: int,
+    complain: Complain,
+    doubt: Callable[[str], None],
 ) -> None:
     """Put the routes of a gRPC `service` into `table`, in the place of the rows it has there. `named` are the patterns of
     [[routes]]."""
@@ -54,11 +59,12 @@ def routes(
         return
     ruled = list(_ruled(descriptors, service, doubt, complain))
     old = [(shape_of(pattern), pattern) for pattern in table.patterns(service.name)]
-    sockets = [p for _, p in old if any(r.websocket for r in table.at(p) if r.service == service.name)]
-    for pattern in sockets:
-        complain(f"{pattern} is a WebSocket, which a gRPC service does not serve", "")
-    for pattern in [p for _, p in old if any(r.rewrite for r in table.at(p) if r.service == service.name)]:
-        complain(f"{pattern} has a rewrite (or strip_prefix), but a gRPC service is sent no path", "")
+    for pattern in named:
+        own = [row for row in table.at(pattern) if row.service == service.name]
+        if any(row.websocket for row in own):
+            complain(f"{pattern} is a WebSocket, which a gRPC service does not serve", "")
+        if any(row.rewrite for row in own):
+            complain(f"{pattern} has a rewrite (or strip_prefix), but a gRPC service is sent no path", "")
     for each in ruled:
         if not each.scoped and not any(covers(shape, each.shape) for shape, _ in old):
             where = ", ".join(pattern for _, pattern in old)
@@ -70,7 +76,7 @@ def routes(
     _no_twins(ruled, complain)
     rows: list[RouteRow] = []
     for source, row in _rows(table, service, ruled, old, complain):
-        rows.append(row)
+        rows.append(row if row.max_body is not None else replace(row, max_body=max_body))
         named = set(named) - {source}
     for _, pattern in old:
         if pattern in named:
@@ -81,13 +87,20 @@ def routes(
     for _, pattern in old:
         table.put(pattern, [row for row in table.at(pattern) if row.service != service.name])
     for row in rows:
-        table.put(row.pattern, [*table.at(row.pattern), row])
+        there = table.at(row.pattern)
+        for other in there:
+            if other.service != service.name and other.answered & row.answered:
+                who = f"the service {other.service}" if other.service else "the gateway itself"
+                complain(
+                    f"{row.rules[0].call}: {row.pattern} is answered by {who}: change the rule's path", ""
+                )
+        table.put(row.pattern, [*there, row])
     reached = {rule.call for row in rows for rule in row.rules}
     for method in dict.fromkeys(each.method for each in ruled if each.rule.call not in reached):
         doubt(f"{method} has a rule, but no route takes it: see its methods, and those of [[routes]]")
     if not ruled:
-        unbound = ", ".join(descriptors.unbound()[:5]) or "it has none"
-        complain(f"no method has a google.api.http rule that can be served ({unbound})", "")
+        methods = ", ".join(descriptors.calls()[:5]) or "it has none"
+        complain(f"no method has a google.api.http rule that can be served ({methods})", "")
 
 
 def _ruled(
@@ -151,12 +164,13 @@ def _rows(
 ) -> Iterator[tuple[str, RouteRow]]:
     """Each with the pattern of the row whose demands it has."""
     spell = _Speller(table, service.name, complain)
-    patterns = dict(old)
+    spelled: dict[Shape, str] = {}
+    for shape, pattern in old:
+        if spelled.setdefault(shape, pattern) != pattern:
+            complain(f"{pattern} and {spelled[shape]} of [[routes]] are one pattern: spell it in one way", "")
     for each in ruled:
         spell.learn(each)
-    for each in ruled:
-        patterns.setdefault(each.shape, spell(each.shape))
-    for shape in patterns:
+    for shape in _shapes([shape for shape, _ in old], [each.shape for each in ruled]):
         demanded = min((each for each, _ in old if covers(each, shape)), key=order, default=None)
         if demanded is None:
             continue
@@ -166,7 +180,7 @@ def _rows(
             if each.shape == shape or (meet(each.shape, shape) and order(shape) < order(each.shape))
         ]
         here.sort(key=lambda each: (order(each.shape), not each.template.verb))
-        for row in table.at(patterns[demanded]):
+        for row in table.at(spelled[demanded]):
             if row.service != service.name or row.websocket:
                 continue
             # Methods that have the same rules are one row.
@@ -175,6 +189,9 @@ def _rows(
                 rules = tuple(each.rule for each in here if method in each.rule.methods)
                 if rules:
                     groups.setdefault(rules, set()).add(method)
+            if here and not groups:
+                # Its methods are answered, by 404: at a wider pattern less would be demanded of the others.
+                groups[()] = set(row.answered)
             for rules, methods in groups.items():
                 made = replace(
                     row,
@@ -185,6 +202,21 @@ def _rows(
                     limit_key=row.limit_key or (row.pattern if row.limit else ""),
                 )
                 yield row.pattern, made
+
+
+def _shapes(demands: list[Shape], rules: list[Shape]) -> Iterable[Shape]:
+    """Those of the rules, and whatever they and demands have in common.
+
+    SECURITY: the trie chooses one pattern for a path. With these it is one that lies wholly below the demand that the path
+    had without any rule, however rules and demands overlap: no rule leads around a demand.
+    """
+    found = dict.fromkeys([*demands, *rules])
+    new = [*found]
+    while new:
+        made = dict.fromkeys(common(one, each) for one in new for each in demands if meet(one, each))
+        new = [shape for shape in made if shape not in found]
+        found.update(dict.fromkeys(new))
+    return found
 
 
 class _Speller:

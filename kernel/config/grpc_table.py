@@ -15,6 +15,8 @@ from kernel.config.values import size
 from kernel.routing.catalog import Service
 from kernel.routing.rpc import Grpc
 
+# What the gateway itself asks over HTTP: tokens, families of tenants, demo sessions, dispatched alerts.
+_ASKED = ("auth", "demo-session", "notification", "tenant")
 _NEEDED = ("grpc", "google.protobuf", "google.api")
 _MAX_FILE = 16 * 1024 * 1024
 # As gRPC's own.
@@ -65,16 +67,22 @@ def transcode(
     catalog: Iterable[Service],
     table: Table,
     named: Collection[str],
+    max_body: int,
     complain: Complain,
     warn: Callable[[str, str], None],
 ) -> None:
-    """Give the gRPC services of `catalog` the routes of their rules; `named` are the patterns of [[routes]]."""
+    """Give the gRPC services of `catalog` the routes of their rules. `named` are the patterns of [[routes]]; `max_body` is
+    what a request may have where nothing else is said."""
     for service in catalog:
         if service.grpc is None:
             continue
         from kernel.config.grpc_routes import routes  # noqa: PLC0415  # needs the extra, and takes 15 ms
 
         where = f"[services.{service.name}]"
+        if service.name in _ASKED:
+            complain(
+                f"{where} protocol", "is http: the gateway asks this service itself", 'protocol = "http"'
+            )
         for field in ("versions", "canary", "mirror"):
             if getattr(service, field):
                 complain(f"{where} {field}", "is for services that speak HTTP", 'protocol = "http"')
@@ -82,6 +90,7 @@ def transcode(
             table,
             service,
             named,
+            min(max_body, _MAX_MESSAGE),
             partial(complain, f"{where} descriptors"),
             partial(warn, f"{where} descriptors"),
         )

@@ -18,6 +18,11 @@ class Rule(Struct, frozen=True):
     response_body: str = ""
     streaming: bool = False
 
+    @property
+    def name(self) -> str:
+        """The method for people: without its package."""
+        return self.call.rpartition(".")[2]
+
 
 class Grpc(Struct, frozen=True):
     """What makes a service one that speaks gRPC: its FileDescriptorSet, and the bytes that a message of it may have."""

@@ -302,7 +302,6 @@ class Store:
         self._since = monotonic()
         self.connected = True
         self._reconnects += 1
-        self._hurried.clear()
         parked, self._parked = self._parked, None
         for listener in self._listeners:
             listener(parked is None)

@@ -100,7 +100,10 @@ class Binding:
         if field is None:
             self._reader.read(message, value)
         elif value is not None or field.takes_null:
-            self._reader.put(message, field, value, field.name)
+            try:
+                self._reader.put(message, field, value)
+            except Invalid as error:
+                raise error.within(field.name) from None
 
     def _clear(self, message: Any, path: list[str]) -> None:
         """What a body said of a field that the path binds counts for nothing, or for the others of its oneof."""

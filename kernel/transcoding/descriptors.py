@@ -97,9 +97,9 @@ class Descriptors:
             for each in (rule, *rule.additional_bindings) if rule is not None else ():
                 yield self._read(method, each)
 
-    def unbound(self) -> list[str]:
-        """The methods without a rule."""
-        return [method.full_name for method, rule in self.methods() if rule is None]
+    def calls(self) -> list[str]:
+        """Of each method, what a rule calls it."""
+        return [f"/{method.containing_service.full_name}/{method.name}" for method, _ in self.methods()]
 
     def _read(self, method: MethodDescriptor, rule: Any) -> Served:
         name = method.full_name

@@ -43,6 +43,13 @@ class Invalid(ValueError):
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"`{path}`: {problem}." if path else f"{problem[0].upper()}{problem[1:]}.")
         self.path = path
+        self._problem = problem
+
+    def within(self, step: str) -> Invalid:
+        """The same, told of what `step` leads to. PERF: paths are made when something is wrong, and not before."""
+        inner = self.path
+        joined = f"{step}{inner}" if not inner or inner.startswith("[") else f"{step}.{inner}"
+        return Invalid(joined, self._problem)
 
 
 def _whole(name: str, low: int, high: int) -> Convert:
@@ -156,7 +163,9 @@ def _enumeration(kind: Any) -> Convert:
 class Field:
     """A field and how its values are read. `text` reads one from text; None: it has no form as text."""
 
-    __slots__ = ("convert", "key", "message", "name", "oneof", "own_form", "repeated", "takes_null", "text")
+    __slots__ = (
+        "convert", "inner", "key", "message", "name", "oneof", "own_form", "repeated", "takes_null", "text"
+    )  # fmt: skip
 
     def __init__(self, field: FieldDescriptor) -> None:
         self.name: str = field.name
@@ -173,6 +182,7 @@ class Field:
         )
         self.takes_null = name in ("google.protobuf.Value", _NULL)
         self.own_form = self.message is not None and name.startswith(_OWN_FORM)
+        self.inner: dict[str, Field] | None = None  # of a message, once they were needed
         self.convert = self._convert(value)
         self.text = None if self.key else self._text(value, name)
 
@@ -220,71 +230,98 @@ class Reader:
             self._fields[kind.full_name] = known
         return known
 
-    def read(self, message: Any, value: Any, path: str = "", depth: int = 0) -> None:
-        """Put the JSON `value` into `message`, which is at `path`. Raises `Invalid`."""
+    def read(self, message: Any, value: Any) -> None:
+        """Put the JSON `value` into `message`. Raises `Invalid`."""
         if message.DESCRIPTOR.full_name.startswith(_OWN_FORM):
-            self._own_form(message, value, path)
-            return
+            self._own_form(message, value)
+        else:
+            self._object(message, self.fields(message.DESCRIPTOR), value, 0)
+
+    def _object(self, message: Any, fields: dict[str, Field], value: Any, depth: int) -> None:
         if not isinstance(value, dict):
-            raise Invalid(path, "a JSON object is expected")
+            raise Invalid("", "a JSON object is expected")
         if depth >= _DEEPEST:
-            raise Invalid(path, "it is nested too deeply")
-        fields = self.fields(message.DESCRIPTOR)
+            raise Invalid("", "it is nested too deeply")
         seen: set[str] = set()
         for key, item in value.items():
-            place = f"{path}.{key}" if path else key
             field = fields.get(key)
             if field is None:
-                raise Invalid(place[:200], f"there is no such field; there are {_listed(fields)}")
+                raise Invalid(key[:200], f"there is no such field; there are {_listed(fields)}")
             if field.name in seen or (field.oneof and item is not None and field.oneof in seen):
-                raise Invalid(place, "it is given twice, or beside one that excludes it")
+                raise Invalid(key, "it is given twice, or beside one that excludes it")
             seen.add(field.name)
             if item is None and not (field.takes_null and not field.repeated):
                 continue
             if field.oneof:
                 seen.add(field.oneof)
-            self.put(message, field, item, place, depth)
+            try:
+                self.put(message, field, item, depth)
+            except Invalid as error:
+                raise error.within(key) from None
 
-    def put(self, message: Any, field: Field, item: Any, place: str, depth: int = 0) -> None:
-        """Set `field` of `message` to the JSON value `item`."""
+    def put(self, message: Any, field: Field, item: Any, depth: int = 0) -> None:
+        """Set `field` of `message` to the JSON value `item`. Raises `Invalid`, from the field on."""
         if field.key is not None:
-            self._map(getattr(message, field.name), field, item, place, depth)
+            self._map(getattr(message, field.name), field, item, depth)
         elif field.repeated:
-            if not isinstance(item, list):
-                raise Invalid(place, "a JSON array is expected")
-            target = getattr(message, field.name)
-            for at, each in enumerate(item):
-                here = f"{place}[{at}]"
-                if each is None and not field.takes_null:
-                    raise Invalid(here, "null is no element")
-                if field.message is not None:
-                    self.read(target.add(), each, here, depth + 1)
-                else:
-                    _store(target.append, field, each, here)
+            self._list(getattr(message, field.name), field, item, depth)
         elif field.message is not None:
             nested = getattr(message, field.name)
             nested.SetInParent()
-            self.read(nested, item, place, depth + 1)
+            self._nested(nested, field, item, depth + 1)
         else:
-            _store(partial(setattr, message, field.name), field, item, place)
+            _store(partial(setattr, message, field.name), field, item)
 
-    def _map(self, target: Any, field: Field, item: Any, place: str, depth: int) -> None:
+    def _nested(self, message: Any, field: Field, item: Any, depth: int) -> None:
+        if field.own_form:
+            self._own_form(message, item)
+            return
+        fields = field.inner
+        if fields is None:
+            fields = field.inner = self.fields(message.DESCRIPTOR)
+        self._object(message, fields, item, depth)
+
+    def _list(self, target: Any, field: Field, item: Any, depth: int) -> None:
+        if not isinstance(item, list):
+            raise Invalid("", "a JSON array is expected")
+        if field.message is None:
+            assert field.convert is not None
+            try:
+                # PERF: one call for all; which of them is wrong is looked for when one is.
+                target.extend(map(field.convert, item))
+            except ValueError:
+                del target[:]
+            else:
+                return
+        for at, each in enumerate(item):
+            try:
+                if each is None and not field.takes_null:
+                    raise Invalid("", "null is no element")
+                if field.message is None:
+                    _store(target.append, field, each)
+                else:
+                    self._nested(target.add(), field, each, depth + 1)
+            except Invalid as error:
+                raise error.within(f"[{at}]") from None
+
+    def _map(self, target: Any, field: Field, item: Any, depth: int) -> None:
         if not isinstance(item, dict):
-            raise Invalid(place, "a JSON object is expected")
+            raise Invalid("", "a JSON object is expected")
         assert field.key is not None
         for name, each in item.items():
-            here = f"{place}.{name}"
             try:
                 key = field.key(name)
             except ValueError as error:
-                raise Invalid(here, f"as a key {error}") from None
-            if each is None and not field.takes_null:
-                raise Invalid(here, "null is no value of a map")
-            if field.message is not None:
-                nested = target[key]
-                self.read(nested, each, here, depth + 1)
-            else:
-                _store(partial(target.__setitem__, key), field, each, here)
+                raise Invalid(name, f"as a key {error}") from None
+            try:
+                if each is None and not field.takes_null:
+                    raise Invalid("", "null is no value of a map")
+                if field.message is not None:
+                    self._nested(target[key], field, each, depth + 1)
+                else:
+                    _store(partial(target.__setitem__, key), field, each)
+            except Invalid as error:
+                raise error.within(name) from None
 
     def put_text(self, message: Any, path: Iterable[str], text: list[str], place: str) -> None:
         """Set the field at `path` below `message` to what `text` stands for: several texts make a repeated field.
@@ -320,41 +357,44 @@ class Reader:
                 nested.SetInParent()
                 if hasattr(nested, "value"):
                     nested.value = value
-                else:
-                    self._own_form(nested, each, place)
+                    continue
+                try:
+                    self._own_form(nested, each)
+                except Invalid as error:
+                    raise error.within(place) from None
         elif field.repeated:
             getattr(message, field.name).extend(values)
         else:
             setattr(message, field.name, values[0])
 
-    def _own_form(self, message: Any, value: Any, path: str) -> None:
+    def _own_form(self, message: Any, value: Any) -> None:
         name = message.DESCRIPTOR.full_name
         if name == "google.protobuf.FieldMask" and isinstance(value, str) and not _MASK.fullmatch(value):
-            raise Invalid(path, "names of fields in camelCase are expected, separated by commas")
+            raise Invalid("", "names of fields in camelCase are expected, separated by commas")
         if name == "google.protobuf.Empty" and value != {}:
-            raise Invalid(path, "an empty object is expected")
+            raise Invalid("", "an empty object is expected")
         if _WRAPPER.fullmatch(name):
             field = self.fields(message.DESCRIPTOR)["value"]
             message.SetInParent()
-            _store(partial(setattr, message, "value"), field, value, path)
+            _store(partial(setattr, message, "value"), field, value)
             return
         try:
             json_format.ParseDict(value, message, descriptor_pool=self._pool, max_recursion_depth=_DEEPEST)
         except json_format.ParseError as error:
             said = _AFTER.sub("", _BEFORE.sub("", str(error).partition("\n")[0])) or "it is malformed"
-            raise Invalid(path, said[0].lower() + said[1:300]) from None
+            raise Invalid("", said[0].lower() + said[1:300]) from None
         except (TypeError, ValueError, AttributeError, OverflowError, RecursionError, KeyError):
-            raise Invalid(path, f"no {name.rpartition('.')[2]} can be made of it") from None
+            raise Invalid("", f"no {name.rpartition('.')[2]} can be made of it") from None
 
 
-def _store(put: Callable[[Any], None], field: Field, item: Any, place: str) -> None:
+def _store(put: Callable[[Any], None], field: Field, item: Any) -> None:
     assert field.convert is not None
     try:
         put(field.convert(item))
     except UnicodeError:
-        raise Invalid(place, "it is not Unicode text") from None
+        raise Invalid("", "it is not Unicode text") from None
     except ValueError as error:
-        raise Invalid(place, str(error)) from None
+        raise Invalid("", str(error)) from None
 
 
 def _listed(fields: dict[str, Field]) -> str:

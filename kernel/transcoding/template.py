@@ -139,7 +139,7 @@ def _separated(text: str) -> Iterable[str]:
 def _segment(text: str) -> str:
     if text in (ONE, REST):
         return text
-    if not _LITERAL.fullmatch(text):
+    if not _LITERAL.fullmatch(text) or text in (".", ".."):
         raise TemplateError(f"{text!r} is no segment")
     return text
 
@@ -176,6 +176,16 @@ def meet(one: Shape, other: Shape) -> bool:
         ):
             return False
     return True
+
+
+def common(one: Shape, other: Shape) -> Shape:
+    """The shape of all paths that are of both, which meet."""
+    made: list[str] = []
+    for at, (mine, theirs) in enumerate(zip(one, other, strict=False)):
+        if REST in (mine, theirs):
+            return (*made, *(other[at:] if mine == REST else one[at:]))
+        made.append(theirs if mine == ONE else mine)
+    return tuple(made)
 
 
 def order(shape: Shape) -> tuple[int, ...]:

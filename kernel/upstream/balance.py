@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -88,6 +88,8 @@ class Upstream:
         self.body_timeout = body_timeout
         # The Host that whoever relays a request says himself, when its client said none; empty: it is said here.
         self.stand_in = addresses[0].authority.encode() if preserve_host else b""
+        # Makes its OpenAPI document, where it cannot be asked for it.
+        self.document: Callable[[], bytes] | None = None
         # A question that any service can answer, for one that answers nothing; and the replicas that it is put to just now.
         self._health = health.encode()
         self._asked: dict[Replica, asyncio.Task[bool]] = {}

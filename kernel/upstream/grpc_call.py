@@ -22,7 +22,7 @@ from typing import Any
 from grpc import aio
 
 from kernel.exchange.disconnect import Disconnect
-from kernel.exchange.exchange import UPSTREAM, Exchange
+from kernel.exchange.exchange import UNKEYED, UNWRITTEN, UPSTREAM, WRITTEN, Exchange
 from kernel.exchange.phase import RESPONSE_BODY, RESPONSE_HEAD
 from kernel.http.problems import (
     BODY_TOO_LARGE,
@@ -55,6 +55,10 @@ _CONNECTING = (UPSTREAM_CONNECT, UPSTREAM_CONNECT_TIMEOUT)
 # It was the message: the service is at no fault of the kind that breakers are for.
 _BLAMELESS = (BODY_TOO_LARGE, UPSTREAM_TOO_LARGE)
 _MOST_RETRIES = 2
+
+
+class Refused(GatewayError):
+    """The service has answered, with a status of its own: nothing is unknown."""
 
 
 class GrpcCall:
@@ -114,7 +118,7 @@ class GrpcCall:
             kind = failure(error)
             if kind is None:
                 self._x.ended_by = UPSTREAM
-                raise GatewayError(self._service.problem(error)) from None
+                raise Refused(self._service.problem(error)) from None
         except TimeoutError:
             kind = UPSTREAM_TIMEOUT
         except CancelledError:
@@ -165,6 +169,8 @@ class GrpcCall:
             self._settle(replica, kind.status, x.upstream_seconds)
             raise self._named(kind)
         upstream.failed(replica, kind)
+        if x.keyed not in (UNKEYED, WRITTEN):
+            x.keyed = UNWRITTEN if kind in _CONNECTING else WRITTEN
         following: Replica | None = None
         if kind in _CONNECTING:
             if replica.pool.doubt is not None:
@@ -193,7 +199,7 @@ class GrpcCall:
         else:
             self._settle(replica, problem.kind.status, self._x.upstream_seconds)
         self._x.ended_by = UPSTREAM
-        return GatewayError(problem)
+        return Refused(problem)
 
     def _settle(self, replica: Replica, status: int, seconds: float) -> None:
         answered(self._upstream, replica, status, seconds)

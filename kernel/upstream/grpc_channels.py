@@ -100,6 +100,8 @@ class GrpcService:
         # With the addresses it was made for.
         self._channels: dict[Replica, tuple[tuple[str, ...], aio.Channel]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        # Of who translates a large message.
+        self.turn = asyncio.Semaphore(1)
         # Why the last connection could not be made, for operators.
         self.trouble = ""
 

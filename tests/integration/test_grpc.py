@@ -220,3 +220,16 @@ async def test_the_deadline_is_the_routes(
         assert (reply.status, reply.code) == (504, "upstream-timeout")
         assert (ovens.remaining or 9) < 1.5
         await until(lambda: ovens.cancelled == 1)
+
+
+async def test_its_document_is_among_the_others(gateway: Local) -> None:
+    document = (await gateway.ask("GET", "/openapi.json", client="127.0.0.1")).document
+    assert document["x-services"]["ovens"] == {
+        "included": True,
+        "title": "ovens",
+        "version": "",
+        "operations": 12,
+    }
+    operation = document["paths"][f"{API}/{{oven_id}}:heat"]["post"]
+    assert operation["security"] == [{"bearer": []}]
+    assert operation["tags"] == ["ovens"]

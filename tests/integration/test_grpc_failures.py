@@ -243,3 +243,46 @@ async def test_health_is_asked_by_its_own_protocol(gateway: Local, ovens: Ovens)
     await ovens.server.stop(0)
     assert await service.probe() == "service unreachable"
     assert "127.0.0.1" in service.trouble
+
+
+async def test_idempotency_keys_are_heeded(
+    ovens: Ovens, store_server: EmbeddedStore, redis_cli: redis.Redis, tmp_path: Path
+) -> None:
+    async def keyed(key: str, behaviour: str = "") -> Reply:
+        body = msgspec.json.encode({"behaviour": behaviour})
+        headers = {"idempotency-key": f'"{key}-0123456789abcdef"'}
+        while True:
+            reply = await local.ask("POST", f"{API}/7:heat", access_token(), body, headers=headers)
+            if reply.code != "idempotency-unavailable":  # a busy machine's store
+                return reply
+            await asyncio.sleep(0.05)
+
+    async with gateway_to(store_server, tmp_path, ovens.url, more='idempotency = "optional"') as local:
+        first, second = await keyed("a"), await keyed("a")
+        assert (first.status, first.body) == (second.status, second.body) == (200, second.body)
+        assert second.header("idempotent-replayed") == "true"
+        # A status of the service is its answer, too.
+        first, second = await keyed("b", "status:NOT_FOUND"), await keyed("b", "status:NOT_FOUND")
+        assert (first.status, first.code, second.status, second.code) == (
+            404,
+            "grpc-not-found",
+            404,
+            "grpc-not-found",
+        )
+        assert len(ovens.calls) == 2
+        await ovens.server.stop(0)
+        # Never sent: it may be tried again under its key.
+        assert {(await keyed("c")).status for _ in range(2)} == {502}
+
+
+async def test_large_messages_take_turns(
+    ovens: Ovens, store_server: EmbeddedStore, redis_cli: redis.Redis, tmp_path: Path
+) -> None:
+    async with gateway_to(store_server, tmp_path, ovens.url, QUEUE_TIMEOUT_SECONDS="0.2") as gateway:
+        assert (await heat(gateway, "x" * 100_000)).status == 200
+        await gateway.state.grpc["ovens"].turn.acquire()
+        reply = await heat(gateway, "x" * 100_000)
+        assert (reply.status, reply.code, reply.header("retry-after")) == (503, "upstream-busy", "1")
+        assert (await heat(gateway, "")).status == 200
+        gateway.state.grpc["ovens"].turn.release()
+        assert (await heat(gateway, "x" * 100_000)).status == 200

@@ -8,8 +8,10 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
 import redis
 
@@ -17,6 +19,7 @@ from kernel.cli.probe import probe
 from kernel.config import Settings, load
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import free_port, service_env
+from tests.support.grpc_service import configured
 from tests.support.store import session_store, store_server
 
 __all__ = ["session_store", "store_server"]
@@ -163,3 +166,18 @@ def test_a_service_on_a_unix_socket_is_reached(tmp_path: Path, capsys: pytest.Ca
         _, found = report(load(elsewhere | {"SALES_SERVICE_URL": f"unix://{path}"}), capsys)
         server.shutdown()
     assert found[f"sales unix://{path}"] == "✓ GET /health is 200"
+
+
+def test_a_grpc_service_is_asked_for_http2(
+    url: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    there = f"grpc://127.0.0.1:{port}"
+    try:
+        _, found = report(load(service_env(url) | configured(tmp_path, there, url)), capsys)
+    finally:
+        server.stop(0).wait()
+    assert found[f"ovens {there}"] == "✓ HTTP/2 is spoken"
+    assert found[f"ovens {url}"] == "✗ no HTTP/2, and so no gRPC"

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+from hypothesis import given
+from hypothesis import strategies as st
 
+from kernel.cli import main
 from kernel.config import Settings
+from kernel.config.grpc_routes import routes
 from kernel.config.loading import load_with_warnings
-from kernel.routing.catalog import RouteRow
+from kernel.config.rewrite import Table
+from kernel.routing.catalog import RouteRow, Service
+from kernel.routing.rpc import Grpc
+from kernel.routing.trie import Trie
+from kernel.transcoding.template import Template, order, parse
 from tests.support.config import File
 from tests.support.grpc_service import DESCRIPTORS
 
@@ -111,16 +121,38 @@ def test_demands_hold_for_what_lies_below_them(file: File, tmp_path: Path) -> No
     assert demanded["GET /api/v1/tenants/{tenant_id}/ovens/admin/**"][0] == "enterprise"
 
 
-def test_what_the_built_in_routes_demand_stays(file: File, tmp_path: Path) -> None:
-    made(tmp_path, "POST /api/v1/auth/login *", "GET /api/v1/auth/me")
-    settings = file.load('[services.auth]\nprotocol = "grpc"\ndescriptors = "o.binpb"\nurl = "grpc://a:1"\n')
-    found = {
-        f"{m} {row.pattern}": row for row in settings.routes if row.service == "auth" for m in row.answered
-    }
-    assert found["POST /api/v1/auth/login"].public
-    assert found["POST /api/v1/auth/login"].attempts == "login"
-    assert found["GET /api/v1/auth/me"].always_writable
-    assert "POST /api/v1/auth/logout" not in found
+def test_all_that_a_route_says_holds_for_its_rules(file: File, tmp_path: Path) -> None:
+    settings = file.load(
+        made(tmp_path, "POST /api/v1/ovens/join *", "GET /api/v1/ovens/me")
+        + '[[routes]]\npattern = "/api/v1/ovens/join"\nservice = "ovens"\npublic = true\nalways_writable = true\n'
+    )
+    found = rows(settings)
+    assert found["POST /api/v1/ovens/join"].public
+    assert found["POST /api/v1/ovens/join"].always_writable
+    assert not found["GET /api/v1/ovens/me"].public
+    # What is open at one path is not made so below a tenant.
+    assert not found["POST /api/v1/tenants/{tenant_id}/ovens/join"].public
+
+
+@pytest.mark.parametrize("name", ["auth", "demo-session", "notification", "tenant"])
+def test_what_the_gateway_asks_itself_speaks_http(name: str, file: File, tmp_path: Path) -> None:
+    prefix = {"demo-session": "demo", "tenant": "tenants", "notification": "notifications"}.get(name, name)
+    made(tmp_path, f"GET /api/v1/{prefix}/{{tenant_id}}/x")
+    problems = file.problems(
+        f'[services.{name}]\nprotocol = "grpc"\ndescriptors = "o.binpb"\nurl = "grpc://a:1"\n'
+    )
+    assert (
+        f"gateway.toml [services.{name}] protocol: is http: the gateway asks this service itself" in problems
+    )
+
+
+def test_a_built_in_service_may_speak_grpc(file: File, tmp_path: Path) -> None:
+    made(tmp_path, "GET /api/v1/training/jobs/{id}")
+    settings = file.load(
+        '[services.training]\nprotocol = "grpc"\ndescriptors = "o.binpb"\nurl = "grpc://a:1"\n'
+    )
+    patterns = sorted(row.pattern for row in settings.routes if row.service == "training")
+    assert patterns == ["/api/v1/tenants/{tenant_id}/training/jobs/{id}", "/api/v1/training/jobs/{id}"]
 
 
 def test_a_rule_may_have_its_own_tenant(file: File, tmp_path: Path) -> None:
@@ -244,6 +276,9 @@ class Missing:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Missing())
+from hypothesis import given
+from hypothesis import strategies as st
+
 from kernel.cli import main
 sys.exit(main(["check"]))
 """
@@ -289,3 +324,110 @@ def test_nothing_is_imported_that_is_not_needed(configured: bool, found: str, fi
         [sys.executable, "-c", _IMPORTED, named], capture_output=True, text=True, timeout=60, check=True
     )
     assert ran.stdout.strip() == found
+
+
+def test_commands_tell_of_it(
+    file: File, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.path.write_text(TABLE)
+    monkeypatch.setenv("GATEWAY_CONFIG", str(file.path))
+    monkeypatch.chdir(file.path.parent)
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert main(list(arguments)) == code
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "gRPC ovens 11 methods served, without a route: Ovens/Record, Ovens/Internal" in said("check")
+    assert "calls Ovens/UpdateOven" in said("routes")
+    assert "calls /bakery.ovens.v1.Ovens/Heat" in said("explain", "POST", "/api/v1/ovens/7:heat")
+    assert "404 route-unknown: /api/v1/ovens/{oven_id} has" in said(
+        "explain", "POST", "/api/v1/ovens/7", code=1
+    )
+
+
+def test_bodies_have_the_bound_that_grpc_servers_have(file: File, tmp_path: Path) -> None:
+    table = made(tmp_path, "POST /api/v1/ovens *")
+    assert rows(file.load(table))["POST /api/v1/ovens"].max_body == 4 * 1024**2
+    assert rows(file.load(table, MAX_BODY_BYTES="1MiB"))["POST /api/v1/ovens"].max_body == 1024**2
+    assert rows(file.load(f'{table}max_body = "9MiB"\n'))["POST /api/v1/ovens"].max_body == 9 * 1024**2
+
+
+_SEGMENTS = st.sampled_from(["a", "b", "{x}"])
+_PATTERNS = st.lists(_SEGMENTS, min_size=0, max_size=3).flatmap(
+    lambda parts: st.sampled_from([parts, [*parts, "**"]]).filter(bool).map("/".join)
+)
+_METHODS = st.sampled_from(["GET", "POST"])
+_PATHS = ["/".join(each) for count in range(5) for each in itertools.product("abz", repeat=count)]
+
+
+@given(
+    demands=st.dictionaries(_PATTERNS, st.lists(_METHODS, unique=True), max_size=4),
+    rules=st.lists(st.tuples(_METHODS, _PATTERNS), min_size=1, max_size=4, unique=True),
+)
+def test_no_rule_leads_around_a_demand(
+    demands: dict[str, list[str]], rules: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever rules and demands overlap: a path has the demands that it would have if the service spoke HTTP, and goes to
+    the method whose template is the narrowest."""
+    prefix = "/api/v1/ovens"
+    before = [RouteRow(pattern=f"{prefix}/**", service="ovens")]
+    for pattern, methods in demands.items():
+        limited = frozenset(methods) if methods else None
+        made_row = RouteRow(pattern=f"{prefix}/{pattern}", methods=limited, service="ovens", min_tier=pattern)
+        before = [each for each in before if each.pattern != made_row.pattern] + [made_row]
+    bound = [f"{method} {prefix}/{re.sub('{x}', '*', pattern)}" for method, pattern in rules]
+    made(directory := tmp_path_factory.getbasetemp(), *bound)
+    table = Table(before)
+    grpc = Grpc((directory / "o.binpb").read_bytes(), 1)
+    service = Service("ovens", "OVENS", ("ovens",), tenant_scoped=False, grpc=grpc)
+    wrong: list[str] = []
+    routes(table, service, (), 1, lambda *what: wrong.append(what[0]), lambda doubt: None)
+    assert not wrong
+    first, second = _trie(before), _trie(table)
+    for rest in _PATHS:
+        path = f"{prefix}/{rest}".removesuffix("/").encode()
+        for method in ("GET", "POST"):
+            expected = (first.match(path)[0] or {}).get(method)
+            taking = [
+                rule
+                for rule in bound
+                if rule.startswith(method) and _template(rule).pattern().fullmatch(path)
+            ]
+            best = min(taking, key=lambda rule: order(_template(rule).shape), default=None)
+            row = (second.match(path)[0] or {}).get(method)
+            here = row.rules if row is not None else ()
+            served = next((each for each in here if parse(each.template).pattern().fullmatch(path)), None)
+            if expected is None or best is None:
+                assert served is None, (path, method)
+            else:
+                assert served is not None, (path, method)
+                assert served.call == f"/o.S/M{bound.index(best)}"
+                assert row is not None
+                assert row.min_tier == expected.min_tier, (path, method)
+
+
+def _template(rule: str) -> Template:
+    return parse(rule.split()[1])
+
+
+def _trie(rows: Iterable[RouteRow]) -> Trie[RouteRow]:
+    trie: Trie[RouteRow] = Trie()
+    for row in rows:
+        trie.add(row.answered, row.pattern, row)
+    return trie
+
+
+def test_two_spellings_of_a_pattern_are_told(file: File, tmp_path: Path) -> None:
+    both = "".join(
+        f'[[routes]]\npattern = "/api/v1/ovens/{{{name}}}/x"\nservice = "ovens"\n' for name in ("one", "two")
+    )
+    problems = file.problems(made(tmp_path, "GET /api/v1/ovens/{id}/x") + both)
+    assert any("are one pattern: spell it in one way" in problem for problem in problems), problems
+
+
+def test_what_the_gateway_answers_itself_is_not_a_rules(file: File, tmp_path: Path) -> None:
+    made(tmp_path, "GET /api/v1/alerts/stream")
+    problems = file.problems(
+        '[services.alert-processor]\nprotocol = "grpc"\ndescriptors = "o.binpb"\nurl = "grpc://a:1"\n'
+    )
+    assert any("is answered by the gateway itself" in problem for problem in problems), problems
