@@ -68,6 +68,7 @@ class Local:
         subprotocols: list[str] | None = None,
         gone: asyncio.Event | None = None,
         into: Reply | None = None,
+        http_version: str = "1.1",
     ) -> Reply:
         """One request, whose client leaves when it has `gone`; a GET of a path that ends in "/ws" is a WebSocket's handshake,
         `subprotocols` what it offers. What has come so far is seen in `into`."""
@@ -75,12 +76,12 @@ class Local:
         sent = [(b"host", b"gateway.test")]
         if token is not None:
             sent.append((b"authorization", b"Bearer " + token))
-        if body:
+        if body and http_version == "1.1":
             sent.append((b"content-length", b"%d" % len(body)))
         sent += [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         scope: dict[str, Any] = {
             "type": "http",
-            "http_version": "1.1",
+            "http_version": http_version,
             "method": method,
             "scheme": scheme,
             "raw_path": path.encode(),
