@@ -162,8 +162,8 @@ MUTANTS = (
     Mutant(
         "a request that may have been done is let go of",
         IDEMPOTENCY,
-        "                    ledger.lose(request)\n",
-        "                    ledger.release(request)\n",
+        "                    await ledger.lose(request)\n",
+        "                    await ledger.release(request)\n",
         "tests/integration/test_idempotency_trouble.py",
     ),
     Mutant(

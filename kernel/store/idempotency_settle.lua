@@ -29,5 +29,6 @@ else
   redis.call('HSET', KEYS[1], 'value', ARGV[4])
   redis.call('HDEL', KEYS[1], 'lease')
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[6])
+-- While it is under way it stays, however short answers are kept.
+redis.call('PEXPIRE', KEYS[1], to == 'sent' and ARGV[5] + ARGV[6] or ARGV[6])
 return 1

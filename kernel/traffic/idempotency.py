@@ -39,7 +39,6 @@ from kernel.identity.aead import seal, unseal
 from kernel.routing.catalog import RouteRow
 from kernel.routing.keyed import KEYED_METHODS, REQUIRED
 from kernel.store.idempotency import DONE, MISMATCH, NOT_KEPT, OURS, UNDER_WAY, UNKNOWN
-from kernel.store.wait_budget import taken_up
 from kernel.traffic.idempotency_key import Keyed, given, parse
 from kernel.traffic.idempotency_ledger import Ledger, Room
 from kernel.upstream.attempt import FAILURES
@@ -99,9 +98,7 @@ def heeding_keys(ledger: Ledger, row: RouteRow, handler: Handler, body_timeout: 
             body = await _whole(x, room, ledger.max_body, body_timeout) if x.has_body else b""
             request = Keyed(x, key, body)
             # 2.
-            budget = taken_up()
             verdict, kept = await ledger.claim(request)
-            budget.end()
             if verdict == OURS:
                 await _Execution(x, ledger, request, body, room).run(handler)
             else:
@@ -227,11 +224,11 @@ class _Execution:
             await rest
         except BaseException as error:
             if not self._through:
-                if _untouched(x, error):
-                    ledger.release(request)
-                else:
-                    ledger.lose(request)
                 x.response_started = False  # nothing has gone out
+                if _untouched(x, error):
+                    await ledger.release(request)
+                else:
+                    await ledger.lose(request)
             raise
         finally:
             watch.cancel()
@@ -284,10 +281,8 @@ class _Execution:
         service: HeaderList = head["headers"][: len(head["headers"]) - own]
         headers = [pair for pair in service if pair[0] not in _FRESH]
         body = b"".join(self._parts)
-        budget = taken_up()
         answer = _Answer(head["status"], headers, body)
         await self._ledger.keep(self._request, seal(self._request.secret, _encode(answer)))
-        budget.end()
         x.response_started = False
         x.sent = 0
         if self._gone:

@@ -26,7 +26,7 @@ from kernel.store.idempotency import (
     State,
 )
 from kernel.store.redis import Store
-from kernel.store.wait_budget import answered
+from kernel.store.wait_budget import answered, taken_up
 from kernel.traffic.idempotency_key import Keyed
 
 _RETRY_SOON = ((b"retry-after", b"1"),)
@@ -108,6 +108,7 @@ class Ledger:
         Raises:
             GatewayError: IDEMPOTENCY_UNAVAILABLE: the store cannot say.
         """
+        budget = taken_up()
         try:
             verdict, value = await self._reply(self._records.claim(request.name, request.tag, request.owner))
             if verdict.decode() != OURS:
@@ -121,6 +122,8 @@ class Ledger:
                 raise
             self.results["unavailable"] += 1
             raise GatewayError(IDEMPOTENCY_UNAVAILABLE("", _RETRY_SOON)) from None
+        finally:
+            budget.end()
         request.renewed = monotonic()
         self._running.add(request)
         self._watch()
@@ -128,21 +131,19 @@ class Ledger:
 
     async def keep(self, request: Keyed, answer: bytes) -> None:
         """Its answer is to be replayed. Returns when the store knows, or what the request may wait is over."""
-        told = self._settle(request, DONE, answer)
-        if told is not None:
-            await answered(told, self._store.timeout)
+        await self._known(self._settle(request, DONE, answer))
+
+    async def lose(self, request: Keyed) -> None:
+        """Nobody knows whether it took effect. Returns as `keep`."""
+        await self._known(self._settle(request, UNKNOWN, b""))
+
+    async def release(self, request: Keyed) -> None:
+        """Nothing of it has reached the service: it may be sent again. Returns as `keep`."""
+        await self._known(self._settle(request, GONE, b""))
 
     def keep_nothing(self, request: Keyed, status: int) -> None:
         """It was answered with `status`, and that is all that is kept."""
         self._settle(request, NOT_KEPT, b"%d" % status)
-
-    def lose(self, request: Keyed) -> None:
-        """Nobody knows whether it took effect."""
-        self._settle(request, UNKNOWN, b"")
-
-    def release(self, request: Keyed) -> None:
-        """Nothing of it has reached the service: it may be sent again."""
-        self._settle(request, GONE, b"")
 
     async def close(self) -> None:
         """Tell the store, once more, what it does not know."""
@@ -165,6 +166,12 @@ class Ledger:
         if not await answered(reply, self._store.timeout):
             raise StoreDown("no answer in time")
         return reply.result()
+
+    async def _known(self, told: asyncio.Future[Any] | None) -> None:
+        if told is not None:
+            budget = taken_up()
+            await answered(told, self._store.timeout)
+            budget.end()
 
     # --- telling the store -----------------------------------------------------------------------------------------
 

@@ -272,6 +272,21 @@ async def test_a_drain_that_ends_a_request_says_that_nobody_knows(
     assert len(orders.seen) == 1
 
 
+async def test_a_record_lasts_while_the_service_takes_its_time(
+    store_server: EmbeddedStore, tmp_path: Path, orders: Orders, token: bytes, store: redis.Redis
+) -> None:
+    """However short answers are kept."""
+    orders.gate.clear()
+    async with keyed_gateway(store_server.url, tmp_path, orders, IDEMPOTENCY_KEEP_SECONDS="1") as gateway:
+        asked = asyncio.create_task(order(gateway, KEY, token))
+        await until(lambda: len(orders.seen) == 1)
+        (name,) = store.scan_iter(RECORDS)
+        assert store.pttl(name) > LEASE_SECONDS * 1000 - 1000
+        orders.gate.set()
+        assert (await asked).status == 201
+        assert 0 < store.pttl(name) <= 1000
+
+
 async def test_a_lease_is_renewed_while_the_service_takes_its_time(
     gateway: Local, orders: Orders, token: bytes, store: redis.Redis
 ) -> None:

@@ -87,8 +87,8 @@ async def test_what_the_store_did_not_take_is_told_again(
 ) -> None:
     store.error = error
     await ledger.keep(request("a"), b"answer")
-    ledger.lose(request("b"))
-    ledger.release(request("c"))
+    await ledger.lose(request("b"))
+    await ledger.release(request("c"))
     ledger.keep_nothing(request("d"), 200)
     await asyncio.sleep(0.05)
     assert store.told == []
@@ -105,7 +105,7 @@ async def test_what_waits_to_be_told_has_bounds(
     await ledger.keep(request("small"), b"x" * 60)
     await ledger.keep(request("too much"), b"x" * 60)
     for name in ("b", "c", "d"):
-        ledger.lose(request(name))
+        await ledger.lose(request(name))
     await asyncio.sleep(0.05)
     store.error = None
     await told(store, ["small done", "b unknown", "c unknown"])
@@ -114,7 +114,7 @@ async def test_what_waits_to_be_told_has_bounds(
 
 async def test_it_is_given_up_at_last(ledger: Ledger, store: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idempotency_ledger, "_UNTOLD_SECONDS", 0.05)
-    ledger.lose(request("a"))
+    await ledger.lose(request("a"))
     await asyncio.sleep(0.15)
     store.error = None
     await asyncio.sleep(0.05)
@@ -122,12 +122,12 @@ async def test_it_is_given_up_at_last(ledger: Ledger, store: Broken, monkeypatch
 
 
 async def test_a_worker_that_stops_tells_what_it_can(ledger: Ledger, store: Broken) -> None:
-    ledger.lose(request("a"))
+    await ledger.lose(request("a"))
     await asyncio.sleep(0)
     store.error = None
     await ledger.close()
     assert store.told == ["a unknown"]
     store.error = StoreDown("closed")
-    ledger.lose(request("b"))
+    await ledger.lose(request("b"))
     await asyncio.sleep(0.05)
     assert store.told == ["a unknown"]
