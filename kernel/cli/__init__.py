@@ -55,6 +55,7 @@ COMMANDS = {
     "locks": Command("kernel.cli.locks", "list what is read-only, and why"),
     "revoke": Command("kernel.cli.revoke", "refuse a token from now on"),
     "limits": Command("kernel.cli.limits", "show what clients have left of their limits, or reset them"),
+    "keys": Command("kernel.cli.keys", "API keys of tenants: make, list, rotate, revoke"),
     "audit": Command("kernel.cli.audit", "export or erase a user of the audit log, verify it"),
 }
 

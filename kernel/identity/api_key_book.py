@@ -23,8 +23,9 @@ from kernel.identity.stamp import Stamp
 from kernel.primitives.api_key import new_id, new_key
 from kernel.routing.catalog import Limit
 from kernel.store.errors import StoreError
-from kernel.store.keys import API_KEY_TENANTS, api_key, api_key_used, tenant_api_keys
+from kernel.store.keys import API_KEY_PREFIX, api_key, api_key_used, tenant_api_keys
 from kernel.store.redis import Script, Store
+from kernel.store.scan import scan
 
 OVERLAP = 86_400
 MAX_OVERLAP = 7 * 86_400
@@ -197,13 +198,37 @@ class ApiKeyBook:
             raise _unavailable() from None
         return record
 
-    async def tenants(self) -> list[str]:
-        """The tenants that have keys, or had."""
-        self._required()
+    async def everything(self, most: int, seconds: float) -> list[Entry]:
+        """The first `most` keys of all tenants, for people: it may take as long as `seconds`."""
+        stamp = self._required()
+        now = self._clock()
+        found = []
         try:
-            return sorted(raw.decode() for raw in await self._store.execute("SMEMBERS", API_KEY_TENANTS))
+            for name in await scan(self._store, f"{API_KEY_PREFIX}*", most=most, seconds=seconds):
+                record = decode(
+                    name.removeprefix(API_KEY_PREFIX), await self._store.execute("GET", name), stamp
+                )
+                if record is not None:
+                    record = _current(record, now)
+                    found.append(Entry(record, await self._used(record)))
         except StoreError:
             raise _unavailable() from None
+        return sorted(found, key=lambda entry: (entry.record.tenant, entry.record.created_at))
+
+    async def reseal(self, most: int, seconds: float) -> tuple[int, int]:
+        """Have all records carry the mark of the first secret: how many were changed, and of how many."""
+        stamp = self._required()
+        changed = 0
+        entries = await self.everything(most, seconds)
+        for entry in entries:
+            record, stored = await self._record(entry.record.id, None)
+            value = encode(record, stamp)
+            try:
+                if value != stored and await self._store.run(EXCHANGE, [api_key(record.id)], [stored, value]):
+                    changed += 1
+            except StoreError:
+                raise _unavailable() from None
+        return changed, len(entries)
 
     def _required(self) -> Stamp:
         if self._stamp is None:
@@ -212,7 +237,6 @@ class ApiKeyBook:
 
     async def _reserved(self, record: Record) -> bool:
         """Whether there is room for one key more; it is in the index then."""
-        await self._store.execute("SADD", API_KEY_TENANTS, record.tenant)
         index = tenant_api_keys(record.tenant)
         entry: tuple[str | int, ...] = (record.id, repr(record.created_at), self._most)
         if await self._store.run(_RESERVE, [index], entry):

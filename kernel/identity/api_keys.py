@@ -223,6 +223,10 @@ class ApiKeys:
             renewed = True
         keep(self._held, digest, held, _MOST)
         self._counts["verified"] += 1
+        fresh = encode(record, stamp)
+        if fresh != stored.encode():
+            # The mark of a secret that is on its way out: the key must outlive it.
+            self._flights.start(key_id, partial(self._replace, key_id, stored, fresh))
         return self._good(held, now)
 
     def _outdated(self, held: _Held, values: Values) -> bool:
@@ -260,6 +264,9 @@ class ApiKeys:
             )
         self._counts["renewed"] += 1
         renewed = encode(replace(record, plan=plan), stamp)
+        await self._replace(record.id, stored, renewed)
+
+    async def _replace(self, key_id: str, stored: str, value: bytes) -> None:
         # Who was faster, whoever it was, has left what is looked at next.
         with suppress(StoreError):
-            await self._store.run(EXCHANGE, [api_key(record.id)], [stored, renewed])
+            await self._store.run(EXCHANGE, [api_key(key_id)], [stored, value])

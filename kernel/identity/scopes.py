@@ -31,8 +31,9 @@ class Rights:
         self.secret = secret
 
 
-def accepted(name: str, kind: str) -> frozenset[str]:
-    """The scopes any of which lets a key do `kind` (READ or WRITE) with what is called `name`."""
+def accepted(needed: str) -> frozenset[str]:
+    """The scopes any of which is enough where `needed`, a NAME:KIND, is."""
+    name, _, kind = needed.partition(":")
     return frozenset({f"{name}:{kind}", f"{name}:{BOTH}", f"{ALL}:{kind}", ALL})
 
 

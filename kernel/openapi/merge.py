@@ -17,6 +17,7 @@ from kernel.openapi.parts import Json, Key, OperationId, Ref, text_of
 from kernel.openapi.source import Served, Source
 
 BEARER = "bearer"
+API_KEY = "apiKey"
 _OWN = "gateway"
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
 _encoder = msgspec.json.Encoder(order="sorted", enc_hook=text_of)
@@ -47,6 +48,9 @@ def merge(head: Json, sources: Sequence[Source], schemes: Json) -> bytes:
                 tags.setdefault(name, {"name": name, **_described(descriptions.get(tag))})
                 operation["tags"].append(name)
             operation["security"] = _security(served)
+            scope = served.row.key_scope(served.method.upper())
+            if scope:
+                operation["x-api-key-scope"] = scope
             paths.setdefault(path, {})[served.method] = operation
     document = {
         **head,
@@ -72,9 +76,13 @@ def _tag(service: str | None, tag: str) -> str:
 
 
 def _security(served: Served) -> list[Json]:
-    """The gateway's token where the route needs one, and what the service demands beside it."""
-    token: Json = {} if served.row.public else {BEARER: []}
-    alternatives = [{**token, **{ref.name: scopes for ref, scopes in wanted}} for wanted in served.security]
+    """The gateway's token or API key where the route takes one, and what the service demands beside it."""
+    ways: list[Json] = [{}] if served.row.public else [{BEARER: []}]
+    if served.row.key_scope(served.method.upper()):
+        ways.append({API_KEY: []})
+    alternatives = [
+        {**way, **{ref.name: scopes for ref, scopes in wanted}} for wanted in served.security for way in ways
+    ]
     return [] if alternatives == [{}] else alternatives
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kernel import __version__
-from kernel.openapi.merge import BEARER, merge
+from kernel.openapi.merge import API_KEY, BEARER, merge
 from kernel.openapi.parts import MAX_ALL, Json, Unusable
 from kernel.openapi.source import Routed, Source
 from kernel.routing.catalog import METHODS, RouteRow
@@ -19,7 +19,14 @@ SCHEMES: Json = {
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "An access token of the auth service (log in to get one), or a service token.",
-    }
+    },
+    API_KEY: {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "A key that an owner of the tenant has made for a program: POST /api/v1/tenants/{tenant_id}/api-keys. "
+        "The scope that an operation needs is its `x-api-key-scope`. Never in a URL, never in a page.",
+    },
 }
 _ABOUT = (
     "Everything that is served here: the gateway's own endpoints and those of the services behind it. "

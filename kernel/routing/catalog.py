@@ -215,12 +215,14 @@ class RouteRow(Struct, frozen=True, kw_only=True):
         """Whether a request must say whose it is. Admin routes go by network, unless only services may call them."""
         return self.service_only or not (self.public or self.admin)
 
-    @property
-    def key_scope(self) -> str:
-        """What scopes of API keys call it; "" where keys are refused."""
-        if not self.identified or self.service_only or self.critical is not None or self.service in NO_KEYS:
+    def key_scope(self, method: str) -> str:
+        """The scope that an API key needs for `method`; "" where keys are refused."""
+        name = self.service or self.scope
+        if not self.identified or self.service_only or self.critical is not None or name in NO_KEYS:
             return ""
-        return self.service or self.scope
+        # What will be said in a socket is not known.
+        writes = self.websocket or (method in WRITES and not self.safe)
+        return f"{name}:{'write' if writes else 'read'}" if name else ""
 
     @property
     def answered(self) -> frozenset[str]:

@@ -23,8 +23,6 @@ ALERTS_RECORDED = "gateway:alerts:recorded"
 WORKERS = "gateway:workers"
 # String of a few seconds: written to see whether the store takes what is written. In a cluster one for each node.
 PROBE = "gateway:probe"
-# Set: the tenants that have API keys, or had.
-API_KEY_TENANTS = "gateway:apikey-tenants"
 # Hash: when Nominatim may be asked next, and who asks it now (see turn.lua).
 GEOCODE_TURN = "gateway:geocode:turn"
 

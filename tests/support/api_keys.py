@@ -12,6 +12,7 @@ import msgspec
 from tests.support.inprocess import Local, Reply
 from tests.support.tokens import TENANT, access_token
 
+_BUSY = frozenset({"store-unavailable", "rate-limit-unavailable"})
 KEYS = f"/api/v1/tenants/{TENANT}/api-keys"
 
 
@@ -36,6 +37,6 @@ async def call(
 async def patiently(ask: Callable[[], Awaitable[Reply]]) -> Reply:
     """The reply to `ask`, asked again while a busy machine's store takes longer than the gateway waits for it."""
     deadline = time.monotonic() + 15
-    while (reply := await ask()).code == "store-unavailable" and time.monotonic() < deadline:
+    while (reply := await ask()).code in _BUSY and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     return reply

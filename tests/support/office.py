@@ -12,6 +12,7 @@ from typing import Any
 from tests.support.recorder import Recorder, Seen
 
 _HIERARCHY = re.compile(r"/api/v1/tenants/([^/]+)/hierarchy")
+_SUBSCRIPTION = re.compile(r"/api/v1/tenants/([^/]+)/subscription")
 _VERIFY = re.compile(r"/api/v1/tenants/([^/]+)/verify")
 _SESSION = re.compile(r"/api/v1/demo/sessions/([^/]+)")
 
@@ -27,6 +28,8 @@ class Office:
 
     # Tenant -> its ancestors, nearest first.
     ancestors: dict[str, list[str]] = field(default_factory=dict)
+    # Tenant -> its subscription.
+    plans: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Operations that nobody may do, with the reason.
     denied: dict[str, str] = field(default_factory=dict)
     # Session id -> the document.
@@ -90,6 +93,9 @@ class Office:
             operation = json.loads(seen.body)["operation"]
             reason = self.denied.get(operation, "")
             return 200, {"allowed": not reason, "reason": reason, "subscription": {}}
+        if (match := _SUBSCRIPTION.fullmatch(target)) and seen.method == "GET":
+            plan = self.plans.get(match[1])
+            return (404, {}) if plan is None else (200, plan)
         if match := _SESSION.fullmatch(target):
             document = self.sessions.get(match[1])
             return (404, {}) if document is None else (200, document)

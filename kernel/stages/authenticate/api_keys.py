@@ -12,9 +12,9 @@ from kernel.config import Settings
 from kernel.exchange.exchange import Exchange
 from kernel.http.key_problems import API_KEY_REFUSED, API_KEY_SCOPE, CREDENTIALS_AMBIGUOUS
 from kernel.http.problems import SERVICE_ONLY, GatewayError, Problem
-from kernel.identity.scopes import READ, WRITE, accepted
+from kernel.identity.scopes import accepted
 from kernel.primitives.api_key import HEADER
-from kernel.routing.catalog import NO_KEYS, WRITES, RouteRow
+from kernel.routing.catalog import NO_KEYS, RouteRow
 from kernel.routing.platform import ROUTES
 from kernel.stages.limit import Payers
 from kernel.state import State
@@ -34,16 +34,8 @@ def scope_names(settings: Settings) -> frozenset[str]:
 
 def demanded(row: RouteRow) -> str:
     """The scopes a route demands of a key, in words."""
-    name = row.key_scope
-    if not name:
-        return "no API key"
-    kinds = {WRITE if _writes(row, method) else READ for method in row.answered}
-    return "or an API key with " + ", ".join(f"{name}:{kind}" for kind in sorted(kinds))
-
-
-def _writes(row: RouteRow, method: str) -> bool:
-    # What will be said in a socket is not known.
-    return row.websocket or (method in WRITES and not row.safe)
+    needed = sorted({row.key_scope(method) for method in row.answered} - {""})
+    return f"or an API key with {', '.join(needed)}" if needed else "no API key"
 
 
 def make(state: State, row: RouteRow) -> Callable[[Exchange], Outcome]:
@@ -51,22 +43,18 @@ def make(state: State, row: RouteRow) -> Callable[[Exchange], Outcome]:
     recognise = state.api_keys.recognise
     turn_over = Payers(state, row).turn_over
     metrics = state.metrics
-    name = row.key_scope
-    needed = {
-        method: (f"{name}:{kind}", accepted(name, kind))
-        for method in row.answered
-        for kind in (WRITE if _writes(row, method) else READ,)
-    }
+    needed = {method: row.key_scope(method) for method in row.answered}
+    enough = {method: accepted(scope) for method, scope in needed.items()}
 
     def scoped(x: Exchange) -> Problem | None:
         rights = x.caller.rights
         assert rights is not None
         if row.service_only:
             return SERVICE_ONLY()
-        if not name:
+        scope = needed[x.method]
+        if not scope:
             return API_KEY_REFUSED()
-        scope, enough = needed[x.method]
-        if rights.scopes.isdisjoint(enough):
+        if rights.scopes.isdisjoint(enough[x.method]):
             value = b'%b, error="insufficient_scope", scope="%b"' % (_CHALLENGE, scope.encode())
             return API_KEY_SCOPE(f"The key has not the scope {scope}.", ((b"www-authenticate", value),))
         return None

@@ -75,7 +75,10 @@ def test_the_gateways_own_endpoints_are_all_there_and_valid() -> None:
         if row.service is None:
             for method in row.methods or ():
                 operation = document["paths"][row.pattern][method.lower()]
-                assert operation["security"] == ([] if row.public else [{"bearer": []}])
+                ways: list[Json] = (
+                    [{"bearer": []}, {"apiKey": []}] if row.key_scope(method) else [{"bearer": []}]
+                )
+                assert operation["security"] == ([] if row.public else ways)
     body = document["paths"]["/api/v1/geocode"]["post"]["requestBody"]["content"]["application/json"][
         "schema"
     ]
@@ -153,11 +156,20 @@ def test_public_routes_need_no_token_and_others_keep_the_services_api_keys_besid
     )
     paths = document["paths"]
     assert paths["/api/v1/auth/login"]["post"]["security"] == []
-    assert paths["/api/v1/pos/a"]["get"]["security"] == [{"bearer": [], "till": []}]
-    assert paths["/api/v1/pos/b"]["get"]["security"] == [{"bearer": []}]
-    assert paths["/api/v1/pos/c"]["get"]["security"] == [{"bearer": []}]
-    assert paths["/api/v1/pos/d"]["get"]["security"] == [{"bearer": [], "Posbearer": []}, {"bearer": []}]
-    assert set(document["components"]["securitySchemes"]) == {"bearer", "till", "Posbearer"}
+    assert paths["/api/v1/pos/a"]["get"]["security"] == [
+        {"bearer": [], "till": []},
+        {"apiKey": [], "till": []},
+    ]
+    assert paths["/api/v1/pos/a"]["get"]["x-api-key-scope"] == "pos:read"
+    assert paths["/api/v1/pos/b"]["get"]["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert paths["/api/v1/pos/c"]["get"]["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert paths["/api/v1/pos/d"]["get"]["security"] == [
+        {"bearer": [], "Posbearer": []},
+        {"apiKey": [], "Posbearer": []},
+        {"bearer": []},
+        {"apiKey": []},
+    ]
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "apiKey", "till", "Posbearer"}
 
 
 # --- 3.0 becomes 3.1 ---------------------------------------------------------------------------------------------
