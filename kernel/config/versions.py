@@ -149,7 +149,8 @@ class Versions:
             versions = list(service.versions)
             if self._shared.get(V1) or self._lives.get(name, {}).get(V1):
                 versions = [version for version in versions if version.name != V1]
-                versions.insert(0, Version(V1, name, service.env))
+                versions.append(Version(V1, name, service.env))
+            versions.sort(key=lambda version: int(version.name[1:]))
             catalog[name] = replace(
                 service, versions=tuple(replace(each, life=self._life(service, each)) for each in versions)
             )

@@ -16,7 +16,8 @@ from kernel.graphql.naming import ServiceNames, Unique, camel, field_name, is_id
 from kernel.graphql.types import JSON, Types, described
 from kernel.http.headers import FORWARD, HeaderKinds
 from kernel.openapi.parts import Json, Part, Ref, Unusable
-from kernel.openapi.source import Routed, Served, Source
+from kernel.openapi.routed import Routed
+from kernel.openapi.source import Served, Source
 
 _METHODS = frozenset({"get", "post", "put", "patch", "delete"})
 _SCOPE = re.compile(r"/api/v1/tenants/\{([^{}/]*)\}/(?=.)")

@@ -24,7 +24,9 @@ from kernel.graphql.schema import Built
 from kernel.graphql.schemas import Schemas
 from kernel.graphql.subscription import COMPLETE, HEADERS, next_frame, subscribe
 from kernel.http.problems import GRAPHQL_INVALID, GRAPHQL_NOT_ACCEPTABLE, GatewayError
+from kernel.openapi.editions import editions
 from kernel.openapi.fetching import Call
+from kernel.routing.catalog import V1
 from kernel.state import State
 
 # Who executes operations here, in the metrics.
@@ -37,8 +39,9 @@ class Endpoint:
     def __init__(self, state: State, call: Call) -> None:
         settings = state.settings
         self._state = state
+        rows = editions(settings.service_catalog, settings.routes)[V1].rows
         self._schemas = Schemas(
-            settings.service_catalog, settings.routes, call, state.log, tell=settings.graphql_introspection
+            settings.service_catalog, rows, call, state.log, tell=settings.graphql_introspection
         )
         self._schemas.start()
         self._limits = Limits(depth=settings.graphql_max_depth, aliases=settings.graphql_max_aliases)

@@ -17,7 +17,7 @@ from kernel.graphql.compiling import compiled
 from kernel.graphql.model import Model, ServicePart, decode, encode
 from kernel.graphql.naming import Unique
 from kernel.graphql.schema import built, flaws, reserved
-from kernel.openapi.together import routed_to, table
+from kernel.openapi.routed import Table, routed_to
 from kernel.primitives.own_process import OwnProcess, begin, give, given
 from kernel.routing.catalog import RouteRow
 
@@ -35,9 +35,9 @@ class _Job(Struct):
 
 def modelled(found: Mapping[str, bytes | str], rows: tuple[RouteRow, ...]) -> Model:
     """The model of the services' documents, in their order."""
-    trie = table(rows)
+    table = Table(rows)
     unique = Unique(reserved())
-    parts = [compiled(name, body, routed_to(trie, name), unique) for name, body in found.items()]
+    parts = [compiled(name, body, routed_to(table, name), unique) for name, body in found.items()]
     return Model([part if part.reason else _sound(part) for part in parts])
 
 

@@ -12,12 +12,12 @@ from hashlib import sha256
 from time import monotonic
 from typing import NamedTuple
 
+from kernel.openapi.editions import Edition
 from kernel.openapi.fetching import Call, fetched
 from kernel.openapi.maker import Maker
 from kernel.openapi.together import merged
 from kernel.primitives.own_process import NotMade
 from kernel.primitives.single_flight import SingleFlight
-from kernel.routing.catalog import RouteRow, Service
 
 _FRESH_SECONDS = 60.0
 # A service that is missing may just be starting.
@@ -32,14 +32,11 @@ class Document(NamedTuple):
 
 
 class Documents:
-    """`call(service, path)` fetches a service's document; `own` makes the gateway's."""
+    """An edition's. `call(upstream, path)` fetches a service's document; `own` makes the gateway's."""
 
-    def __init__(
-        self, services: tuple[Service, ...], rows: tuple[RouteRow, ...], call: Call, own: Callable[[], bytes]
-    ) -> None:
-        self._services = services
-        self._rows = rows
-        self._maker = Maker(rows)
+    def __init__(self, edition: Edition, call: Call, own: Callable[[], bytes]) -> None:
+        self._edition = edition
+        self._maker = Maker(edition)
         self._call = call
         self._own = own
         self._flight: SingleFlight[str, Document] = SingleFlight()
@@ -63,7 +60,10 @@ class Documents:
         await self._flight.close()
 
     async def _make(self) -> Document:
-        found = await fetched(self._services, self._call)
+        upstreams = self._edition.upstreams
+        found = await fetched(
+            self._edition.services, lambda name, path: self._call(upstreams.get(name, name), path)
+        )
         own = await asyncio.to_thread(self._own)
         self._document = await asyncio.to_thread(self._merge, own, found)
         self._until = monotonic() + (_FRESH_SECONDS if self._complete else _INCOMPLETE_SECONDS)
@@ -83,6 +83,8 @@ class Documents:
             body, self._complete = self._maker(own, found)
             self._of = of.digest()
         except NotMade as why:
-            body, self._complete = merged(own, dict.fromkeys(found, f"merging failed: {why}"), self._rows)
+            edition = self._edition
+            nothing = dict.fromkeys(found, f"merging failed: {why}")
+            body, self._complete = merged(own, nothing, edition.rows, edition.version, edition.index)
             self._of = b""
         return Document(body, b'"%b"' % sha256(body).hexdigest()[:32].encode())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Struct
 
+from kernel.openapi.editions import Edition
 from kernel.openapi.together import merged
 from kernel.primitives.own_process import OwnProcess, begin, give, given
 from kernel.routing.catalog import RouteRow
@@ -23,21 +24,26 @@ class _Job(Struct):
     # Of all services, in order.
     services: tuple[str, ...]
     reasons: dict[str, str]
+    version: str
+    index: tuple[dict[str, Any], ...]
 
 
 class Maker:
     """Calls `merged` in another process; a call blocks and belongs into a thread."""
 
-    def __init__(self, rows: tuple[RouteRow, ...]) -> None:
-        self._rows = rows
+    def __init__(self, edition: Edition) -> None:
+        self._edition = edition
         self._process = OwnProcess(__name__, frozenset((0, _INCOMPLETE)))
         self.stop = self._process.stop
 
     def __call__(self, own: bytes, found: Mapping[str, bytes | str]) -> tuple[bytes, bool]:
         """What `merged` returns. Raises `NotMade`."""
+        edition = self._edition
         bodies = [body for body in found.values() if isinstance(body, bytes)]
         reasons = {name: body for name, body in found.items() if isinstance(body, str)}
-        job = msgspec.msgpack.encode(_Job(self._rows, tuple(found), reasons))
+        job = msgspec.msgpack.encode(
+            _Job(edition.rows, tuple(found), reasons, edition.version, edition.index)
+        )
         body, code = self._process((job, own, *bodies))
         return body, code == 0
 
@@ -48,5 +54,5 @@ def main() -> NoReturn:
     job = msgspec.msgpack.decode(given(), type=_Job)
     own = given()
     found = {name: job.reasons.get(name) or given() for name in job.services}
-    body, complete = merged(own, found, job.rows)
+    body, complete = merged(own, found, job.rows, job.version, job.index)
     give(body, 0 if complete else _INCOMPLETE)

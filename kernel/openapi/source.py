@@ -8,7 +8,8 @@ another file, a component that is not there or malformed) leaves that operation 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
+from time import time
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ from kernel.openapi.parts import (
     shown,
     weight,
 )
+from kernel.openapi.routed import Routed
 from kernel.routing.catalog import RouteRow
 
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
@@ -45,9 +47,6 @@ _ITEM_MEMBERS = frozenset({*METHODS, "parameters", "summary", "description", "se
 
 # 3.1, section 4.8.12.2: headers that are no parameters.
 _NOT_TOLD = frozenset({"accept", "content-type", "authorization"})
-
-# The rows by which requests for a path get to the service, by method.
-Routed = Callable[[str], Mapping[str, RouteRow]]
 
 
 class _TooMuch(Unusable):
@@ -66,8 +65,8 @@ class Served(NamedTuple):
 
 
 class Source:
-    """A document read for `service` (None: the gateway's own). `routed(path)` are the rows by which requests get to
-    it. Raises Unusable when nothing can be made of it."""
+    """A document read for `service` (None: the gateway's own). `routed(path)` are the paths and rows by which requests
+    get to it. Raises Unusable when nothing can be made of it."""
 
     def __init__(self, service: str | None, body: bytes, routed: Routed) -> None:
         self.service = service
@@ -168,18 +167,20 @@ class Source:
                 full = base + path
                 if not _TEMPLATE.fullmatch(full):
                     continue
-                rows = self._routed(full)
                 found = [
-                    (full, path, method, item, row)
+                    (here, path, method, item, row)
+                    for here, rows in self._routed(full)
                     for method in METHODS
                     if method in item and (row := rows.get(method.upper())) is not None
                 ]
                 if not found:
                     continue
-                if spelled.setdefault(_PARAMETER.sub("{}", full), full) != full:
-                    self._leave_out(f"{full}: it is there twice, with other names of parameters")
-                else:
-                    yield from found
+                for each in found:
+                    here = each[0]
+                    if spelled.setdefault(_PARAMETER.sub("{}", here), here) == here:
+                        yield each
+                    else:
+                        self._leave_out(f"{here}: it is there twice, with other names of parameters")
                 break
 
     def _item(self, given: Any, depth: int = 0) -> Json:
@@ -211,6 +212,8 @@ class Source:
             before = weight(operation)
             keyed.declare(operation, row)
             self._spend(weight(operation) - before)
+        if row.life is not None and row.life.deprecated is not None and row.life.deprecated <= time():
+            operation["deprecated"] = True
         operation.pop("operationId", None)
         shared = self._components.operations.get(f"#{at}")
         if shared is not None:

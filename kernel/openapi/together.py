@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from kernel import __version__
 from kernel.openapi.merge import API_KEY, BEARER, merge
 from kernel.openapi.parts import MAX_ALL, Json, Unusable
-from kernel.openapi.source import Routed, Source
-from kernel.routing.catalog import METHODS, RouteRow
-from kernel.routing.trie import Trie
+from kernel.openapi.routed import Table, routed_to
+from kernel.openapi.source import Source
+from kernel.routing.catalog import V1, RouteRow
 
 _LIST = "\n\nNot in here, because the document of the service could not be used: "
 
@@ -34,10 +34,19 @@ _ABOUT = (
 )
 
 
-def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, ...]) -> tuple[bytes, bool]:
-    """The document of `own` and the services' (or why there is none), and whether all of them were there and sound."""
-    trie = table(rows)
-    sources = [Source(None, own, routed_to(trie, None))]
+def merged(
+    own: bytes,
+    found: Mapping[str, bytes | str],
+    rows: tuple[RouteRow, ...],
+    version: str = V1,
+    index: tuple[Json, ...] = (),
+) -> tuple[bytes, bool]:
+    """The document of `own` and the services' (or why there is none), and whether all of them were there and sound.
+
+    It is `version`'s; `index` tells of all versions' documents.
+    """
+    table = Table(rows)
+    sources = [Source(None, own, routed_to(table, None))]
     made = sources[0].size
     states: Json = {}
     missing: list[str] = []
@@ -47,7 +56,7 @@ def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, .
         try:
             if isinstance(body, str):
                 raise Unusable(body)
-            source = Source(service, body, routed_to(trie, service))
+            source = Source(service, body, routed_to(table, service))
             if made + source.size > MAX_ALL:
                 raise Unusable(f"all documents together would have more than {MAX_ALL >> 20} MiB")
         except Unusable as why:
@@ -56,8 +65,10 @@ def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, .
             continue
         sources.append(source)
         made += source.size
-        title, version = source.title
-        state.update({"included": True, "title": title, "version": version, "operations": len(source.served)})
+        title, own_version = source.title
+        state.update(
+            {"included": True, "title": title, "version": own_version, "operations": len(source.served)}
+        )
         if source.left_out:
             state["left_out"] = source.left_out
         if source.not_told:
@@ -65,26 +76,13 @@ def merged(own: bytes, found: Mapping[str, bytes | str], rows: tuple[RouteRow, .
     about = _ABOUT + (_LIST + ", ".join(missing) + "." if missing else "")
     head: Json = {
         "openapi": "3.1.0",
-        "info": {"title": "Bakery Gateway", "version": __version__, "description": about},
+        "info": {
+            "title": "Bakery Gateway" + (f", {version}" if version != V1 else ""),
+            "version": __version__,
+            "description": about,
+        },
         "servers": [{"url": "/"}],
         "x-services": states,
+        **({"x-versions": index} if index else {}),
     }
     return merge(head, sources, SCHEMES), not missing
-
-
-def table(rows: tuple[RouteRow, ...]) -> Trie[RouteRow]:
-    """The rows by path and method."""
-    trie: Trie[RouteRow] = Trie()
-    for row in rows:
-        trie.add(METHODS if row.methods is None else row.methods, row.pattern, row)
-    return trie
-
-
-def routed_to(trie: Trie[RouteRow], service: str | None) -> Routed:
-    """Which rows lead to `service` (None: the gateway itself)."""
-
-    def routed(path: str) -> Mapping[str, RouteRow]:
-        routes, _ = trie.match(path.encode())
-        return {method: row for method, row in (routes or {}).items() if row.service == service}
-
-    return routed

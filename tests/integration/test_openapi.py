@@ -139,3 +139,27 @@ async def test_outside_development_it_is_for_admins_only(
             assert (await gateway.ask("GET", target, access_token(), client=stranger)).status == 404
             assert (await gateway.ask("GET", target, service_token(), client=stranger)).status == 200
             assert (await gateway.ask("GET", target, client="198.51.100.7")).status == 200
+
+
+async def test_each_version_has_a_document_of_its_own(
+    platform: Platform, store_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    config = Path(__file__).parents[2] / "demo" / "gateway.toml"
+    variables = {**urls(platform), **platform.beside_urls, "GATEWAY_CONFIG": str(config)}
+    async with local_gateway(store_server.url, tmp_path, (), None, **variables) as gateway:
+        first = await document(gateway)
+        assert (await gateway.ask("GET", "/openapi.json?version=v1")).document == first
+        assert first["paths"]["/api/v1/inventory/items"]["get"]["deprecated"] is True
+        assert "deprecated" not in first["paths"]["/api/v1/sales/records"]["get"]
+        assert not [path for path in first["paths"] if path.startswith("/api/v2/")]
+        second = (await gateway.ask("GET", "/openapi.json?version=v2")).document
+        assert list(OpenAPIV31SpecValidator(second).iter_errors()) == []
+        assert set(second["paths"]) == {
+            f"/api/v2/{scope}inventory/items{one}"
+            for scope in ("", "tenants/{tenant_id}/")
+            for one in ("", "/{id}")
+        }
+        assert [each["version"] for each in second["x-versions"]] == ["v1", "v2"]
+        unknown = await gateway.ask("GET", "/openapi.json?version=v3")
+        assert (unknown.status, unknown.code) == (404, "version-unknown")
+        assert unknown.document["detail"] == "There are documents of: v1, v2."

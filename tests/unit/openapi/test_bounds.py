@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from kernel.openapi.editions import Edition
 from kernel.openapi.maker import Maker
 from kernel.openapi.parts import MAX_ALL, MAX_MADE
 from kernel.openapi.together import merged
@@ -188,24 +189,24 @@ def test_another_process_makes_the_same() -> None:
         "pos": b"\xff",
         "auth": b"",
     }
-    assert Maker(ROUTES)(NO_OWN, given) == merged(NO_OWN, given, ROUTES)
+    assert Maker(Edition(rows=ROUTES))(NO_OWN, given) == merged(NO_OWN, given, ROUTES)
     del given["inventory"], given["pos"], given["auth"]
-    assert Maker(ROUTES)(NO_OWN, given)[1]
+    assert Maker(Edition(rows=ROUTES))(NO_OWN, given)[1]
 
 
 def test_one_that_fails_or_takes_too_long_is_told_and_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_process, "_CODE", "raise SystemExit(1)")
     with pytest.raises(NotMade, match="without a result"):
-        Maker(ROUTES)(NO_OWN, {})
+        Maker(Edition(rows=ROUTES))(NO_OWN, {})
     monkeypatch.setattr(own_process, "_CODE", "import time; time.sleep(60)")
     monkeypatch.setattr(own_process, "_SECONDS", 0.2)
     with pytest.raises(NotMade, match="longer"):
-        Maker(ROUTES)(NO_OWN, {})
+        Maker(Edition(rows=ROUTES))(NO_OWN, {})
 
 
 def test_stopping_ends_what_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_process, "_CODE", "import time; time.sleep(60)")
-    make = Maker(ROUTES)
+    make = Maker(Edition(rows=ROUTES))
     said: list[str] = []
 
     def work() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from kernel.openapi import documents
 from kernel.openapi.documents import Documents
+from kernel.openapi.editions import Edition
 from kernel.openapi.maker import Maker
 from kernel.primitives.own_process import NotMade
 from kernel.routing.platform import ROUTES, SERVICES
@@ -51,7 +52,7 @@ async def renewed(kept: Documents) -> documents.Document:
 
 async def test_documents_that_have_not_changed_are_not_merged_again(made: list[int]) -> None:
     services = Services()
-    kept = Documents(SERVICES[:2], ROUTES, services.call, lambda: OWN)
+    kept = Documents(Edition(services=SERVICES[:2], rows=ROUTES), services.call, lambda: OWN)
     first = await kept.get()
     assert await renewed(kept) is first
     assert made == [2]
@@ -68,7 +69,7 @@ async def test_a_merge_that_fails_leaves_the_gateways_own_and_says_so(
         raise NotMade("it took longer than 30 s")
 
     monkeypatch.setattr(Maker, "__call__", fail)
-    kept = Documents(SERVICES[:2], ROUTES, Services().call, lambda: OWN)
+    kept = Documents(Edition(services=SERVICES[:2], rows=ROUTES), Services().call, lambda: OWN)
     states = msgspec.json.decode((await kept.get()).body)["x-services"]
     assert [each["reason"] for each in states.values()] == ["merging failed: it took longer than 30 s"] * 2
     await kept.close()
