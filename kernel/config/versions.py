@@ -96,7 +96,7 @@ class Versions:
                 continue
             upstream = service.name
             if url is not None:
-                upstream = f"{service.name}@{name}"
+                upstream = f"{service.name}.{name}"  # no service's: names have no dots
                 try:
                     self._urls[upstream] = REPLICAS.parse(url if isinstance(url, str) else ",".join(url))
                 except ValueError as error:

@@ -10,6 +10,7 @@ import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
+from tests.support.poll import poll
 from tests.support.raw import Reply, ask, request
 from tests.support.recorder import Recorder, recording_upstream
 from tests.support.stack import Stack, stack_env
@@ -225,9 +226,9 @@ def test_metrics_tell_who_still_calls_and_what_each_version_does(stack: Stack) -
     stack.ask(target=b"/api/v2/inventory")
     assert calls(stack) - before == 1
     text = ask(stack.port, request(target=b"/metrics")).body.decode()
-    assert 'gateway_upstream_requests_total{outcome="2xx",service="inventory@v2"}' in text
+    assert 'gateway_upstream_requests_total{outcome="2xx",service="inventory.v2"}' in text
     assert 'gateway_requests_total{method="GET",path="/api/v2/inventory/**",status_code="200"}' in text
-    assert 'gateway_breaker_state{service="inventory@v2",state="closed"} 1' in text
+    assert 'gateway_breaker_state{service="inventory.v2",state="closed"} 1' in text
 
 
 def calls(stack: Stack) -> float:
@@ -237,6 +238,11 @@ def calls(stack: Stack) -> float:
 
 
 def test_the_health_of_a_version_with_replicas_of_its_own_is_told(stack: Stack) -> None:
-    services = json.loads(ask(stack.port, request(target=b"/api/v1/health")).body)["services"]
-    assert "inventory@v2" in services
-    assert "orders@v2" not in services
+    def services() -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = json.loads(
+            ask(stack.port, request(target=b"/api/v1/health")).body
+        )["services"]
+        return found
+
+    poll(lambda: services()["inventory.v2"]["status"] == "healthy")
+    assert "orders.v2" not in services()

@@ -41,8 +41,8 @@ def test_without_a_table_nothing_is_other_than_it_was(file: File) -> None:
         ('prefix = "/v2/"', "pos", "/v2/pos/**"),
         ('prefix = "/"', "pos", "/pos/**"),
         ('prefix = "/api/v2"', "pos", ""),
-        ('url = "http://pos-v2"', "pos@v2", ""),
-        ('url = ["http://a", "http://b"]\nprefix = "/api/v1"', "pos@v2", "/api/v1/pos/**"),
+        ('url = "http://pos-v2"', "pos.v2", ""),
+        ('url = ["http://a", "http://b"]\nprefix = "/api/v1"', "pos.v2", "/api/v1/pos/**"),
     ],
 )
 def test_where_a_version_is(file: File, said: str, upstream: str, sent: str) -> None:
@@ -57,10 +57,10 @@ def test_where_a_version_is(file: File, said: str, upstream: str, sent: str) -> 
 def test_a_version_with_replicas_of_its_own_is_asked_and_trusted_as_its_service(file: File) -> None:
     text = '[services.pos]\nhealth = "/well"\n[services.pos.versions.v2]\nurl = "http://a"'
     settings = file.load(text)
-    assert settings.services["pos@v2"] == ("http://a",)
-    (second,) = [each for each in destinations(settings.service_catalog) if each.name == "pos@v2"]
+    assert settings.services["pos.v2"] == ("http://a",)
+    (second,) = [each for each in destinations(settings.service_catalog) if each.name == "pos.v2"]
     assert (second.health, second.env) == ("/well", "POS_SERVICE_URL_V2")
-    assert file.load(text, POS_SERVICE_URL_V2="http://b,http://c").services["pos@v2"] == (
+    assert file.load(text, POS_SERVICE_URL_V2="http://b,http://c").services["pos.v2"] == (
         "http://b",
         "http://c",
     )

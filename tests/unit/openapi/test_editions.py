@@ -57,7 +57,7 @@ def document(edition: Edition, **services: bytes) -> dict[str, Any]:
 def test_each_version_has_its_services_by_who_answers_for_them(found: dict[str, Edition]) -> None:
     assert list(found) == ["v1", "v2", "v3"]
     assert {service.name for service in found["v2"].services} == {"pos", "orders"}
-    assert found["v2"].upstreams == {"pos": "pos", "orders": "orders@v2"}
+    assert found["v2"].upstreams == {"pos": "pos", "orders": "orders.v2"}
     assert {row.version for row in found["v2"].rows} == {"v2"}
     assert {row.version for row in found["v1"].rows} == {"", "v1"}
 
