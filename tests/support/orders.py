@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from kernel.store.redis import Store
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.scripted_upstream import Peer, Scripted, scripted
+from tests.support.store import until
 
 PATH = "/api/v1/orders/new"
 _CREATED = (
@@ -67,8 +69,17 @@ async def keyed_gateway(
     """A gateway that heeds keys, and waits for the store for up to `patience` seconds: the processors are others', too."""
     env = {"ORDERS_SERVICE_URL": orders.url, "IDEMPOTENCY": "true", **environment}
     async with local_gateway(store_url, directory, (), None, **env) as local:
-        local.state.store.timeout = patience
+        await _patient(local.state.store, patience)
         yield local
+
+
+async def _patient(store: Store, seconds: float) -> None:
+    """Let `store` have a connection that waits for so long."""
+    store.timeout = seconds
+    carrier = store._carrier
+    if carrier is not None:
+        carrier.abandon(ConnectionResetError("another one is to be more patient"))
+    await until(lambda: store._carrier not in (None, carrier), 30)
 
 
 async def order(

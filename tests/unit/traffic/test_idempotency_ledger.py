@@ -6,10 +6,13 @@ import asyncio
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from kernel.http.problems import GatewayError
+from kernel.routing.catalog import RouteRow
 from kernel.store.errors import StoreDown, StoreRefused
 from kernel.traffic import idempotency_ledger
+from kernel.traffic.idempotency import heeding_keys
 from kernel.traffic.idempotency_key import Keyed
 from kernel.traffic.idempotency_ledger import Ledger, Room
 
@@ -131,3 +134,12 @@ async def test_a_worker_that_stops_tells_what_it_can(ledger: Ledger, store: Brok
     await ledger.lose(request("b"))
     await asyncio.sleep(0.05)
     assert store.told == ["a unknown"]
+
+
+def test_a_route_that_heeds_no_keys_has_the_handler_that_it_had(ledger: Ledger) -> None:
+    async def handler(x: object) -> None:
+        """Never called."""
+
+    row = RouteRow(pattern="/x", service="orders")
+    assert heeding_keys(ledger, row, handler, 1.0) is handler
+    assert heeding_keys(ledger, replace(row, idempotency="optional"), handler, 1.0) is not handler
