@@ -56,7 +56,7 @@ def make(state: State, row: RouteRow) -> Callable[[Exchange], Outcome]:
             return API_KEY_REFUSED()
         if rights.scopes.isdisjoint(enough[x.method]):
             value = b'%b, error="insufficient_scope", scope="%b"' % (_CHALLENGE, scope.encode())
-            return API_KEY_SCOPE(f"The key has not the scope {scope}.", ((b"www-authenticate", value),))
+            return API_KEY_SCOPE(f"The key does not have the scope {scope}.", ((b"www-authenticate", value),))
         return None
 
     async def first_seen(x: Exchange) -> Problem | None:
