@@ -67,12 +67,13 @@ _OWN = (
     RouteRow(pattern="/health/live", methods=_GET, handler="live", public=True, exempt=True, direct=True),
     RouteRow(pattern="/health/ready", methods=_GET, handler="ready", public=True, exempt=True, direct=True),
     RouteRow(pattern="/api/v1/health", methods=_GET, handler="services", public=True, exempt=True),
-    RouteRow(
-        pattern="/problems/{code}",
-        methods=frozenset({"GET"}),
-        handler="problems",
-        public=True,
-        always_writable=True,
+    *(
+        RouteRow(pattern=pattern, methods=_GET, handler=handler, public=True, always_writable=True)
+        for pattern, handler in (
+            ("/", "index"),
+            ("/problems", "problems-index"),
+            ("/problems/{code}", "problems"),
+        )
     ),
     RouteRow(
         pattern="/.well-known/jwks.json",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from typing import Any
 
 import pytest
 
 from kernel.http.problems import CATALOGUE
+from kernel.server.embedded_store import EmbeddedStore
+from tests.support.gateway import GatewayFactory
 from tests.support.poll import poll
 from tests.support.raw import Reply
-from tests.support.stack import Stack
+from tests.support.recorder import Recorder
+from tests.support.stack import Stack, stack_env
 from tests.support.tokens import (
     OTHER_TENANT,
     SECRET,
@@ -46,7 +51,7 @@ def check(reply: Reply, status: int, code: str) -> dict[str, object]:
 
 
 def test_unknown_routes_are_404(stack: Stack) -> None:
-    for target in (b"/", b"/api/v1/salesforce", b"/api/v2/sales", b"/API/v1/sales", b"/api/v1"):
+    for target in (b"/nothing", b"/api/v1/salesforce", b"/api/v2/salesforce", b"/API/v1/sales", b"/api/v1"):
         check(stack.ask(target=target, headers=[ORIGIN]), 404, "route-unknown")
 
 
@@ -254,7 +259,7 @@ def test_every_problem_explains_itself_at_its_type(stack: Stack) -> None:
     )
     assert page.header("content-type") == "text/html; charset=utf-8"
     assert b"<h1>Token expired</h1>" in page.body
-    assert b"prefers-color-scheme:dark){body{" in page.body
+    assert b"prefers-color-scheme:dark){:root{" in page.body
     check(stack.ask(target=b"/problems/nonsense", headers=[ORIGIN], token=None), 404, "route-unknown")
 
 
@@ -300,3 +305,46 @@ def test_the_audit_says_which_tenant_was_refused(stack: Stack, by_path: bool) ->
         lambda: [each for each in stack.gateway.log().splitlines() if user in each and '"audit"' in each]
     )
     assert json.loads(lines[0])["tenant_requested"] == "a-stranger"
+
+
+HTML = [(b"Accept", b"text/html,*/*;q=0.8")]
+
+
+def test_all_problems_are_on_one_page(stack: Stack) -> None:
+    listed = json.loads(stack.ask(target=b"/problems", token=None).body)["problems"]
+    assert {each["code"]: each["status"] for each in listed} == {
+        code: kind.status for code, kind in CATALOGUE.items()
+    }
+    page = stack.ask(target=b"/problems", headers=HTML, token=None)
+    assert all(f'<a href="/problems/{code}">'.encode() in page.body for code in CATALOGUE)
+
+
+@pytest.mark.parametrize("target", [b"/", b"/problems", b"/problems/token-expired"])
+def test_pages_run_nothing_and_load_nothing_from_elsewhere(stack: Stack, target: bytes) -> None:
+    page = stack.ask(target=target, headers=HTML, token=None)
+    assert (page.status, page.header("content-type")) == (200, "text/html; charset=utf-8")
+    style = re.search(rb"<style>(.*?)</style>", page.body, re.DOTALL)
+    assert style is not None
+    known = b64encode(sha256(style[1]).digest()).decode()
+    assert (page.header("content-security-policy") or "").startswith(
+        f"default-src 'none'; style-src 'sha256-{known}';"
+    )
+    assert b"<script" not in page.body
+    assert not re.search(rb'(?:href|src)="(?!/)', page.body)
+
+
+def test_the_index_leads_to_what_is_there(stack: Stack) -> None:
+    index = json.loads(stack.ask(target=b"/", token=None).body)
+    assert {"/docs", "/problems", "/health"} <= index["links"].keys()
+    for address in index["links"]:
+        assert stack.ask(target=address.encode(), token=None).status == 200, address
+
+
+def test_in_prod_the_index_tells_strangers_of_nothing_that_admins_alone_may_see(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    prod = {"ENVIRONMENT": "prod", "HTTPS_ONLY": "false", "JWT_SECRET_KEY": "s" * 40}
+    gateway = gateway_factory(stack_env(upstream, session_store) | prod)
+    index = json.loads(Stack(gateway, upstream).ask(target=b"/", token=None).body)
+    assert "/problems" in index["links"]
+    assert not {"/docs", "/metrics", "/openapi.json"} & index["links"].keys()

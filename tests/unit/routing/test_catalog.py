@@ -97,7 +97,7 @@ def test_only_login_register_refresh_and_demo_creation_are_public_beside_health(
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/salesforce", "/api/v1/tenantsx", "/api/v1", "/api/v2/sales", "/", "/metricsx"]
+    "path", ["/api/v1/salesforce", "/api/v1/tenantsx", "/api/v1", "/api/v2/sales", "/x", "/metricsx"]
 )
 def test_neighbouring_paths_are_unknown(trie: Trie[RouteRow], path: str) -> None:
     assert find(trie, path) is None
