@@ -53,8 +53,8 @@ _DROPPED = (
     "STRUCTLOG_PRETTY_PRINT",
     "GATEWAY_RUN_DIR",
 )
-# Of a service, or of a version of its API.
-_SERVICE_URL = re.compile(r"_SERVICE_URL(?:_V[0-9]+)?\Z")
+# Of a service, of a version of its API, or of what stands beside it.
+_SERVICE_URL = re.compile(r"_SERVICE_URL(?:_V[0-9]+|_CANARY|_MIRROR)?\Z")
 # Where the gateway runs, a relative path would lead elsewhere.
 _FILES = ("GATEWAY_CONFIG", "AUDIT_LOG_FILE", "CAPTURE_FILE")
 

@@ -11,6 +11,7 @@ from demo.platform.collection import Collection
 from demo.platform.demo_sessions import DemoSessions
 from demo.platform.front import Front
 from demo.platform.info import Account, Info
+from demo.platform.inventory_next import inventory_next
 from demo.platform.inventory_v2 import inventory_v2
 from demo.platform.loyalty import Loyalty, installed
 from demo.platform.nominatim import Nominatim
@@ -71,10 +72,15 @@ class Platform:
             self.collections.append(collection)
         alerts = next(each for each in self.collections if each.name == "alerts")
         self.producer = Producer(alerts, [user.tenant_id for user in self.world.users.values()])
-        items = next(each for each in self.collections if each.name == "items")
+        stock = {f"/{each.name}": each for each in self.collections if each.name in {"items", "movements"}}
+        coming = inventory_next(stock)
         # What demo/gateway.toml has beside the services, by the variable that tells a gateway where it is.
-        self.beside = {"INVENTORY_SERVICE_URL_V2": inventory_v2(items)}
-        for each in (*self.services.values(), *self.beside.values()):
+        self.beside = {
+            "INVENTORY_SERVICE_URL_V2": inventory_v2(stock["/items"]),
+            "INVENTORY_SERVICE_URL_CANARY": coming,
+            "INVENTORY_SERVICE_URL_MIRROR": coming,
+        }
+        for each in {*self.services.values(), *self.beside.values()}:
             equip(each)
         # Not one of the platform's services: what the gateway asks for addresses.
         self.nominatim = Nominatim()
@@ -88,8 +94,9 @@ class Platform:
         """Opens every service's port."""
         for name in self.services:
             await self.start_service(name, host)
-        for variable, service in self.beside.items():
-            self.beside_urls[variable] = f"http://{host}:{await service.server.start(host, 0)}"
+        for service in set(self.beside.values()):
+            url = f"http://{host}:{await service.server.start(host, 0)}"
+            self.beside_urls |= {variable: url for variable, each in self.beside.items() if each is service}
         if self.loyalty is not None:
             self.beside_urls["LOYALTY_SERVICE_URL"] = f"grpc://{host}:{await self.loyalty.start(host)}"
         await self.nominatim.start(host)
@@ -109,7 +116,7 @@ class Platform:
         """Closes everything."""
         for name in self.services:
             await self.stop_service(name)
-        for service in self.beside.values():
+        for service in set(self.beside.values()):
             await service.server.stop()
         if self.loyalty is not None:
             await self.loyalty.stop()

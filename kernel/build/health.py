@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from kernel.config import Settings
 from kernel.health.incidents import Incidents
 from kernel.health.prober import HEALTHY, HealthProber, ProbeFailed, ServiceHealth
+from kernel.routing.beside import CANARY, beside
 from kernel.routing.catalog import destinations
-from kernel.routing.traffic import canary_of
 from kernel.store.eviction import EvictionWatch
 from kernel.store.redis import Store
 from kernel.telemetry.log import Log
@@ -35,7 +35,9 @@ def make_prober(
     """Asks each service's health path; a recovery lets requests try the service at once, and what changes is logged."""
     paths = {service.name: service.health for service in destinations(settings.service_catalog)}
     # A mirror answers nobody: how it is, its metrics and the log tell.
-    canaries = {canary_of(each.name): each.health for each in settings.service_catalog if each.canary}
+    canaries = {
+        each.name: each.service.health for each in beside(settings.service_catalog) if each.kind == CANARY
+    }
     paths |= canaries
     ill: set[str] = set()
 

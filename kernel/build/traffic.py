@@ -19,16 +19,16 @@ from kernel.upstream.balance import Upstream
 
 def add_upstreams(settings: Settings, upstreams: dict[str, Upstream], make: MakeUpstream) -> None:
     """Put those of the variants beside their services'."""
-    for name, service, variant in beside(settings.service_catalog):
-        upstreams[name] = make(name, variant.urls, service)
+    for each in beside(settings.service_catalog):
+        upstreams[each.name] = make(each.name, each.variant.urls, each.service)
 
 
 def make_splits(settings: Settings, upstreams: Mapping[str, Upstream], metrics: Metrics) -> dict[str, Split]:
     """By service, where it has a canary."""
     splits = {
-        service.name: Split(variant, upstreams[service.name], upstreams[name])
-        for name, service, variant in beside(settings.service_catalog)
-        if isinstance(variant, Canary)
+        each.service.name: Split(each.variant, upstreams[each.service.name], upstreams[each.name])
+        for each in beside(settings.service_catalog)
+        if isinstance(each.variant, Canary)
     }
     if splits:
         metrics.register_source("canaries", lambda: canary.families(splits))
@@ -40,9 +40,9 @@ def make_mirrorings(
 ) -> dict[str, Mirroring]:
     """By service, where it has a mirror. They are to be closed."""
     mirrorings = {
-        service.name: Mirroring(variant, service.name, upstreams[name], tracer, log)
-        for name, service, variant in beside(settings.service_catalog)
-        if isinstance(variant, Mirror)
+        each.service.name: Mirroring(each.variant, each.service.name, upstreams[each.name], tracer, log)
+        for each in beside(settings.service_catalog)
+        if isinstance(each.variant, Mirror)
     }
     if mirrorings:
         metrics.register_source("mirrors", lambda: mirror.families(mirrorings))

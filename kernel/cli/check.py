@@ -126,8 +126,8 @@ def facts(settings: Settings) -> Iterator[tuple[str, str]]:
     versions = "; ".join(_versions(service) for service in settings.service_catalog if service.versions)
     if versions:
         yield "versions", versions
-    for name, _, variant in beside(settings.service_catalog):
-        yield name, f"{variant.text}: {', '.join(variant.urls)}"
+    for each in beside(settings.service_catalog):
+        yield each.name, f"{each.variant.text}: {', '.join(each.variant.urls)}"
     for service in settings.service_catalog:
         if service.grpc is not None:
             yield f"gRPC {service.name}", _methods(service, settings)

@@ -141,14 +141,12 @@ def explained(settings: Settings, row: RouteRow, path: str) -> dict[str, Any]:
 def _variants(settings: Settings, row: RouteRow) -> dict[str, str]:
     """The canary and the mirror that a request may come to, in words."""
     found: dict[str, str] = {}
-    for _, service, variant in beside(settings.service_catalog):
-        if not row.service or row.asked != service.name:
+    for each in beside(settings.service_catalog):
+        if not row.service or row.asked != each.service.name:
             continue
-        told = f"{variant.text}: {', '.join(variant.urls)}"
-        if isinstance(variant, Canary):
-            found["canary"] = told
-        elif variant.methods & row.answered and not row.websocket:
-            found["mirror"] = told
+        variant = each.variant
+        if isinstance(variant, Canary) or (variant.methods & row.answered and not row.websocket):
+            found[each.kind] = f"{variant.text}: {', '.join(variant.urls)}"
     return found
 
 

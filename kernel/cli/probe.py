@@ -71,7 +71,7 @@ def _targets(settings: Settings, timeout: float) -> Iterator[Target]:
     asked = [
         (each.name, each, settings.services[each.name]) for each in destinations(settings.service_catalog)
     ]
-    asked += [(name, service, variant.urls) for name, service, variant in beside(settings.service_catalog)]
+    asked += [(each.name, each.service, each.variant.urls) for each in beside(settings.service_catalog)]
     for name, service, urls in asked:
         for url in urls:
             yield Target(name, url, partial(_ask_service, service, url, timeout))

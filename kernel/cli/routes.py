@@ -52,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     style = Style(sys.stdout)
     lines = fitted(rows, room(sys.stdout), style)
     sys.stdout.write("\n".join([style("1", lines[0]), *lines[1:]]) + "\n\n")
-    variants = [(name, service.name, it.text, " ".join(it.urls)) for name, service, it in beside(catalog)]
+    variants = [
+        (each.name, each.service.name, each.variant.text, " ".join(each.variant.urls))
+        for each in beside(catalog)
+    ]
     if variants:
         cells = wrapped([_BESIDE, *variants], room(sys.stdout))
         first, *rest = table(cells, ("32", "32", "", "2"), style)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
-from kernel.config import dotenv, gateway_toml, idempotency
+from kernel.config import dotenv, gateway_toml, idempotency, traffic
 from kernel.config.errors import ConfigError, ConfigErrors
 from kernel.config.reading import Unreadable, text
 from kernel.config.rules import RULES, Rule, warnings
@@ -156,7 +156,8 @@ def _with_services(
     services = default_services(settings.service_catalog) | settings.services
     for service, urls in _service_urls(destinations(settings.service_catalog), given, errors):
         services[service] = urls
-    return idempotency.settle(replace(settings, services=services))
+    catalog = traffic.by_environment(settings, given, errors)
+    return idempotency.settle(replace(settings, services=services, service_catalog=catalog))
 
 
 def _service_urls(

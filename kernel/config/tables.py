@@ -123,7 +123,11 @@ POLICY: Mapping[str, Field] = {
 _URL = str | list[str]
 _Percent = Annotated[float, Meta(ge=0, le=100)]
 CANARY: Mapping[str, Field] = {
-    "url": Field(_URL, "Its URL, or those of its replicas.", '"http://inventory-next:8000"'),
+    "url": Field(
+        _URL,
+        "Its URL, or those of its replicas; the variable `NAME_SERVICE_URL_CANARY` overrides it.",
+        '"http://inventory-next:8000"',
+    ),
     "percent": Field(_Percent, "Its share; two decimals count.", "5"),
     "sticky": Field(
         Literal["user", "tenant"], "Whose requests stay together; `user` by default.", '"tenant"'
@@ -135,7 +139,11 @@ CANARY: Mapping[str, Field] = {
     ),
 }
 MIRROR: Mapping[str, Field] = {
-    "url": Field(_URL, "Its URL, or those of its replicas.", '"http://inventory-next:8000"'),
+    "url": Field(
+        _URL,
+        "Its URL, or those of its replicas; the variable `NAME_SERVICE_URL_MIRROR` overrides it.",
+        '"http://inventory-next:8000"',
+    ),
     "percent": Field(_Percent, "How many of the requests are copied.", "10"),
     "methods": Field(
         Annotated[list[Method], Meta(min_length=1)],

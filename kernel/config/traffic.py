@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from kernel.config.errors import ConfigError
 from kernel.config.settings import Settings
 from kernel.config.tables import CANARY, MIRROR, Field, decode
 from kernel.config.urls import REPLICAS
+from kernel.config.values import sound
 from kernel.http.headers import FORWARD, HeaderKinds
 from kernel.routing.beside import beside
-from kernel.routing.catalog import destinations, with_head
+from kernel.routing.catalog import Service, destinations, with_head
 from kernel.routing.traffic import Canary, Mirror
 
 _FINEST = 100  # parts of a percent
@@ -88,19 +91,37 @@ def _mirror(table: _Table) -> Mirror | None:
     return Mirror(table.urls, table.percent, methods, table.values.get("timeout", 5.0))
 
 
+def by_environment(
+    settings: Settings, given: Mapping[str, str], errors: list[ConfigError]
+) -> tuple[Service, ...]:
+    """The catalogue, with the URLs that the environment names for what stands beside services."""
+    found = {service.name: service for service in settings.service_catalog}
+    for each in beside(settings.service_catalog):
+        raw = given.get(each.env)
+        if raw is None:
+            continue
+        try:
+            variant = replace(each.variant, urls=REPLICAS.parse(sound(raw)))
+        except ValueError as error:
+            errors.append(ConfigError(each.env, str(error), f"http://{each.service.name}-next:8000"))
+            continue
+        service = found[each.service.name]
+        found[service.name] = replace(service, **{each.kind: variant})
+    return tuple(found.values())
+
+
 def variants_can_be(settings: Settings, given: frozenset[str]) -> Iterator[ConfigError]:
     """What stands beside a service speaks as it does, and is another one: it would get its own requests twice."""
     file = settings.gateway_config.name if settings.gateway_config is not None else "gateway.toml"
     names = {service.name for service in destinations(settings.service_catalog)}
-    for name, service, variant in beside(settings.service_catalog):
-        kind = "canary" if variant is service.canary else "mirror"
-        where = f"{file} [services.{service.name}.{kind}]"
-        if any(url.startswith("grpc:") for url in variant.urls):
-            yield ConfigError(
-                f"{where} url", "is a grpc URL, for a service that speaks HTTP", 'url = "http://next:8000"'
-            )
-        for url in sorted(set(variant.urls) & set(settings.services[service.name])):
+    for each in beside(settings.service_catalog):
+        where = f"{file} [services.{each.service.name}.{each.kind}]"
+        of_url = each.env if each.env in given else f"{where} url"
+        if any(url.startswith("grpc:") for url in each.variant.urls):
+            problem = "is a grpc URL, for a service that speaks HTTP"
+            yield ConfigError(of_url, problem, f"http://{each.service.name}-next:8000")
+        for url in sorted(set(each.variant.urls) & set(settings.services[each.service.name])):
             problem = f"{url} is the service's own"
-            yield ConfigError(f"{where} url", problem, f'url = "http://{service.name}-next:8000"')
-        if name in names:
-            yield ConfigError(where, f"is called {name}, as a service is: rename the service")
+            yield ConfigError(of_url, problem, f"http://{each.service.name}-next:8000")
+        if each.name in names:
+            yield ConfigError(where, f"is called {each.name}, as a service is: rename the service")

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 
 from kernel.config.errors import ConfigError
 from kernel.config.variables import VARIABLES
+from kernel.routing.beside import CANARY, MIRROR, beside
 from kernel.routing.catalog import V1, Service, destinations
 
 # Near enough to be a slip of the fingers: RATE_LIMIT_REQUEST is 0.97 near to RATE_LIMIT_REQUESTS, while
@@ -28,6 +29,12 @@ def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[Confi
         for version in service.versions
         if version.name != V1 and version.env not in known
     }
+    known |= {each.env: None for each in beside(catalog)}
+    tables = {
+        f"{service.env}_{kind.upper()}": f"[services.{service.name}.{kind}]"
+        for service in catalog
+        for kind in (CANARY, MIRROR)
+    }
     secret_files = {f"{variable.name}_FILE" for variable in VARIABLES if variable.secret}
     # What names begin with, such as RATE_LIMIT, and the first of them.
     begins = {
@@ -40,6 +47,9 @@ def strays(given: Iterable[str], catalog: tuple[Service, ...]) -> Iterator[Confi
         upper = name.upper()
         if name in shared:
             yield ConfigError(name, f"is not read: {shared[name]} has no url, which it would override")
+            continue
+        if name in tables:
+            yield ConfigError(name, f"is not read: gateway.toml has no {tables[name]}")
             continue
         near = did_you_mean(upper, known) or _slipped(upper, known, _SLIPS)
         if not near:

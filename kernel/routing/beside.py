@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from kernel.routing.catalog import Service
-from kernel.routing.traffic import Canary, Mirror, canary_of, mirror_of
+from kernel.routing.traffic import Canary, Mirror
+
+CANARY: Literal["canary"] = "canary"
+MIRROR: Literal["mirror"] = "mirror"
 
 
-def beside(catalog: Iterable[Service]) -> Iterator[tuple[str, Service, Canary | Mirror]]:
-    """The canaries and mirrors: (its name, the service, what it is) of each."""
+class Beside(NamedTuple):
+    """A canary or a mirror of `service`, of which kind `kind` says."""
+
+    kind: Literal["canary", "mirror"]
+    service: Service
+    variant: Canary | Mirror
+
+    @property
+    def name(self) -> str:
+        """In metrics, logs and health."""
+        return f"{self.service.name}-{self.kind}"
+
+    @property
+    def env(self) -> str:
+        """The variable whose URLs are used instead of its own."""
+        return f"{self.service.env}_{self.kind.upper()}"
+
+
+def beside(catalog: Iterable[Service]) -> Iterator[Beside]:
+    """All of them."""
     for service in catalog:
         if service.canary is not None:
-            yield canary_of(service.name), service, service.canary
+            yield Beside(CANARY, service, service.canary)
         if service.mirror is not None:
-            yield mirror_of(service.name), service, service.mirror
+            yield Beside(MIRROR, service, service.mirror)

@@ -40,13 +40,3 @@ class Mirror(Struct, frozen=True):
     def text(self) -> str:
         """In words."""
         return f"{self.percent:g} % of {' '.join(sorted(self.methods))}"
-
-
-def canary_of(service: str) -> str:
-    """The name of a service's canary: in metrics, logs and health."""
-    return f"{service}-canary"
-
-
-def mirror_of(service: str) -> str:
-    """The name of a service's mirror."""
-    return f"{service}-mirror"

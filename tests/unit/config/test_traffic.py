@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kernel.config.errors import ConfigErrors
-from kernel.config.loading import load
+from kernel.config.loading import load, load_with_warnings
 from kernel.config.settings import Settings
 from kernel.routing.catalog import Service
 from kernel.routing.traffic import Canary, Mirror
@@ -161,3 +161,31 @@ def test_what_speaks_grpc_has_none_and_is_none(tmp_path: Path, kind: str) -> Non
     assert found.startswith(f"[services.ovens] {kind}: is for services that speak HTTP")
     (found,) = errors(tmp_path, f'[services.sales.{kind}]\nurl = "grpc://next:50051"\npercent = 5\n')
     assert found.startswith(f"[services.sales.{kind}] url: is a grpc URL")
+
+
+def test_the_environment_names_other_urls(tmp_path: Path) -> None:
+    text = f'[services.sales.canary]\n{URL}\npercent = 5\nheader = "x-canary"\n[services.sales.mirror]\n{URL}\npercent = 1'
+    service = sales(
+        tmp_path,
+        text,
+        SALES_SERVICE_URL_CANARY="http://a:1,http://b:1",
+        SALES_SERVICE_URL_MIRROR="unix:///run/x",
+    )
+    assert service.canary == Canary(("http://a:1", "http://b:1"), 5.0, header="x-canary")
+    assert service.mirror == Mirror(("unix:///run/x",), 1.0)
+    (found,) = errors(tmp_path, text, SALES_SERVICE_URL_CANARY="next:1")
+    assert found.startswith("SALES_SERVICE_URL_CANARY: the URL must start with http://")
+    (found,) = errors(tmp_path, text, SALES_SERVICE_URL_MIRROR="http://x", SALES_SERVICE_URL="http://x")
+    assert found.startswith("SALES_SERVICE_URL_MIRROR: http://x is the service's own")
+
+
+def test_a_variable_of_what_is_not_there_is_told_of(tmp_path: Path) -> None:
+    def told(text: str) -> list[str]:
+        file = tmp_path / "gateway.toml"
+        file.write_text(text)
+        environment = {"GATEWAY_CONFIG": str(file), "SALES_SERVICE_URL_CANARY": "http://next:8000"}
+        return [each.problem for each in load_with_warnings(environment).warnings]
+
+    before = told("")
+    (found,) = set(before) - set(told(f"[services.sales.canary]\n{URL}\npercent = 5"))
+    assert found == "is not read: gateway.toml has no [services.sales.canary]"
