@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import os
 import socket
+import struct
+import sys
+from itertools import starmap
 
 from kernel.http.addresses import in_url
 
@@ -13,6 +19,15 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "HOST must be an address of this machine, or 0.0.0.0 for all of them.",
     errno.EAFNOSUPPORT: "This machine has no IPv6: set HOST=0.0.0.0.",
 }
+# Of <asm-generic/socket.h> and <linux/filter.h>: a program that takes what is no SYN, or a SYN with its ACK.
+_ATTACH_FILTER, _DETACH_FILTER = 26, 27
+_NO_SYN = (
+    (0x30, 0, 0, 13),  # load the flags of the TCP header
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # dropped
+    (0x06, 0, 0, 0xFFFFFFFF),  # taken
+)
 
 
 class CannotListen(RuntimeError):
@@ -53,3 +68,25 @@ def probe(host: str, port: int, *, shared: bool = False) -> int:
         listener.bind((host, port))
         bound: int = listener.getsockname()[1]
         return bound
+
+
+def hold_off(listener: int) -> bool:
+    """Let nobody in any more at a listening socket's descriptor, but for those who are at the door; False: not possible here.
+
+    Whoever the kernel has let in is in the socket's queue, and closed with it: a request that has been written is lost. So
+    requests for a connection are dropped first (Linux): who repeats one, a second later, is refused by then.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    instructions = ctypes.create_string_buffer(b"".join(starmap(struct.Struct("=HBBI").pack, _NO_SYN)))
+    program = struct.pack("HP", len(_NO_SYN), ctypes.addressof(instructions))
+    with socket.socket(fileno=os.dup(listener)) as shared, contextlib.suppress(OSError):
+        shared.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
+        return True
+    return False
+
+
+def let_in(listener: int) -> None:
+    """The end of `hold_off`: where others have the same socket, they go on with it."""
+    with socket.socket(fileno=os.dup(listener)) as shared:
+        shared.setsockopt(socket.SOL_SOCKET, _DETACH_FILTER, 0)

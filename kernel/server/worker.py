@@ -30,6 +30,7 @@ from kernel.server.client_connections import ClientConnections
 from kernel.server.cpu_policy import CpuPolicy
 from kernel.server.granian import CHECKED, Hook, Put, version
 from kernel.server.intake import Intake
+from kernel.server.listening import hold_off, let_in
 from kernel.server.signals import HAND_OVER, HURRY, SOON, hold, release_soon, tell_server
 from kernel.server.worker_stderr import WorkerStderr
 from kernel.state import State
@@ -38,6 +39,8 @@ _GC_THRESHOLD = 20_000
 _PR_SET_PDEATHSIG = 1
 _LEAVE = (b"connection", b"close")
 _CLOSE_LINGER_SECONDS = 0.1
+# Between the last who is let in and the end of accepting: a round trip of the network, and a turn of a busy loop.
+_LET_IN_SECONDS = 0.05
 # What is cut short at the end of the grace is answered and logged meanwhile; less than the parent's margin before it kills.
 _CUT_SECONDS = 0.5
 # Beyond the longest that anything on a connection may be silent.
@@ -187,12 +190,15 @@ class Worker:
 
     async def _leave(self, state: State) -> None:
         """1. Accept and answer as ever, but with `Connection: close`; readiness is false.
-        2. Accept no more, end the streams and the sockets.
+        2. Let nobody in any more, accept whoever has been, end the streams and the sockets.
         3. Have granian finish what is in flight, break it off when the grace is over, and end.
         """
         loop = asyncio.get_running_loop()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._hurried.wait(), state.settings.drain_seconds)
+        if self.listener is not None and not self._hurried.is_set() and hold_off(self.listener):
+            await asyncio.sleep(_LET_IN_SECONDS)
+            let_in(self.listener)
         self._stop_accepting()
         grace = state.settings.shutdown_grace_seconds
         end = loop.time() + grace

@@ -179,3 +179,45 @@ def test_ctrl_c_and_a_second_stop_do_not_wait_for_balancers(
     began = time.monotonic()
     assert draining.stop(signals[-1], timeout=20) == 0
     assert time.monotonic() - began < 10
+
+
+async def test_whoever_was_let_in_is_heard(
+    tmp_path: Path, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    """A balancer without health checks goes on until it is refused, and may send no POST again that it has written."""
+    body = b'{"name":"rye"}'
+    head = (
+        b"POST /api/v1/inventory/items HTTP/1.1\r\nhost: t\r\nauthorization: Bearer %b\r\n" % access_token()
+    )
+    post = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    lost: list[str] = []
+    answered = 0
+
+    async def client(port: int) -> None:
+        nonlocal answered
+        while True:
+            try:
+                # The longer one waits to be let in, the sooner it is refused.
+                async with asyncio.timeout(3):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                return
+            try:
+                writer.write(post)
+                line = await reader.readline()
+                assert b" 200 " in line, line
+                answered += 1
+            except (OSError, AssertionError) as error:
+                lost.append(repr(error))
+            finally:
+                await closed(writer)
+
+    for _ in range(4):
+        env = stack_env(upstream, session_store, DRAIN_SECONDS="0.5", WORKERS="2")
+        gateway = await asyncio.to_thread(start_gateway, env, tmp_path)
+        clients = [asyncio.create_task(client(gateway.port)) for _ in range(3 * CLIENTS)]
+        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(gateway.stop, timeout=20) == 0
+        await asyncio.gather(*clients)
+    assert lost == []
+    assert answered > 100

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sys
 
 import pytest
 
-from kernel.server.listening import CannotListen, claim
+from kernel.server.listening import CannotListen, claim, hold_off, let_in
 
 
 def test_a_free_port_is_left_free() -> None:
@@ -39,3 +40,24 @@ def test_a_port_that_others_share_can_be_joined() -> None:
 def test_an_address_of_another_machine_is_said() -> None:
     with pytest.raises(CannotListen, match="HOST must be an address of this machine"):
         claim("203.0.113.7", 8000)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the kernel offers no such thing")
+def test_who_is_at_the_door_is_let_in_and_nobody_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as late:
+        address = server.getsockname()
+        with socket.create_connection(address) as early:
+            early.sendall(b"early")
+            assert hold_off(server.fileno())
+            late.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                late.connect(address)
+            accepted, _ = server.accept()
+            with accepted:
+                assert accepted.recv(5) == b"early"
+                # What has been let in is not held off.
+                early.sendall(b"again")
+                assert accepted.recv(5) == b"again"
+        let_in(server.fileno())
+        with socket.create_connection(address, 5), server.accept()[0]:
+            pass
