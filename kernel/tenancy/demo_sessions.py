@@ -7,6 +7,7 @@ each time it is asked for. What a store forgets, every worker that made a mark w
 
 from __future__ import annotations
 
+import asyncio
 import re
 from asyncio import Future
 from collections.abc import Awaitable, Callable
@@ -33,8 +34,9 @@ from kernel.identity.claims import Claims, Id, Subscription, TenantId, Text, fol
 from kernel.identity.errors import REALM
 from kernel.identity.identity import DEMO_SESSION, Identity, access_identity
 from kernel.primitives.single_flight import SingleFlight
-from kernel.store.errors import StoreError
+from kernel.store.errors import StoreDown, StoreError
 from kernel.store.keys import tenant_demo
+from kernel.store.link import stop
 from kernel.store.redis import Store
 from kernel.upstream.client import ServiceClient
 
@@ -45,6 +47,7 @@ _KEEP_SECONDS = 30.0
 # How long a session that is no good is remembered.
 _REFUSE_SECONDS = 2.0
 _MAX_SESSIONS = 4096
+_TOLD_AT_ONCE = 64
 _CHALLENGE = ((b"www-authenticate", REALM),)
 _RETRY_SOON = ((b"retry-after", b"1"),)
 
@@ -91,6 +94,9 @@ class DemoSessions:
         self._flights: SingleFlight[str, Found] = SingleFlight()
         # Virtual tenant -> its session and that one's end, of what this worker has marked.
         self._marks: dict[str, tuple[str, float]] = {}
+        # Of these, what the store is yet to be told again, and who does so.
+        self._untold: list[str] = []
+        self._telling: asyncio.Task[None] | None = None
 
     async def created(self, answer: bytes) -> None:
         """Mark the tenant of a session that has just been created; `answer` is the service's."""
@@ -99,15 +105,27 @@ class DemoSessions:
             await self._mark(document.virtual_tenant_id, document.session_id, _ends(document))
 
     def mark_again(self) -> None:
-        """The store may have lost its data. Nothing waits for this."""
+        """The store may have lost its data: it is told all marks again, a few at a time. Nothing waits for this."""
         now = self._clock()
         self._marks = {tenant: mark for tenant, mark in self._marks.items() if mark[1] > now}
-        for tenant, (session, expires) in self._marks.items():
-            try:
-                reply = self._write(tenant, session, expires)
-            except StoreError:
-                return  # it will be said again when it is back
-            reply.add_done_callback(_forget)
+        self._untold = list(self._marks)
+        if self._untold and self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell_again())
+
+    async def _tell_again(self) -> None:
+        """PERF: 4,096 marks in one burst would keep the answers that requests wait for from coming in time."""
+        try:
+            while self._untold:
+                tenants, self._untold = self._untold[:_TOLD_AT_ONCE], self._untold[_TOLD_AT_ONCE:]
+                marks = [(tenant, self._marks[tenant]) for tenant in tenants if tenant in self._marks]
+                replies = [self._write(tenant, *mark) for tenant, mark in marks]
+                for reply in await asyncio.gather(*replies, return_exceptions=True):
+                    if isinstance(reply, StoreDown):
+                        return  # it will be said again when it is back
+        except StoreDown:
+            pass
+        finally:
+            self._telling = None
 
     def find(self, session: str) -> Found | Awaitable[Found]:
         """The identity of `session`, or why it is none; an awaitable when the service must be asked."""
@@ -200,6 +218,8 @@ class DemoSessions:
 
     async def close(self) -> None:
         """End what is under way."""
+        if self._telling is not None:
+            await stop([self._telling])
         await self._flights.close()
 
 
@@ -207,12 +227,6 @@ def _ends(session: _Session) -> float:
     """Unix seconds."""
     ends = session.expires_at
     return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp()
-
-
-def _forget(reply: Future[Any]) -> None:
-    """Take note of a failure, or asyncio reports it as one that nobody saw."""
-    if not reply.cancelled():
-        reply.exception()
 
 
 def _take(x: Exchange, found: Found) -> Problem | None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
+import redis
 
 from kernel.http.problems import Problem
 from kernel.identity.claims import Claims
 from kernel.identity.identity import Identity, access_identity
 from kernel.server.embedded_store import EmbeddedStore
+from kernel.store.keys import tenant_demo
 from kernel.store.redis import Store
 from kernel.tenancy.demo_sessions import DemoSessions, Found
 from kernel.upstream.client import Answer
+from tests.support.store import until
 
 
 class DemoService:
@@ -161,3 +166,44 @@ async def test_a_clock_that_is_set_back_makes_no_answer_last_longer(world: World
     world.now -= 3600
     await world.find()
     assert world.service.calls == 2
+
+
+async def test_a_store_that_lost_its_marks_is_told_them_a_few_at_a_time(
+    world: World, redis_cli: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = world.sessions
+    sessions._marks = {f"t{number}": ("s", time.time() + 600) for number in range(1000)}
+    world.now = time.time()
+    sessions._marks["over"] = ("s", world.now - 1)
+    write = sessions._write
+    most = under_way = 0
+
+    def counted(tenant: str, session: str, expires: float) -> asyncio.Future[Any]:
+        nonlocal most, under_way
+        under_way += 1
+        most = max(most, under_way)
+
+        def landed(_reply: object) -> None:
+            nonlocal under_way
+            under_way -= 1
+
+        reply = write(tenant, session, expires)
+        reply.add_done_callback(landed)
+        return reply
+
+    monkeypatch.setattr(sessions, "_write", counted)
+    sessions.mark_again()
+    sessions.mark_again()
+    await until(lambda: sessions._telling is None)
+    assert len(redis_cli.keys("tenant:t*:demo")) == 1000
+    assert not redis_cli.exists(tenant_demo("over"))
+    assert most == 64
+    # Lost again meanwhile, it is told when it is back.
+    sessions.mark_again()
+    await asyncio.sleep(0)
+    await sessions._store.close()
+    await until(lambda: sessions._telling is None)
+    # An end does not wait for it.
+    sessions._telling = asyncio.create_task(asyncio.sleep(3600))
+    await sessions.close()
+    assert sessions._telling.cancelled()
