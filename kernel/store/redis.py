@@ -302,6 +302,7 @@ class Store:
         self._since = monotonic()
         self.connected = True
         self._reconnects += 1
+        self._hurried.clear()
         parked, self._parked = self._parked, None
         for listener in self._listeners:
             listener(parked is None)
