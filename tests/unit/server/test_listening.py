@@ -43,9 +43,10 @@ def test_an_address_of_another_machine_is_said() -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the kernel offers no such thing")
-def test_who_is_at_the_door_is_let_in_and_nobody_else() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as late:
-        address = server.getsockname()
+@pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
+def test_who_is_at_the_door_is_let_in_and_nobody_else(host: str, family: socket.AddressFamily) -> None:
+    with socket.create_server((host, 0), family=family) as server, socket.socket(family) as late:
+        address = server.getsockname()[:2]
         with socket.create_connection(address) as early:
             early.sendall(b"early")
             assert hold_off(server.fileno())
