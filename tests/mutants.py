@@ -167,6 +167,13 @@ MUTANTS = (
         "tests/integration/test_idempotency_trouble.py",
     ),
     Mutant(
+        "an answer that broke off is none",
+        IDEMPOTENCY,
+        "if self._head is None and _untouched(x, error):",
+        "if _untouched(x, error):",
+        "tests/integration/test_idempotency_composed.py",
+    ),
+    Mutant(
         "an attempt that was written counts as not",
         "kernel/upstream/attempt.py",
         "            x.keyed = WRITTEN if written else UNWRITTEN\n",

@@ -17,7 +17,7 @@ def flaw(rows: Sequence[RouteRow], changes: Mapping[str, Any]) -> str:
     asked = changes.get("idempotency", OFF)
     if asked == OFF or any(keyable(row) for row in rows if row.idempotency == asked):
         return ""
-    return "idempotency is for POST and PATCH of services that speak HTTP, from known callers: each has their own answers"
+    return "idempotency is for POST and PATCH of services, from callers who are known: each has answers of their own"
 
 
 def settle(settings: Settings) -> Settings:

@@ -31,7 +31,6 @@ from kernel.http.problems import (
     IDEMPOTENCY_MISMATCH,
     IDEMPOTENCY_OUTCOME_UNKNOWN,
     IDEMPOTENCY_UNDER_WAY,
-    UPSTREAM_OPEN,
     ClientGone,
     GatewayError,
 )
@@ -48,8 +47,8 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 _TOO_SLOW = BODY_TIMEOUT(headers=((b"connection", b"close"),))
 # Of an answer's head, what is said anew each time it is sent.
 _FRESH = frozenset({b"connection", b"content-length", b"date", b"idempotent-replayed"})
-# Where the forwarder is before it writes.
-_BEFORE = frozenset({REQUEST_BODY, CONNECT})
+# Where a handler is before it writes: it says so before it does.
+_BEFORE = frozenset({IDEMPOTENCY, REQUEST_BODY, CONNECT})
 # What is read as it comes: nobody waits for its end.
 _STREAMS = (
     b"text/event-stream",
@@ -225,7 +224,7 @@ class _Execution:
         except BaseException as error:
             if not self._through:
                 x.response_started = False  # nothing has gone out
-                if _untouched(x, error):
+                if self._head is None and _untouched(x, error):
                     await ledger.release(request)
                 else:
                     await ledger.lose(request)
@@ -299,12 +298,12 @@ class _Execution:
 
 
 def _untouched(x: Exchange, error: BaseException) -> bool:
-    """Whether it is certain that the service has had nothing of the request, for which there is no answer."""
+    """Whether it is certain that the service has had nothing of the request, of whose answer there is no head."""
     if x.keyed == WRITTEN:
         return False
     kind = error.problem.kind if isinstance(error, GatewayError) else None
     # A failure of the last attempt was judged with it; any other one, such as a drain's end, is by where it came.
-    return kind is UPSTREAM_OPEN or (x.keyed == UNWRITTEN and kind in FAILURES) or x.phase in _BEFORE
+    return (x.keyed == UNWRITTEN and kind in FAILURES) or x.phase in _BEFORE
 
 
 def _streams(headers: HeaderList) -> bool:

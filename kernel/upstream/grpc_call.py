@@ -152,6 +152,8 @@ class GrpcCall:
                 replica = self._failed(error, replica)
                 continue
             x.upstream_seconds = seconds = perf_counter() - started
+            if x.keyed != UNKEYED:
+                x.keyed = WRITTEN  # whatever comes of the answer
             self._settle(replica, 200, seconds)
             return answer
 

@@ -153,3 +153,16 @@ async def test_metrics_tell_what_requests_with_keys_came_to(
 
 async def metrics(gateway: Local) -> str:
     return (await gateway.ask("GET", "/metrics")).body.decode()
+
+
+async def test_what_was_written_after_an_attempt_that_was_not_may_have_been_done(
+    store_server: EmbeddedStore, tmp_path: Path, orders: Orders, token: bytes
+) -> None:
+    """The canary refuses connections, the service breaks its answer off."""
+    toml = configured(tmp_path, '[services.orders.canary]\nurl = "http://127.0.0.1:9"\npercent = 100\n')
+    orders.answer = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhal"
+    orders.hang_up = True
+    async with keyed_gateway(store_server.url, tmp_path, orders, GATEWAY_CONFIG=toml) as gateway:
+        codes = [(await order(gateway, KEY, token)).code for _ in range(2)]
+    assert codes == ["upstream-reset", "idempotency-outcome-unknown"]
+    assert len(orders.seen) == 1
