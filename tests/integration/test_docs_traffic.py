@@ -16,7 +16,7 @@ from tests.support.poll import poll
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "traffic.md"
-_ENOUGH = 6
+_ENOUGH = 9
 
 
 def test_the_tour_works(tmp_path: Path) -> None:
@@ -38,6 +38,7 @@ def test_the_tour_works(tmp_path: Path) -> None:
             replaced = {
                 "http://localhost:8000": running.info["url"],
                 "gateway ": f"{sys.executable} -m kernel ",
+                "python3 -m demo": f"{sys.executable} -m demo",
             }
             for old, new in replaced.items():
                 exports = exports.replace(old, new)
