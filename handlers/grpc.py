@@ -147,7 +147,8 @@ def make(state: State, row: RouteRow) -> Handler:
         x.phase = DONE
 
     handler: Handler = grpc if row.effect is None else attached(state, row.effect, grpc)
-    return heeding_keys(state.ledger, row, forwarded(row, handler), body_seconds)
+    handler = heeding_keys(state.ledger, row, forwarded(row, handler), body_seconds)
+    return state.versions.counted(row, handler)
 
 
 async def _body(x: Exchange, pause: float) -> bytes:

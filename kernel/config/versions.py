@@ -151,6 +151,10 @@ class Versions:
                 versions = [version for version in versions if version.name != V1]
                 versions.append(Version(V1, name, service.env))
             versions.sort(key=lambda version: int(version.name[1:]))
+            beside = [version.name for version in versions if version.name != V1]
+            if beside and service.grpc is not None:
+                problem = "a gRPC service's paths are those of its descriptors: versions are told apart there"
+                self._complain(f"[services.{name}.versions.{beside[0]}]", problem)
             catalog[name] = replace(
                 service, versions=tuple(replace(each, life=self._life(service, each)) for each in versions)
             )

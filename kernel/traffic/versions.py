@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Any
+from urllib.parse import quote
 
 from kernel.exchange.asgi import HeaderList
 from kernel.exchange.exchange import Exchange, Handler
@@ -16,6 +17,9 @@ from kernel.routing.trie import Trie
 
 _BELOW = re.compile(rb"/api/(v[1-9][0-9]{0,2})(?=/)")
 _NAME = re.compile(r"v[1-9][0-9]{0,2}")
+# What browsers send in a path, and RFC 3986 has no place for.
+_NO_URI = re.compile(rb"[\[\]^{|}]").search
+_URI_BYTES = "/%-._~!$&'()*+,;=:@"
 _ANYBODY = "anonymous"
 # What tokens call them, as people say it.
 _KINDS = {"access": "user"}
@@ -108,7 +112,10 @@ def announcement(row: RouteRow) -> Callable[[bytes], HeaderList] | None:
     cut = len(f"/api/{row.version}")
 
     def made(path: bytes) -> HeaderList:
-        return [*headers, (b"link", before + path[cut:] + after)]
+        rest = path[cut:]
+        if _NO_URI(rest):
+            rest = quote(rest, _URI_BYTES).encode()
+        return [*headers, (b"link", before + rest + after)]
 
     return made
 

@@ -207,6 +207,12 @@ def test_callers_of_a_version_that_ends_are_told_by_every_answer(
     assert not stack.ask(target=b"/api/v2/inventory/items/7").all("deprecation")
 
 
+def test_the_successors_path_is_a_uri_whatever_a_browser_sends(stack: Stack) -> None:
+    reply = stack.ask(target=b"/api/v1/inventory/{a|b}/%7Bc;d=1,2")
+    (links,) = reply.all("link")
+    assert links.startswith('</api/v2/inventory/%7Ba%7Cb%7D/%7Bc;d=1,2>; rel="successor-version"')
+
+
 def test_a_service_that_sends_links_keeps_them(stack: Stack) -> None:
     stack.upstream.response_headers.append((b"link", b'</next>; rel="next"'))
     reply = stack.ask(target=b"/api/v1/inventory/items/7")

@@ -10,6 +10,7 @@ from kernel.config import load
 from kernel.config.loading import load_with_warnings
 from kernel.routing.catalog import Lifecycle, RouteRow, destinations
 from tests.support.config import File, problems
+from tests.support.grpc_service import DESCRIPTORS
 
 SCOPE = "tenants/{tenant_id}/"
 
@@ -196,3 +197,12 @@ def test_a_sunset_that_has_passed_is_warned_of(file: File) -> None:
 def test_a_route_that_was_below_another_version_before_there_were_any_is_left_alone(file: File) -> None:
     found = rows(file, '[[routes]]\npattern = "/api/v2/pos/**"\nservice = "pos"')
     assert (found["/api/v2/pos/**"].version, found["/api/v2/pos/**"].asked) == ("", "pos")
+
+
+def test_a_grpc_service_has_no_versions_beside_the_first(file: File) -> None:
+    said = f'[services.ovens]\nprotocol = "grpc"\ndescriptors = "{DESCRIPTORS}"\nurl = "grpc://ovens:50051"\n'
+    found = file.problems(said + "[services.ovens.versions.v2]")
+    assert any(
+        "[services.ovens.versions.v2]: a gRPC service's paths are those of its descriptors" in each
+        for each in found
+    )
