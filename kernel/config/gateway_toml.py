@@ -38,12 +38,12 @@ from msgspec.structs import replace
 
 from kernel.config import forwarding, grpc_table, idempotency, traffic, trust
 from kernel.config.errors import ConfigError
+from kernel.config.policy import policy
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
 from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, SERVICE_NAME, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
-from kernel.config.values import size
 from kernel.config.versions import Versions, version_of
 from kernel.http.paths import flaw
 from kernel.primitives.tenant_id import canonical
@@ -59,7 +59,6 @@ _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
 _SERVICE_NAME = re.compile(SERVICE_NAME)
 _VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
 _MISPLACED = re.compile(r"[\[\]^{|}]")
-_MAX_BODY = size(0, 1024**4)
 
 
 def apply(settings: Settings, path: Path, errors: list[ConfigError], warnings: list[ConfigError]) -> Settings:
@@ -355,23 +354,7 @@ class _Reader:
             )
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
-        """The fields of a row among `values`, in the row's own types."""
-        forwarding.read(values, lambda field, *what: self._error(f"{where} {field}", *what))
-        if "limit" in values:
-            values["limit"] = values["limit"].limit()
-        if values.get("graphql"):
-            values["safe"] = (
-                True  # a query changes nothing, although it is a POST; a mutation is judged when it is read
-            )
-        if values.get("critical") == "":
-            values["critical"] = None
-        if "max_body" in values:
-            try:
-                values["max_body"] = _MAX_BODY.parse(str(values["max_body"]))
-            except ValueError as error:
-                self._error(f"{where} max_body", str(error), 'max_body = "50MiB"')
-                del values["max_body"]
-        return values
+        return policy(values, lambda field, *what: self._error(f"{where} {field}", *what))
 
     @staticmethod
     def _tenant_flaw() -> Callable[[str], str]:

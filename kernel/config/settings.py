@@ -188,6 +188,17 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
             default="private and loopback networks",
         ),
     ] = tuple(ip_network(each) for each in _PRIVATE)
+    ip_allow: Annotated[
+        tuple[Network, ...],
+        _var(
+            listed(NETWORK),
+            "Only these networks may call; unset: any. Probes are not judged.",
+            "203.0.113.0/24",
+        ),
+    ] = ()
+    ip_deny: Annotated[
+        tuple[Network, ...], _var(listed(NETWORK), "Networks that may not call.", "198.51.100.0/24")
+    ] = ()
     https_only: Annotated[
         bool,
         _var(FLAG, "Redirect or refuse plain HTTP.", "true", default="`true` in `prod`, else `false`"),

@@ -87,6 +87,10 @@ POLICY: Mapping[str, Field] = {
     "timeout": Field(
         Annotated[float, Meta(gt=0, le=3600)], "Seconds until the response's first byte.", "120"
     ),
+    "ip_allow": Field(
+        list[str], "Only these networks may call it, if they may call at all (`IP_ALLOW`).", '["10.0.0.0/8"]'
+    ),
+    "ip_deny": Field(list[str], "Networks that may not call it.", '["203.0.113.0/24"]'),
     "max_body": Field(int | str, "Largest request body.", '"50MiB"'),
     "capture": Field(bool, "Whether it is captured, whatever `CAPTURE_ROUTES` says.", "false"),
     "idempotency": Field(

@@ -49,6 +49,12 @@ ORIGIN_FORBIDDEN = ProblemKind(
     "Origin not allowed",
     "Open the WebSocket from a page of an allowed origin; the operator lists them in CORS_ORIGINS.",
 )
+ADDRESS_FORBIDDEN = ProblemKind(
+    "address-forbidden",
+    403,
+    "Address not allowed",
+    "Call from a network that the operator allows here (IP_ALLOW, IP_DENY, and the route's own lists).",
+)
 BODY_TIMEOUT = ProblemKind("body-timeout", 408, "Request body too slow", "Send the body without long pauses.")
 BODY_TOO_LARGE = ProblemKind(
     "body-too-large", 413, "Request body too large", "Send a smaller body, or in several requests."

@@ -175,6 +175,9 @@ class RouteRow(Struct, frozen=True, kw_only=True):
     always_writable: bool = False
     safe: bool = False  # changes nothing that read-only mode protects, although its method may
     graphql: bool = False  # the service speaks GraphQL here: what is asked is judged before it is sent on
+    # Networks of which an address must be in one, if there are any; and in none.
+    ip_allow: tuple[str, ...] = ()
+    ip_deny: tuple[str, ...] = ()
     # The operation that the tenant service is asked about each time; refused when it cannot say.
     critical: str | None = None
     # LOGIN, REGISTER or REFRESH: attempts are limited by address and by account.

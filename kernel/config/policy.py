@@ -1,0 +1,37 @@
+"""The policies of a row or a service in gateway.toml, in the row's own types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from kernel.config import forwarding
+from kernel.config.values import NETWORK, size
+
+_MAX_BODY = size(0, 1024**4)
+
+
+def policy(values: dict[str, Any], error: Callable[..., None]) -> dict[str, Any]:
+    """`values` of a table, converted; what is wrong with one goes to `error(field, problem, example)`, and it is left out."""
+    forwarding.read(values, error)
+    if "limit" in values:
+        values["limit"] = values["limit"].limit()
+    if values.get("graphql"):
+        # A query changes nothing, although it is a POST; a mutation is judged when it is read.
+        values["safe"] = True
+    if values.get("critical") == "":
+        values["critical"] = None
+    if "max_body" in values:
+        try:
+            values["max_body"] = _MAX_BODY.parse(str(values["max_body"]))
+        except ValueError as why:
+            error("max_body", str(why), 'max_body = "50MiB"')
+            del values["max_body"]
+    for name in ("ip_allow", "ip_deny"):
+        if name in values:
+            try:
+                values[name] = tuple(str(NETWORK.parse(each)) for each in values[name])
+            except ValueError as why:
+                error(name, str(why), f'{name} = ["10.0.0.0/8"]')
+                del values[name]
+    return values
