@@ -23,6 +23,7 @@ from kernel.graphql.requests import Sender
 from kernel.graphql.schema import Built
 from kernel.graphql.schemas import Schemas
 from kernel.graphql.subscription import COMPLETE, HEADERS, next_frame, subscribe
+from kernel.http import idempotency_key
 from kernel.http.problems import GRAPHQL_INVALID, GRAPHQL_NOT_ACCEPTABLE, GatewayError
 from kernel.openapi.editions import editions
 from kernel.openapi.fetching import Call
@@ -103,7 +104,8 @@ class Endpoint:
     async def _executed(self, x: Exchange, execution: Execution) -> dict[str, Any]:
         gone = asyncio.Event()
         sender = self._sender(x, gone)
-        key = next((value for name, value in x.scope["headers"] if name == b"idempotency-key"), None)
+        keys = idempotency_key.given(x.scope["headers"])
+        key = idempotency_key.parse(keys) if keys else None
         departure = Disconnect(x.receive, gone.set)
         counters = self._counters
         try:

@@ -23,6 +23,7 @@ from kernel.exchange.asgi import HeaderList, Message
 from kernel.exchange.disconnect import Disconnect
 from kernel.exchange.exchange import KEYED, UNWRITTEN, WRITTEN, Exchange, Handler
 from kernel.exchange.phase import CONNECT, IDEMPOTENCY, REPLAYED, REQUEST_BODY, RESPONSE_BODY
+from kernel.http.idempotency_key import given, parse
 from kernel.http.problems import (
     BODY_TIMEOUT,
     BODY_TOO_LARGE,
@@ -38,7 +39,7 @@ from kernel.identity.aead import seal, unseal
 from kernel.routing.catalog import RouteRow
 from kernel.routing.keyed import KEYED_METHODS, REQUIRED
 from kernel.store.idempotency import DONE, MISMATCH, NOT_KEPT, OURS, UNDER_WAY, UNKNOWN
-from kernel.traffic.idempotency_key import Keyed, given, parse
+from kernel.traffic.idempotency_key import Keyed
 from kernel.traffic.idempotency_ledger import Ledger, Room
 from kernel.upstream.attempt import FAILURES
 
@@ -82,7 +83,7 @@ def heeding_keys(ledger: Ledger, row: RouteRow, handler: Handler, body_timeout: 
     def handle(x: Exchange) -> Awaitable[None] | None:
         if x.method not in KEYED_METHODS:
             return handler(x)
-        values = given(x)
+        values = given(x.scope["headers"])
         if not values and not required:
             return handler(x)
         x.phase = IDEMPOTENCY

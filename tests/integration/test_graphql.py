@@ -143,7 +143,7 @@ async def test_mutations_run_one_after_the_other(gateway: Local, services: Servi
              third: createInventoryItem(input: {name: "x", category: YEAST, unitCost: 1}) { id }
            }""",
         variables={"new": {"name": "Butter", "category": "DAIRY_PRODUCTS"}},
-        headers={"idempotency-key": "k-1"},
+        headers={"idempotency-key": '"k-1"'},
     )
     assert reply.document == {
         "data": {"first": {"id": "new", "category": "DAIRY_PRODUCTS"}, "second": True, "third": {"id": "new"}}

@@ -1,4 +1,4 @@
-"""Which values are the same key, and which requests the same request."""
+"""Which requests are the same request under the same key, and whose keys are the same."""
 
 from __future__ import annotations
 
@@ -9,88 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.http.problems import GatewayError
 from kernel.identity.claims import Claims
 from kernel.identity.identity import Identity
-from kernel.traffic.idempotency_key import Keyed, parse
-from kernel.traffic.idempotency_key import given as given_in
+from kernel.traffic.idempotency_key import Keyed
 from tests.support.exchanges import exchange
 
-VISIBLE = "".join(chr(code) for code in range(0x21, 0x7F))
-KEYS = st.text(VISIBLE, min_size=1, max_size=255)
 PARTS = st.binary(max_size=6)
-
-
-def quoted(key: str) -> bytes:
-    """As RFC 9651 section 4.1.6 has it."""
-    return b'"%b"' % key.replace("\\", "\\\\").replace('"', '\\"').encode()
-
-
-def refused(*values: bytes) -> bool:
-    with pytest.raises(GatewayError) as raised:
-        parse(values)
-    return raised.value.problem.kind.code == "idempotency-key-invalid"
-
-
-@given(KEYS)
-def test_a_quoted_key_is_what_it_quotes(key: str) -> None:
-    assert parse([quoted(key)]) == key.encode()
-    assert parse([b" \t" + quoted(key) + b"\t "]) == key.encode()
-
-
-@given(KEYS.filter(lambda key: not key.startswith('"')))
-def test_both_spellings_are_one(key: str) -> None:
-    assert parse([key.encode()]) == parse([quoted(key)]) == key.encode()
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        ";a",
-        "; a=1",
-        ';a="x y;\\""',
-        ";a=?1;b=tok/en",
-        ";*x=:aGk=:",
-        ";t=@1659578233",
-        ";n=-1.5",
-        ';d=%"f%c3%bc"',
-    ],
-)
-def test_parameters_have_no_meaning(parameters: str) -> None:
-    assert parse([b'"key"' + parameters.encode()]) == b"key"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        b"", b" ", b'""', b'"', b'"a', b'"a"b', b'"a";', b'"a";A=1', b'"a"; a=', b'"a b"', b"a b", b"a\tb", b"\x00", b"a\x7f",
-        b"\xc3\xbc", b'"\xc3\xbc"', b'"a\\b"', b'"a\\"', b"k" * 256, b'"' + b"k" * 256 + b'"', b"a, b", b'"a", "b"',
-    ],
-)  # fmt: skip
-def test_what_is_no_key_is_refused(value: bytes) -> None:
-    assert refused(value)
-
-
-@given(st.binary(max_size=300))
-def test_whatever_is_sent_is_a_key_of_visible_ascii_or_refused(value: bytes) -> None:
-    try:
-        key = parse([value])
-    except GatewayError:
-        return
-    assert 1 <= len(key) <= 255
-    assert set(key.decode()) <= set(VISIBLE)
-
-
-@given(KEYS, KEYS)
-def test_a_repeated_one_is_refused_in_lines_and_joined(one: str, two: str) -> None:
-    assert refused(one.encode(), two.encode())
-    assert refused(b"%b, %b" % (quoted(one), quoted(two)))
-
-
-def test_the_field_is_found_by_its_name_alone() -> None:
-    headers = [(b"idempotency_key", b"no"), (b"x-idempotency-key", b"no")]
-    assert given_in(exchange(headers=headers)) == []
-    assert given_in(exchange(headers=[*headers, (b"idempotency-key", b"yes")])) == [b"yes"]
 
 
 def keyed(key: bytes = b"k", body: bytes = b"", **changes: Any) -> Keyed:
