@@ -47,6 +47,7 @@ _OF_ANSWERS = frozenset(
         "www-authenticate",
         "x-new-access-token",
         "x-new-refresh-token",
+        "x-subscription-status",
     }
 )
 

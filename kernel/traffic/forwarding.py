@@ -22,7 +22,7 @@ def forwarded(row: RouteRow, handler: Handler) -> Handler:
     if row.set_headers or row.remove_headers:
         handler = _telling(row.set_headers, row.remove_headers, handler)
     if row.rewrite:
-        handler = _leading(path_of(row.pattern, row.rewrite), handler)
+        handler = _leading(path_of(row.pattern, row.rewrite), strips(row), handler)
     return handler
 
 
@@ -56,9 +56,19 @@ def path_of(pattern: str, template: str) -> Path:
     return path
 
 
-def _leading(path: Path, handler: Handler) -> Handler:
+def strips(row: RouteRow) -> bool:
+    """Whether what is sent is the end of what came: a service may then be told what was taken off."""
+    return row.pattern.endswith(row.rewrite) or row.rewrite == "/"
+
+
+def _leading(path: Path, stripping: bool, handler: Handler) -> Handler:
+    """`handler`, with another path to send. What is stripped is in `x-forwarded-prefix`, by which frameworks make links."""
+
     def handle(x: Exchange) -> Awaitable[None] | None:
-        x.target = path(x.raw_path, x.params)
+        raw = x.raw_path
+        x.target = target = path(raw, x.params)
+        if stripping:
+            x.context += b"x-forwarded-prefix: %b\r\n" % raw.removesuffix(target)
         return handler(x)
 
     return handle

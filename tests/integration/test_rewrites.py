@@ -22,6 +22,9 @@ CONFIG = """
 [services.pos]
 strip_prefix = "/api/v1"
 
+[services.suppliers]
+strip_prefix = "/api/v1/suppliers"
+
 [services.sales]
 set_headers = {X-Channel = "gateway", x-colour = "blue"}
 remove_headers = ["X-Debug"]
@@ -102,6 +105,26 @@ def test_the_service_sees_the_other_path_on_every_lane(stack: Stack, body: bytes
         b"/pos/terminals/1%20a?q=%2F",
         b"/tenants/tenant-1/pos/terminals",
     ]
+
+
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [
+        (b"/api/v1/pos/terminals/7", "/api/v1"),
+        (b"/api/v1/tenants/tenant-1/pos", "/api/v1"),
+        (b"/api/v1/suppliers", "/api/v1/suppliers"),
+        (b"/api/v1/suppliers/7", "/api/v1/suppliers"),
+        (b"/api/v1/tenants/tenant-1/suppliers/7", "/api/v1/tenants/tenant-1/suppliers"),
+    ],
+)
+def test_a_service_is_told_what_was_stripped_and_by_the_gateway_alone(
+    stack: Stack, path: bytes, prefix: str
+) -> None:
+    forged = [(b"x-forwarded-prefix", b"/forged"), (b"X_Forwarded_Prefix", b"/forged")]
+    stack.ask(target=path, headers=forged, token=access_token(tenant_id="tenant-1"))
+    seen = stack.seen()
+    assert [value for name, value in seen.headers if b"prefix" in name.lower()] == [prefix.encode()]
+    assert seen.target == path.removeprefix(prefix.encode()) or (seen.target, path) == (b"/", prefix.encode())
 
 
 def test_policies_decide_on_what_came_and_variables_stay_in_their_segments(stack: Stack) -> None:

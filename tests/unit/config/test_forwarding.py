@@ -172,7 +172,14 @@ def test_no_header_that_services_trust_is_set_or_removed_in_any_spelling(
             "transfer-encoding",
         ),
         *("connection", "ratelimit", "x-ratelimit-limit", "access-control-allow-origin", "x-request-id"),
-        *("strict-transport-security", "deprecation", "sunset", "x-new-access-token", "idempotent-replayed"),
+        *(
+            "strict-transport-security",
+            "deprecation",
+            "sunset",
+            "x-new-access-token",
+            "x-subscription-status",
+            "idempotent-replayed",
+        ),
     ],
 )
 def test_nor_one_of_answers_that_the_gateway_says(file: File, name: str) -> None:
