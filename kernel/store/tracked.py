@@ -192,7 +192,7 @@ class TrackedMap:
         except StoreDown as down:
             if self._reading.get(key) is reading:
                 del self._reading[key]
-            reading.fail(down)
+            reading.fail(StoreDown(str(down)))  # without frames, see Reading
             return
         reply.add_done_callback(partial(self._arrived, key, reading, None))
 
