@@ -33,7 +33,10 @@ _RETRY_SOON = ((b"retry-after", b"1"),)
 _TICK = 1.0
 _RENEW = LEASE_SECONDS / 3
 # What bodies and answers of requests with keys may take in a worker, all together; and those the store has yet to be told.
+# SECURITY: a little of each does not count, as with requests that have no key: who sends large bodies slowly keeps nobody
+# else's small ones out.
 _MOST_BYTES = 64 * 1024**2
+_FREE_BYTES = 32 * 1024
 _MOST_UNTOLD_BYTES = 16 * 1024**2
 _MOST_UNTOLD = 10_000
 _UNTOLD_SECONDS = 600.0
@@ -51,16 +54,20 @@ class _Settlement(NamedTuple):
 class Room:
     """What one request's body and answer take."""
 
-    __slots__ = ("_bytes", "_ledger")
+    __slots__ = ("_bytes", "_free", "_ledger")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._bytes = 0
+        self._free = _FREE_BYTES
 
     def take(self, size: int) -> bool:
         """Whether there is room for `size` more bytes, which then are taken."""
-        if self._ledger.held + size > _MOST_BYTES:
+        free = min(size, self._free)
+        size -= free
+        if size and self._ledger.held + size > _MOST_BYTES:
             return False
+        self._free -= free
         self._ledger.held += size
         self._bytes += size
         return True

@@ -79,8 +79,20 @@ def test_all_bodies_and_answers_together_have_a_bound(ledger: Ledger) -> None:
     other.demand(20 * 1024**2)
     one.leave()
     one.leave()
-    assert ledger.held == 20 * 1024**2
+    assert ledger.held == 20 * 1024**2 - 32 * 1024
     other.leave()
+    assert ledger.held == 0
+
+
+def test_large_bodies_keep_no_small_ones_out(ledger: Ledger) -> None:
+    large, small = Room(ledger), Room(ledger)
+    large.demand(64 * 1024**2 + 32 * 1024)
+    small.demand(16 * 1024)
+    assert small.take(16 * 1024)
+    assert not small.take(1)
+    large.leave()
+    assert small.take(1)
+    small.leave()
     assert ledger.held == 0
 
 
