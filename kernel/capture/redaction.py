@@ -43,8 +43,11 @@ _TELLING = re.compile(r"[0-9_~+/.-]")
 # A shorter one would be found within other words; and nobody has more credentials than so many.
 _SHORTEST = 8
 _MOST_FOUND = 32
+_LONGEST_NAME = 64
 # Around a name, in which its line begins and ends, if it is one of its own.
 _LINE = 80
+# Members that say what another one, beside them and after them, holds: {"name": "password", "value": "..."}.
+_NAMING = frozenset({"name", "key", "field", "id", "type"})
 _HARMLESS = frozenset({"true", "false", "null"})
 
 
@@ -171,6 +174,7 @@ class _JsonScan:
         self._redactor = redactor
         self._secret = False  # the value to come stands below a secret's name
         self._naming = False  # a string to come is a member's name
+        self._names = False  # the value to come names what stands beside it
         self._around: list[tuple[str, bool]] = []
 
     def pieces(self, text: str) -> Iterable[str]:
@@ -195,7 +199,9 @@ class _JsonScan:
         elif piece == ":":
             self._naming = False
         elif self._naming:
-            self._secret = (bool(around) and around[-1][1]) or secret_name(_decoded(piece))
+            name = _decoded(piece)
+            self._secret = (bool(around) and around[-1][1]) or secret_name(name)
+            self._names = not self._secret and name.lower() in _NAMING
         else:
             return self._scalar(piece)
         return piece
@@ -203,11 +209,14 @@ class _JsonScan:
     def _settle(self) -> None:
         kind, self._secret = self._around[-1] if self._around else ("", False)
         self._naming = kind == "{"
+        self._names = False
 
     def _scalar(self, piece: str) -> str:
         text = _decoded(piece) if piece[0] == '"' else piece
         if self._secret:
             return piece if text in _HARMLESS or not text else f'"{self._redactor.mark(text)}"'
+        if self._names and len(text) <= _LONGEST_NAME and secret_name(text):
+            self._around[-1] = ("{", True)
         cleaned = self._redactor.text(text)
         return piece if cleaned == text else orjson.dumps(cleaned).decode()
 

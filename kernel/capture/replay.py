@@ -61,6 +61,8 @@ class Report:
     unanswered: int = 0
     # Of those that are the same: how many whose bodies there was nothing to compare of.
     bodies_unknown: int = 0
+    # Of those that were sent: how many without a secret that their query had.
+    shortened: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     places: dict[Place, Found] = field(default_factory=dict)
     more_places: int = 0
@@ -168,6 +170,7 @@ class _Lane:
         report = self._report
         now = await self._target.ask(request)
         report.sent += 1
+        report.shortened += request.shortened
         if isinstance(now, Unanswered):
             if now.unreached and not report.same + report.different:
                 raise Unreachable(now.why)

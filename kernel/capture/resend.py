@@ -75,6 +75,8 @@ class Outgoing(NamedTuple):
     target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    # Its query had a secret, and has not any more.
+    shortened: bool = False
 
 
 class Resender:
@@ -123,9 +125,8 @@ class Resender:
             known = [(tenant, kind) for tenant in (entry.tenant, "") for kind in kinds]
             headers += [self._credentials[each] for each in known if each in self._credentials][:1]
         headers.append((b"x-replayed", b"1"))
-        return Outgoing(
-            asked.method, target.encode() + quote(kept, safe=AS_IT_IS).encode(), tuple(headers), body
-        )
+        raw = target.encode() + quote(kept, safe=AS_IT_IS).encode()
+        return Outgoing(asked.method, raw, tuple(headers), body, len(kept) < len(query))
 
     def _headers(self, redactor: Redactor, pairs: list[Pair]) -> list[tuple[bytes, bytes]]:
         headers: list[tuple[bytes, bytes]] = []

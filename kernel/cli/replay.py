@@ -192,6 +192,7 @@ def _document(args: argparse.Namespace, report: Report, details: list[Result]) -
         "different": report.different,
         "unanswered": report.unanswered,
         "bodies_unknown": report.bodies_unknown,
+        "shortened": report.shortened,
         "left_out": dict(report.left_out),
         "seconds": round(report.seconds, 3),
         "places": [
@@ -251,6 +252,8 @@ def _text(args: argparse.Namespace, report: Report, details: list[Result]) -> li
         lines.append(
             f"  {report.bodies_unknown} of the same by status and headers alone: no body was captured"
         )
+    if report.shortened:
+        lines.append(f"  {report.shortened} sent without a secret that the query had")
     for reason, count in report.left_out.most_common():
         lines.append(f"  {count} left out: {reason}")
     return lines

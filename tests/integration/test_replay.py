@@ -79,11 +79,11 @@ def ask_a_mixture(gateway: GatewayProcess, token: str, tenant: str) -> None:
         ("GET", "/api/v1/inventory/items?limit=5", bearer, b""),
         ("GET", f"/api/v1/tenants/{tenant}/sales/records?limit=3&offset=2", bearer, b""),
         ("HEAD", "/api/v1/recipes", bearer, b""),
-        ("GET", "/api/v1/suppliers", bearer | {"X-API-Key": SECRETS[0]}, b""),
+        ("GET", "/api/v1/suppliers", bearer | {"X-Partner-Token": SECRETS[0]}, b""),
         ("GET", f"/api/v1/orders/none?limit=1&sig={SECRETS[2]}&token={quote(token)}", bearer, b""),
         ("GET", "/api/v1/inventory/items/00000000-0000-4000-8000-000000000000", bearer, b""),
         ("GET", "/api/v1/production/batches", {}, b""),
-        ("GET", "/nowhere", bearer, b""),
+        ("GET", "/nowhere", {"X-API-Key": SECRETS[0]}, b""),
         ("POST", "/api/v1/orders/customers", bearer | typed, b'{"name": "Ana"}'),
         ("POST", "/api/v1/auth/login", typed, secret_body),
     ]
@@ -194,6 +194,7 @@ async def test_three_differences_are_found_and_no_credential_is_sent(
     }
     assert [each["requests"] for each in report["places"]] == [100, 100, 100]
     assert (report["sent"], report["same"], report["different"], report["unanswered"]) == (800, 500, 300, 0)
+    assert report["shortened"] == 100
     assert sum(report["left_out"].values()) == 200
     assert ran.code == shown.code == 1
     for secret in captured:

@@ -118,6 +118,8 @@ def test_names_that_only_look_like_a_secret_s(name: str) -> None:
         (f'{{"note": "call with token={WORD} please", "x": null}}', "please"),
         (f'{{"inner": "{{\\"password\\":\\"{WORD}\\"}}"}}', "inner"),
         (f'{{"x": "{JWT}"}}', '"x"'),
+        (f'[{{"name": "password", "value": "{WORD}"}}, {{"name": "user", "value": "ana"}}]', '"ana"'),
+        (f'{{"key": "api_key", "n": {{"value": ["{WORD}"]}}}}', "api_key"),
         (f'{{"query": "mutation {{ login(name: \\"ana\\", password: \\"{WORD}\\") }}"}}', "ana"),
         (f"{{'password': '{WORD}'}}", "password"),
         (f'{{"token": "{WORD}', "token"),
