@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from kernel.exchange.exchange import Exchange
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import free_port
-from tests.support.inprocess import Local, local_gateway
+from tests.support.inprocess import Local, by_lane, local_gateway
 from tests.support.scripted_upstream import Peer, Script, scripted
 from tests.support.tokens import TENANT, access_token, service_token
 
@@ -247,57 +246,8 @@ async def test_a_connection_at_rest_that_has_gone_stale_costs_no_request(
             assert await pair.ask(method=method, body=b"") == (200, b"service")
 
 
-class OneLane:
-    """A lane that tells when the exchange is over, as the intake does."""
-
-    def __init__(self, gateway: Local) -> None:
-        self._gateway = gateway.gateway
-        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-
-    def over(self, x: Exchange) -> None:
-        self._gateway.finish(x)
-        self.ended.set_result(True)
-
-    def go_on(self, x: Exchange, rest: Any) -> None:
-        task = asyncio.ensure_future(self._gateway.go_on(x, iter(()), None, rest))
-        task.add_done_callback(lambda _: self.ended.set_result(False))
-
-
-async def by_lane(gateway: Local, user: str) -> tuple[bool | None, bytes]:
-    """Whether all of a GET went by callbacks (None: it was not even begun so), and its body."""
-    body = b""
-
-    def send(message: dict[str, Any]) -> Any:
-        nonlocal body
-        body += message.get("body", b"")
-        return asyncio.sleep(0)
-
-    scope = {
-        "type": "http",
-        "http_version": "1.1",
-        "method": "GET",
-        "scheme": "http",
-        "raw_path": ITEMS.encode(),
-        "query_string": b"",
-        "headers": [(b"host", b"t"), (b"authorization", b"Bearer " + access_token(user_id=user))],
-        "client": ("192.0.2.1", "4711"),
-    }
-    lane = OneLane(gateway)
-
-    async def receive() -> dict[str, Any]:
-        await asyncio.Event().wait()
-        return {}
-
-    rest = gateway.gateway.enter(scope, receive, send, lane)
-    if rest is not None:
-        await rest
-        return None, body
-    return await lane.ended, body
-
-
-@pytest.mark.filterwarnings("ignore:coroutine 'sleep' was never awaited")
 async def test_the_canarys_requests_go_by_callbacks_too(session_store: EmbeddedStore, tmp_path: Path) -> None:
     async with both(session_store, tmp_path, "percent = 100") as pair:
         for _ in range(2):  # its token is verified, a connection is at rest
             assert await pair.ask() == (200, b"canary")
-        assert await by_lane(pair.gateway, "user-1") == (True, b"canary")
+        assert await by_lane(pair.gateway, ITEMS, access_token()) == (True, b"canary")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from kernel.app import Gateway, make_gateway
 from kernel.build import build_state
 from kernel.config.loading import load
 from kernel.exchange.asgi import Message
-from kernel.exchange.exchange import Handler
+from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import RouteRow
 from kernel.state import State
 from tests.support.gateway import service_env
@@ -146,3 +146,52 @@ async def local_gateway(
         await state.close()
         # A closed transport lets go of its socket in the loop's next turn, which the end of a test would not wait for.
         await asyncio.sleep(0)
+
+
+class _OneLane:
+    """A lane that tells when the exchange is over, as the intake does; True: it needed no task."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def over(self, x: Exchange) -> None:
+        self._gateway.finish(x)
+        self.ended.set_result(True)
+
+    def go_on(self, x: Exchange, rest: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._gateway.go_on(x, iter(()), None, rest))
+        task.add_done_callback(lambda _: self.ended.set_result(False))
+
+
+async def by_lane(gateway: Local, target: str, token: bytes) -> tuple[bool | None, bytes]:
+    """A GET as the intake enters it: whether all of it went by callbacks (None: it was not even begun so), and its body."""
+    body = b""
+    taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    taken.set_result(None)
+
+    def send(message: Message) -> Awaitable[None]:
+        nonlocal body
+        body += message.get("body", b"")
+        return taken
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "scheme": "http",
+        "raw_path": target.encode(),
+        "query_string": b"",
+        "headers": [(b"host", b"gateway.test"), (b"authorization", b"Bearer " + token)],
+        "client": ("192.0.2.1", "4711"),
+    }
+    lane = _OneLane(gateway.gateway)
+    rest = gateway.gateway.enter(scope, receive, send, lane)
+    if rest is not None:
+        await rest
+        return None, body
+    return await lane.ended, body
