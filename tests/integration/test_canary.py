@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -251,3 +254,52 @@ async def test_the_canarys_requests_go_by_callbacks_too(session_store: EmbeddedS
         for _ in range(2):  # its token is verified, a connection is at rest
             assert await pair.ask() == (200, b"canary")
         assert await by_lane(pair.gateway, ITEMS, access_token()) == (True, b"canary")
+
+
+class Mortal:
+    """A canary whose end nobody's loop has to see: it answers in threads, and is gone at once."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                accepted, _ = self._listener.accept()
+                self._open.append(accepted)
+                self._threads.append(threading.Thread(target=self._answer, args=(accepted,)))
+                self._threads[-1].start()
+
+    def _answer(self, accepted: socket.socket) -> None:
+        with accepted, contextlib.suppress(OSError):
+            while accepted.recv(65536):
+                accepted.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\ncanary")
+
+    def die(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for accepted in self._open:
+            with contextlib.suppress(OSError):
+                accepted.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+
+async def test_a_request_by_callbacks_finds_the_canary_gone_and_is_the_services(
+    session_store: EmbeddedStore, tmp_path: Path
+) -> None:
+    mortal = Mortal()
+    async with both(session_store, tmp_path, "percent = 100", url=mortal.url) as pair:
+        token = access_token()
+        for _ in range(2):
+            assert await pair.ask() == (200, b"canary")
+        pool = pair.gateway.state.upstreams["inventory-canary"].replicas[0].pool
+        mortal.die()
+        assert pool.idle  # its end is not read yet
+        assert await by_lane(pair.gateway, ITEMS, token) == (False, b"service")
+        assert pair.fallbacks == {"upstream-connect": 1}
+        assert len(pair.service) == 1

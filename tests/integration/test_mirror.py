@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -426,14 +428,24 @@ async def test_a_mirror_that_trickles_is_cut_off_in_time(
 async def test_a_mirror_without_listening_room_does_not_hold_copies_longer(
     session_store: EmbeddedStore, tmp_path: Path
 ) -> None:
-    """Its connection is never accepted, nor refused: 192.0.2.0/24 leads nowhere (RFC 5737)."""
-    async with pair(
-        session_store, tmp_path, "percent = 100\ntimeout = 0.3", url="http://192.0.2.1:8000"
-    ) as found:
-        began = time.monotonic()
-        assert (await found.ask()).status == 200
-        assert await found.settled() == {"failed": 1}
-        assert time.monotonic() - began < 2.5  # CONNECT_TIMEOUT_SECONDS is 3
+    """Its connections are neither accepted nor refused: its backlog is full."""
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            caller = sockets.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(full.getsockname())
+        url = f"http://127.0.0.1:{full.getsockname()[1]}"
+        async with pair(session_store, tmp_path, "percent = 100\ntimeout = 0.3", url=url) as found:
+            began = time.monotonic()
+            assert (await found.ask()).status == 200
+            assert found.mirroring.under_way == 1
+            assert await found.settled() == {"failed": 1}
+            assert time.monotonic() - began < 2.5  # CONNECT_TIMEOUT_SECONDS is 3
+            outcomes = found.gateway.state.metrics.upstream("inventory-mirror").outcomes
+            assert outcomes == {"upstream-connect-timeout": 1}
 
 
 async def test_a_stale_connection_costs_no_copy(session_store: EmbeddedStore, tmp_path: Path) -> None:
