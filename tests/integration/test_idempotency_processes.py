@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,13 +40,17 @@ def environment(orders: Orders, store: EmbeddedStore) -> dict[str, str]:
     }
 
 
-def order(gateway: GatewayProcess, key: bytes = KEY, body: bytes = b'{"loaves": 3}') -> Reply:
+def order(gateway: GatewayProcess, key: bytes = KEY) -> Reply:
+    return ask(gateway.port, asked_for(key))
+
+
+def asked_for(key: bytes) -> bytes:
     headers = [
         (b"Authorization", b"Bearer " + access_token()),
         (b"Content-Type", b"application/json"),
         (b"Idempotency-Key", key),
     ]
-    return ask(gateway.port, request("POST", PATH.encode(), headers, body))
+    return request("POST", PATH.encode(), headers, b'{"loaves": 3}')
 
 
 def code(reply: Reply) -> str:
@@ -73,6 +78,20 @@ async def test_of_fifty_at_once_at_two_gateways_the_service_sees_one(
         assert again.all("set-cookie") == first.all("set-cookie") == ["a=1", "b=2"]
         # Said anew, by the gateway.
         assert again.header("date") not in (None, first.header("date"))
+    # Whoever leaves finds the answer later.
+    orders.gate.clear()
+    seen = len(orders.seen)
+    while len(orders.seen) == seen:
+        with socket.create_connection(("127.0.0.1", gateways[0].port)) as leaving:
+            leaving.sendall(asked_for(b"left"))
+            await asyncio.sleep(0.5)
+    orders.gate.set()
+    async with asyncio.timeout(30):
+        while (reply := await asyncio.to_thread(order, gateways[1], b"left")).status != 201:
+            assert reply.status in {409, 503}
+    assert reply.header("idempotent-replayed") == "true"
+    assert len(orders.seen) == seen + 1
+    await until(lambda: '"status":499' in gateways[0].log())
     await until(lambda: all('"phase":"replayed"' in gateway.log() for gateway in gateways))
     assert not [gateway for gateway in gateways if KEY.decode() in gateway.log()]
 
