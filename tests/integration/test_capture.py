@@ -98,7 +98,7 @@ async def test_no_secret_reaches_the_file_and_equal_ones_stay_equal(
         {"access_token": secrets["echo"], "note": f"you are {secrets['api']}", "n": 1},
     )
     headers = {
-        "x-api-key": secrets["api"],
+        "x-partner-token": secrets["api"],
         "cookie": f"session={secrets['sid']}",
         "content-type": "application/json",
         "x-refresh-token": token.decode(),
