@@ -28,6 +28,7 @@ from kernel.http.problems import (
     BODY_TOO_LARGE,
     UPSTREAM_CONNECT,
     UPSTREAM_CONNECT_TIMEOUT,
+    UPSTREAM_PROTOCOL,
     UPSTREAM_RESET,
     UPSTREAM_TIMEOUT,
     UPSTREAM_TOO_LARGE,
@@ -87,13 +88,15 @@ class GrpcCall:
     async def unary(self, seconds: float) -> bytes:
         """The answer. Raises GatewayError: there is none."""
 
-        async def ask(channel: aio.Channel) -> bytes:
+        async def ask(channel: aio.Channel) -> bytes | None:
             self._call = channel.unary_unary(self._path)(self._data, timeout=seconds, metadata=self._metadata)
-            answer: bytes = await self._call
+            answer: bytes | None = await self._call
             return answer
 
         answer = await self._attempts(ask)
-        assert answer is not None
+        if answer is None:
+            # Its status was OK, but there was no message, or no whole one.
+            raise self._named(UPSTREAM_PROTOCOL)
         return answer
 
     async def begin(self, seconds: float) -> bytes | None:

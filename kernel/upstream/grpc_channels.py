@@ -46,16 +46,24 @@ _UNREACHED = (
     "DNS resolution failed",
     "connections to all backends failing",
 )
-# What grpcio says of a connection, never a service.
-_BROKEN = re.compile(
-    "Stream removed|Socket closed|GOAWAY|RST_STREAM|Connection reset|Broken pipe|recvmsg|sendmsg|keepalive|"
-    "Cancelling all calls"
-)
-_NO_GRPC = re.compile(
-    r"Received http2 header|HTTP/2|Bad header|content-type|Failed to parse|No status received", re.I
+# How grpcio begins what it says itself: of a call whose stream ended without a status of the service's, ...
+_OWN = ("Stream removed", "Received http2 header with status", "No status received")
+# ... in these cases since what came was no gRPC (PROTOCOL-HTTP2.md, "Responses"); ...
+_NO_GRPC = ("Received http2 header", "No status received", "Data frame with END_STREAM")
+# ... and of connections.
+_BROKEN = (
+    "Socket closed",
+    "Connection ",
+    "Broken pipe",
+    "GOAWAY",
+    "Transport closed",
+    "recvmsg",
+    "sendmsg",
+    "keepalive",
+    "ping ",
 )
 _TOO_LARGE = re.compile(r"message larger than max", re.IGNORECASE)
-_OURS = re.compile(r"CLIENT: (?:Received|Sent) message larger than max")
+_LATE_ANSWER = "Deadline Exceeded"
 # Of servers that allow no more often (grpc-go's and grpc-java's default), and how long an answer to it may take.
 _PING_MS, _PONG_MS = 330_000, 20_000
 _FIRST_BACKOFF_MS, _LONGEST_BACKOFF_MS = 200, 5_000
@@ -186,30 +194,21 @@ class GrpcService:
 def failure(error: aio.AioRpcError) -> ProblemKind | None:
     """What a failed call was in our words; None when it is a status that the service has sent.
 
-    grpcio has no field that says which of both it is: its own texts are told by their beginning. A test holds it to them.
+    grpcio has no field that says which of both it is: its own texts are told by their beginning. Tests hold it to them.
     """
     text = error.details() or ""
     code = error.code()
-    if _TOO_LARGE.search(text) and code == Status.RESOURCE_EXHAUSTED:
-        return UPSTREAM_TOO_LARGE if _OURS.search(text) else BODY_TOO_LARGE
+    own = text.startswith(_OWN)
+    if code == Status.RESOURCE_EXHAUSTED and _TOO_LARGE.search(text):
+        return UPSTREAM_TOO_LARGE if own else BODY_TOO_LARGE
     if code == Status.UNAVAILABLE and text.startswith(_UNREACHED):
         return UPSTREAM_CONNECT_TIMEOUT if _LATE.search(text) else UPSTREAM_CONNECT
-    if code == Status.DEADLINE_EXCEEDED and "Deadline Exceeded" in text:
+    if code == Status.DEADLINE_EXCEEDED and (text == _LATE_ANSWER or own):
         return UPSTREAM_TIMEOUT
-    if _BROKEN.search(text) and code in (
-        Status.UNAVAILABLE,
-        Status.CANCELLED,
-        Status.INTERNAL,
-        Status.UNKNOWN,
-    ):
+    if own:
+        return UPSTREAM_PROTOCOL if any(each in text for each in _NO_GRPC) else UPSTREAM_RESET
+    if code == Status.UNAVAILABLE and text.startswith(_BROKEN):
         return UPSTREAM_RESET
-    if _NO_GRPC.search(text) and code in (
-        Status.UNAVAILABLE,
-        Status.INTERNAL,
-        Status.UNKNOWN,
-        Status.UNIMPLEMENTED,
-    ):
-        return UPSTREAM_PROTOCOL
     return None
 
 
