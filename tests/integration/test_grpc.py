@@ -233,3 +233,14 @@ async def test_its_document_is_among_the_others(gateway: Local) -> None:
     operation = document["paths"][f"{API}/{{oven_id}}:heat"]["post"]
     assert operation["security"] == [{"bearer": []}]
     assert operation["tags"] == ["ovens"]
+
+
+async def test_graphql_reaches_it_by_its_document(
+    ovens: Ovens, store_server: EmbeddedStore, redis_cli: redis.Redis, tmp_path: Path
+) -> None:
+    environment = {"GRAPHQL": "true", **configured(tmp_path, ovens.url)}
+    async with local_gateway(store_server.url, tmp_path, (), None, **environment) as gateway:
+        query = {"query": '{ oven(ovenId: "7") { ovenId fuel batches } }'}
+        reply = await ask(gateway, "POST", "/api/v1/graphql", query, content_type="application/json")
+        assert reply.document == {"data": {"oven": {"ovenId": "7", "fuel": "WOOD", "batches": str(2**60)}}}
+        assert ovens.metadata["x-user-id"] == access_payload()["user_id"]
