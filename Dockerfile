@@ -9,6 +9,11 @@ RUN python -m venv /opt/build && python -m venv --without-pip /opt/gateway \
     && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.lock \
     && /opt/build/bin/pip --python /opt/gateway/bin/python install --require-hashes --only-binary :all: \
        -r requirements/runtime.lock
+# GRPC=1 adds what services with `protocol = "grpc"` need.
+ARG GRPC=0
+COPY requirements/grpc.lock requirements/
+RUN if [ "$GRPC" = 1 ]; then /opt/build/bin/pip --python /opt/gateway/bin/python install --require-hashes --only-binary :all: \
+    -r requirements/grpc.lock; fi
 # COMPILE=0 leaves out the C compiler and serves from the sources, a fifth slower.
 ARG COMPILE=1
 COPY requirements/compile.lock requirements/

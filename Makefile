@@ -80,6 +80,7 @@ lock: $(VENV)/.stamp-dev ## pin anew what requirements/*.in ask for (ARGS=--upgr
 	@$(UV) $(ARGS) requirements/build.in -o requirements/build.lock
 	@$(UV) $(ARGS) requirements/runtime.in -o requirements/runtime.lock
 	@$(UV) $(ARGS) requirements/dev.in -c requirements/runtime.lock -o requirements/dev.lock
+	@$(UV) $(ARGS) requirements/grpc.in -c requirements/dev.lock -o requirements/grpc.lock
 	@$(UV) $(ARGS) requirements/compile.in -c requirements/dev.lock -o requirements/compile.lock
 	@$(UV) $(ARGS) requirements/bench.in -c requirements/runtime.lock -o requirements/bench.lock
 	@$(UV) $(ARGS) requirements/load.in -c requirements/runtime.lock -o requirements/load.lock

@@ -229,6 +229,13 @@ async def test_tls_with_an_authority_of_our_own(
         shown = f'{trust}client_cert = "{chain}"\nclient_key = "{key}"'
         async with gateway_to(store_server, tmp_path, url, more=shown) as gateway:
             assert (await heat(gateway, "")).status == 200
+            # Wherever its name leads to, it is the name that the certificate is for; and who moves is called there.
+            replica = gateway.state.upstreams["ovens"].replicas[0]
+            service = gateway.state.grpc["ovens"]
+            before = service.channel(replica)
+            replica.move(("127.0.0.1", "::1") if replica.pool.ips != ("127.0.0.1", "::1") else ("127.0.0.1",))
+            assert service.channel(replica) is not before
+            assert (await heat(gateway, "")).status == 200
         async with gateway_to(store_server, tmp_path, url, more=trust) as gateway:
             assert (await heat(gateway, "")).status == 502
         async with gateway_to(store_server, tmp_path, url) as gateway:
@@ -288,3 +295,14 @@ async def test_large_messages_take_turns(
         assert (await heat(gateway, "")).status == 200
         gateway.state.grpc["ovens"].turn.release()
         assert (await heat(gateway, "x" * 100_000)).status == 200
+
+
+async def test_a_unix_socket(
+    ovens: Ovens, store_server: EmbeddedStore, redis_cli: redis.Redis, tmp_path: Path
+) -> None:
+    async with (
+        ovens_service(at=f"unix:{tmp_path}/ovens.sock") as there,
+        gateway_to(store_server, tmp_path, f"unix://{tmp_path}/ovens.sock") as gateway,
+    ):
+        assert (await heat(gateway, "")).status == 200
+        assert there.calls == ["Heat"]

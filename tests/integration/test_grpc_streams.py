@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from kernel.server.embedded_store import EmbeddedStore
-from tests.support.gateway import GatewayFactory, GatewayProcess, service_env
+from tests.support.gateway import GatewayFactory, GatewayProcess, service_env, workers
 from tests.support.grpc_service import Ovens, configured, ovens_service
 from tests.support.store import until
 from tests.support.tokens import SECRET, access_token, public_pem
@@ -55,8 +55,26 @@ async def client(gateway: GatewayProcess) -> AsyncIterator[httpx.AsyncClient]:
         yield made
 
 
+def loaded(pid: int) -> set[str]:
+    """Which of the extra's libraries a process has loaded."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {name for name in ("cygrpc", "_upb") if name in maps}
+
+
+def test_without_such_a_service_nothing_of_it_is_loaded(
+    gateway_factory: GatewayFactory, store_server: EmbeddedStore
+) -> None:
+    plain = gateway_factory({**service_env("http://127.0.0.1:9"), "REDIS_URL": store_server.url})
+    (worker,) = workers(plain)
+    assert loaded(worker) == loaded(plain.process.pid) == set()
+
+
 async def test_streams(client: httpx.AsyncClient, ovens: Ovens, gateway: GatewayProcess) -> None:
     # One gateway for all: it takes a second to start.
+    (worker,) = workers(gateway)
+    assert loaded(worker) == {"cygrpc", "_upb"}
+    # grpcio keeps threads, and must not be in what is forked.
+    assert loaded(gateway.process.pid) == {"_upb"}
     await lines(client)
     await events(client)
     await nothing(client)

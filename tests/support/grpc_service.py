@@ -184,8 +184,8 @@ def _handlers(ovens: Ovens) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def ovens_service(port: int = 0, credentials: Any = None) -> AsyncIterator[Ovens]:
-    """The service on a loopback port."""
+async def ovens_service(port: int = 0, credentials: Any = None, at: str = "") -> AsyncIterator[Ovens]:
+    """The service on a loopback port, or where `at` says."""
     ovens = Ovens()
 
     async def check(asked: bytes, context: Any) -> bytes:
@@ -200,7 +200,7 @@ async def ovens_service(port: int = 0, credentials: Any = None) -> AsyncIterator
             ),
         )
     )
-    at = f"127.0.0.1:{port}"
+    at = at or f"127.0.0.1:{port}"
     ovens.port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
     ovens.server = server
     await server.start()
