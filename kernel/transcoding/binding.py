@@ -74,7 +74,6 @@ class Binding:
             raise Invalid("", "no body is taken here")
         for (variable, path), raw in zip(self._variables, taken, strict=True):
             text = variable.decode(raw or b"")
-            self._clear(message, path)
             self._reader.put_text(message, path, [text], variable.path)
         if query:
             self._put_query(message, query)
@@ -104,13 +103,6 @@ class Binding:
                 self._reader.put(message, field, value)
             except Invalid as error:
                 raise error.within(field.name) from None
-
-    def _clear(self, message: Any, path: list[str]) -> None:
-        """What a body said of a field that the path binds counts for nothing, or for the others of its oneof."""
-        for name in path[:-1]:
-            message = getattr(message, name)
-        field = self._reader.fields(message.DESCRIPTOR)[path[-1]]
-        message.ClearField(field.oneof or field.name)
 
     def _put_query(self, message: Any, query: bytes) -> None:
         try:

@@ -138,11 +138,10 @@ class GrpcService:
             target = f"ipv6:[{ip}]:{address.port}" if ":" in ip else f"ipv4:{ip}:{address.port}"
         else:
             target = f"dns:///{in_url(address.host)}:{address.port}"
+        # The name that a certificate is for, too, wherever it leads.
         options.append(("grpc.default_authority", address.authority))
         if not address.tls:
             return aio.insecure_channel(target, options=options)
-        if replica.pool.ips:
-            options.append(("grpc.ssl_target_name_override", address.host))
         return aio.secure_channel(target, _credentials(self._trust), options=options)
 
     def _let_go(self, channel: aio.Channel) -> None:

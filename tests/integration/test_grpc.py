@@ -231,7 +231,7 @@ async def test_its_document_is_among_the_others(gateway: Local) -> None:
         "operations": 12,
     }
     operation = document["paths"][f"{API}/{{oven_id}}:heat"]["post"]
-    assert operation["security"] == [{"bearer": []}]
+    assert {"bearer": []} in operation["security"]
     assert operation["tags"] == ["ovens"]
 
 

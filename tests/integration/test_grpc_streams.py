@@ -84,6 +84,8 @@ async def test_streams(client: httpx.AsyncClient, ovens: Ovens, gateway: Gateway
     await a_pause_has_an_end(client, ovens)
     await who_leaves_ends_the_call(client, ovens)
     await a_slow_client_slows_the_service(client, ovens)
+    # Broken off, and not just left.
+    await until(lambda: gateway.log().count('"problem":"grpc-data-loss"') == 2)
     assert "Traceback" not in gateway.log()
     assert "unhandled" not in gateway.log()
 
