@@ -35,6 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_text(CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GATEWAY_CONFIG", str(path))
+    monkeypatch.delenv("COLUMNS", raising=False)  # nothing wraps
     return path
 
 
