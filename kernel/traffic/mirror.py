@@ -92,9 +92,23 @@ class Mirroring:
     async def after(
         self, x: Exchange, rest: Awaitable[None], lines: list[bytes], body: _Body | None = None
     ) -> None:
-        """What is left of the exchange, then its copy."""
+        """What is left of the exchange, then its copy; unless it was answered with an event stream."""
+        send, stream = x.send, False
+
+        def noting(message: Message) -> Awaitable[None]:
+            nonlocal stream
+            if message["type"] == "http.response.start":
+                stream = any(
+                    name == b"content-type" and value.lower().startswith(_STREAM)
+                    for name, value in message["headers"]
+                )
+            return send(message)
+
+        x.send = noting
         try:
             await rest
+            if stream:
+                return
             if body is None or body.whole:
                 self.copy(x, lines, body)
             else:

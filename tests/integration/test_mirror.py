@@ -320,6 +320,17 @@ async def test_a_stream_has_no_copy(session_store: EmbeddedStore, tmp_path: Path
         await found.ask(headers={"accept": "*/*"})
         assert await found.settled() == {"same": 1}
 
+    async def events(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n\r\ndata: 1\n\n"
+        )
+
+    async with pair(session_store, tmp_path, service=events) as found:
+        assert (await found.ask()).body == b"data: 1\n\n"
+        assert await by_lane(found.gateway, ITEMS, access_token()) == (None, b"data: 1\n\n")
+        assert await found.settled() == {}
+
 
 async def refused_url() -> str:
     return f"http://127.0.0.1:{free_port()}"
