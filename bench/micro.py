@@ -282,8 +282,18 @@ def _captured(capture: Capture, x: Exchange) -> list[Step]:
 
 
 async def measure(names: Sequence[str], changes: Mapping[str, str] = MappingProxyType({})) -> list[list[str]]:
-    """Rows of the table for all steps, or those whose name has one of `names`; `changes` are settings, in which DIRECTORY is
-    one that exists."""
+    """Rows of the table for all steps, or those whose name has one of `names`."""
+
+    async def measured(bench: Bench) -> list[list[str]]:
+        return [*_sync(await steps(bench), names), *await _async(bench, names)]
+
+    return await on_gateway(measured, changes)
+
+
+async def on_gateway(
+    work: Callable[[Bench], Awaitable[list[list[str]]]], changes: Mapping[str, str]
+) -> list[list[str]]:
+    """What `work` gives; `changes` are settings, in which DIRECTORY is one that exists."""
     keys = Keys()
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", 0)
     with EmbeddedStore() as store, tempfile.TemporaryDirectory() as directory:
@@ -309,7 +319,7 @@ async def measure(names: Sequence[str], changes: Mapping[str, str] = MappingProx
         try:
             bench = Bench(state, keys.token())
             await bench.prepare()
-            return [*_sync(await steps(bench), names), *await _async(bench, names)]
+            return await work(bench)
         finally:
             await state.close()
             server.close()

@@ -32,6 +32,7 @@ def _lines(url: str, redis: str, info: Info, seconds: float, style: Style) -> It
     yield ""
     yield f"    Gateway    {style('1;36', url)}"
     yield f"    Health     {url}/health    Metrics  {url}/metrics    API  {url}/docs"
+    yield f"    GraphQL    {url}/graphiql"
     yield f"    Store      redis-cli -u {redis}"
     yield f"    Services   {len(info.urls)} stubs on loopback ports; each offers {style('36', 'echo')} under its prefix"
     yield ""

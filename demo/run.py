@@ -163,6 +163,7 @@ class Demo:
                     **self._info.environment,
                     **self._info.beside,
                     "GATEWAY_CONFIG": str(self._config()),
+                    "GRAPHQL": "true",
                 },
                 os.environ,
             ),

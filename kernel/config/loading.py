@@ -21,7 +21,7 @@ from kernel.config.urls import REPLICAS
 from kernel.config.values import sound
 from kernel.config.variables import VARIABLES
 from kernel.routing.catalog import Service, destinations
-from kernel.routing.graphql_rows import GRAPHQL_ROUTES
+from kernel.routing.graphql_rows import GRAPHIQL_ROUTES, GRAPHQL_ROUTES
 
 _MAX_ENV_FILE = 1024 * 1024
 _MAX_SECRET_FILE = 64 * 1024
@@ -143,7 +143,8 @@ def _derived(settings: Settings, given: Mapping[str, str]) -> dict[str, Any]:
         host = f"[{settings.redis_host}]" if ":" in settings.redis_host else settings.redis_host
         derived["redis_url"] = f"redis://{password}{host}:{settings.redis_port}/{settings.redis_db}"
     if settings.graphql:
-        derived["routes"] = (*settings.routes, *GRAPHQL_ROUTES)
+        page = GRAPHIQL_ROUTES if settings.environment == "dev" else ()
+        derived["routes"] = (*settings.routes, *GRAPHQL_ROUTES, *page)
     return derived
 
 

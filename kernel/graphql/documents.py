@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
 
@@ -28,6 +29,10 @@ _MOST_KEPT = 256
 _MOST_TOKENS = 40_000
 
 
+# What makes of JSON what is selected, and what that costs (see projecting.py).
+Plan = tuple[Callable[[Any, Any, Any], Any], list[int]]
+
+
 class Refused(Exception):
     """A request that is not executed: `errors` as GraphQL formats them; `kind` has code and status."""
 
@@ -45,10 +50,12 @@ def refused(kind: ProblemKind, message: str = "") -> Refused:
 class Prepared:
     """A document that may be executed."""
 
-    __slots__ = ("fragments", "memo", "operations", "tokens")
+    __slots__ = ("fragments", "memo", "operations", "plans", "tokens")
 
-    def __init__(self, document: DocumentNode, tokens: int) -> None:
+    def __init__(self, document: DocumentNode, tokens: int, *, directives: bool = False) -> None:
         self.tokens = tokens
+        # How answers are made what is selected, by a root field's nodes; None: directives decide each time.
+        self.plans: dict[tuple[int, ...], Plan] | None = None if directives else {}
         self.fragments = {
             each.name.value: each for each in document.definitions if isinstance(each, FragmentDefinitionNode)
         }
@@ -129,7 +136,7 @@ class Documents:
         )
         if errors:
             return Refused(GRAPHQL_INVALID, [formatted(error, GRAPHQL_INVALID.code) for error in errors])
-        return Prepared(parse(text, no_location=True), tokens)
+        return Prepared(parse(text, no_location=True), tokens, directives="@" in text)
 
 
 def formatted(error: GraphQLError, code: str) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from graphql import (
     DocumentNode,
     FieldNode,
     GraphQLError,
-    GraphQLField,
     GraphQLObjectType,
     GraphQLSchema,
     OperationDefinitionNode,
@@ -24,7 +23,7 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues, get_argument_values, get_variable_values
 
-from kernel.graphql.documents import Prepared, Refused, formatted, refused
+from kernel.graphql.documents import Plan, Prepared, Refused, formatted, refused
 from kernel.graphql.model import Operation
 from kernel.graphql.projecting import Complete, Errors, Null, Selections
 from kernel.graphql.requests import Failed, Invalid, Sender, SubRequest, sub_request
@@ -93,11 +92,11 @@ class Execution:
             raise Refused(GRAPHQL_INVALID, [formatted(error, GRAPHQL_INVALID.code) for error in found])
         self._variables = found
         self._errors = Errors()
-        self._selections = Selections(prepared.fragments, found, self._errors)
+        self._selections = Selections(prepared.fragments, found)
         self._root = schema.get_root_type(operation.operation)
         self._data: dict[str, Any] = {}
         # Sub-requests that were not done in time.
-        self._late: set[asyncio.Future[Any]] = set()
+        self._late: set[asyncio.Task[Any]] = set()
 
     @property
     def writes(self) -> bool:
@@ -117,14 +116,14 @@ class Execution:
 
     def project(self, kind: Any, nodes: list[FieldNode]) -> Callable[[Any], Result]:
         """What makes a result of each value of a subscription's field."""
-        complete = self._selections.complete(kind, nodes)
+        complete, _ = self._plan(kind, nodes)
         key = nodes[0].alias.value if nodes[0].alias else nodes[0].name.value
 
         def projected(value: Any) -> Result:
             errors = self._errors
             errors.renew()
             try:
-                data = {key: complete(value, (None, key))}
+                data = {key: complete(value, (None, key), errors)}
             except Null:
                 return {"data": None, "errors": errors.found}
             return {"data": data, "errors": errors.found} if errors.found else {"data": data}
@@ -140,7 +139,9 @@ class Execution:
             Refused: it costs too much.
             ClientGone: nobody waits for it any more.
         """
-        steps = [step for step in self._steps(tenant, idempotency) if step is not None]
+        steps = self._steps(tenant, idempotency)
+        if any(nodes[0].name.value in _META for nodes in self.root_fields().values()):
+            self._data.update(await self._introspected())
         if self.writes:
             await self._serially(steps, sender, gone)
         else:
@@ -155,19 +156,17 @@ class Execution:
         root = self._root
         assert isinstance(root, GraphQLObjectType)
         steps: list[_Step] = []
-        meta = False
         cost = 0
         for key, nodes in self.root_fields().items():
             name = nodes[0].name.value
             self._data[key] = None  # in the order in which they were asked for
             if name in _META:
-                meta = True
                 continue
             if name == "__typename":
                 self._data[key] = root.name
                 continue
             field = root.fields[name]
-            complete = self._selections.complete(field.type, nodes)
+            complete, weights = self._plan(field.type, nodes)
             if LOCAL in field.extensions:
                 steps.append(_Step(key, complete, None, None, field.extensions[LOCAL]))
                 continue
@@ -183,7 +182,8 @@ class Execution:
                 self._failed(key, error.message, {"code": GRAPHQL_INVALID.code, "status": 422})
                 continue
             steps.append(_Step(key, complete, asked, operation))
-            cost += 1 + self._cost(field, nodes, _page(arguments))
+            page = _page(arguments)
+            cost += 1 + sum(count * page**lists for lists, count in enumerate(weights))
             if cost > self._bounds.cost:
                 raise refused(
                     GRAPHQL_TOO_COMPLEX,
@@ -197,32 +197,20 @@ class Execution:
                 GRAPHQL_TOO_COMPLEX,
                 f"The operation needs {requests} requests to services; {self._bounds.requests} are allowed.",
             )
-        if meta:
-            self._introspect()
         return steps
 
-    def _cost(self, field: GraphQLField, nodes: list[FieldNode], page: int) -> int:
-        """Fields below `nodes`, each as often as it may come."""
-        kind: Any = field.type
-        times = 1
-        while hasattr(kind, "of_type"):
-            if type(kind).__name__ == "GraphQLList":
-                times *= page
-            kind = kind.of_type
-        if not isinstance(kind, GraphQLObjectType):
-            return times
-        total = 0
-        selected = self._selections.fields(
-            *(node.selection_set for node in nodes if node.selection_set is not None)
-        )
-        for inner in selected.values():
-            name = inner[0].name.value
-            total += 1 if name == "__typename" else self._cost(kind.fields[name], inner, page)
-            if total * times > self._bounds.cost:
-                break
-        return times * total
+    def _plan(self, kind: Any, nodes: list[FieldNode]) -> Plan:
+        """For what is selected by `nodes`. PERF: 40 us for six fields, spared where no variable decides what is selected."""
+        plans = self._prepared.plans
+        key = tuple(map(id, nodes))  # a fragment's field may be merged with others in another operation
+        known = plans.get(key) if plans is not None else None
+        if known is None:
+            known = self._selections.complete(kind, nodes), self._selections.weights(kind, nodes)
+            if plans is not None:
+                plans[key] = known
+        return known
 
-    def _introspect(self) -> None:
+    async def _introspected(self) -> Result:
         """What asks for the schema itself is graphql-core's, and the same each time."""
         name = self._operation.name.value if self._operation.name else ""
         memo = self._prepared.memo
@@ -241,11 +229,13 @@ class Execution:
                 selection_set=SelectionSetNode(selections=tuple(selected)),
             )
             document = DocumentNode(definitions=(operation, *self._prepared.fragments.values()))
-            result = execute_sync(self._schema, document, variable_values=dict(self._variables.coerced))
+            variables = dict(self._variables.coerced)
+            # PERF: 100 ms for a schema of a thousand types.
+            result = await asyncio.to_thread(execute_sync, self._schema, document, variable_values=variables)
             found = result.data or {}
             if not self._operation.variable_definitions:
                 memo[name] = found
-        self._data.update(found)
+        return found
 
     # --- doing it ---
 
@@ -274,32 +264,21 @@ class Execution:
 
     async def _wait(self, tasks: set[asyncio.Task[Any]], gone: asyncio.Event, seconds: float) -> None:
         """Until all are done, or time is up: what is under way then is ended. Raises ClientGone."""
-        leaving = asyncio.create_task(gone.wait())
-        pending: set[asyncio.Future[Any]] = set(tasks)
-        end = asyncio.get_running_loop().time() + seconds
+        every: asyncio.Future[Any] = asyncio.gather(*tasks, return_exceptions=True)
+        leaving: asyncio.Future[Any] = asyncio.create_task(gone.wait())
         try:
-            while pending and not gone.is_set():
-                left = end - asyncio.get_running_loop().time()
-                if left <= 0:
-                    break
-                done, _ = await asyncio.wait(
-                    {*pending, leaving}, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-                pending -= done
-            left_by = gone.is_set()
-            if pending:
-                self._late |= pending
+            await asyncio.wait({every, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            left = gone.is_set()
+            if not every.done():
+                self._late.update(task for task in tasks if not task.done())
                 # Who waits for a service hears of it by the way that clients' leaving takes.
                 gone.set()
-                await asyncio.wait(pending, timeout=_LINGER)
-            if left_by:
+                await asyncio.wait({every}, timeout=_LINGER)
+            if left:
                 raise ClientGone
         finally:
             leaving.cancel()
-            for task in tasks:
-                task.add_done_callback(_seen)
-                if not task.done():
-                    task.cancel()
+            every.cancel()
 
     def _settle(self, step: _Step, task: asyncio.Task[Any] | None) -> None:
         """Put what came of `task` into the data."""
@@ -322,18 +301,12 @@ class Execution:
             return
         assert step.complete is not None
         try:
-            self._data[key] = step.complete(value, (None, key))
+            self._data[key] = step.complete(value, (None, key), self._errors)
         except Null:
             self._data[key] = None
 
     def _failed(self, key: str, message: str, extensions: dict[str, Any]) -> None:
         self._errors.add(message, (None, key), extensions)
-
-
-def _seen(task: asyncio.Task[Any]) -> None:
-    """Nobody may want to know any more."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _page(arguments: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """Projecting: of a service's JSON exactly what was selected, in GraphQL's types.
 
 PERF: everything below a root field is there already: no resolver, no awaitable, no dispatch by type. A selection becomes
-nested functions once, which take 0.25 us a value; graphql-core's executor takes 8.
+nested functions once, which take 0.15 us a value; graphql-core's executor takes 2 (python -m bench.graphql).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from kernel.http.problems import GRAPHQL_ANSWER, GRAPHQL_TOO_LARGE
 
 # Where a value is in the answer: (the place around it, its name or number).
 Place = tuple[Any, str | int] | None
-Complete = Callable[[Any, Place], Any]
+Complete = Callable[[Any, Place, "Errors"], Any]
 _INT = 2**31
 # Errors of one operation.
 _MOST_ERRORS = 20
@@ -83,12 +83,9 @@ def path_of(place: Place) -> list[str | int]:
 class Selections:
     """What an operation selects, with its fragments and the values of its variables."""
 
-    def __init__(
-        self, fragments: Mapping[str, FragmentDefinitionNode], variables: VariableValues, errors: Errors
-    ) -> None:
+    def __init__(self, fragments: Mapping[str, FragmentDefinitionNode], variables: VariableValues) -> None:
         self._fragments = fragments
         self._variables = variables
-        self._errors = errors
         self._leaves: dict[str, Complete] = {}
 
     def fields(self, *selected: SelectionSetNode) -> dict[str, list[FieldNode]]:
@@ -117,6 +114,24 @@ class Selections:
         include = get_directive_values(GraphQLIncludeDirective, node, self._variables)
         return not (skip and skip["if"]) and not (include and not include["if"])
 
+    def weights(self, kind: Any, nodes: list[FieldNode]) -> list[int]:
+        """How many fields there are below, by how many lists they are in: [of none, of one, ...]."""
+        lists = 0
+        while isinstance(kind, (GraphQLNonNull, GraphQLList)):
+            lists += isinstance(kind, GraphQLList)
+            kind = kind.of_type
+        found = [1]
+        if isinstance(kind, GraphQLObjectType):
+            found = [0]
+            selected = self.fields(*(node.selection_set for node in nodes if node.selection_set is not None))
+            for inner in selected.values():
+                name = inner[0].name.value
+                each = [1] if name == "__typename" else self.weights(kind.fields[name].type, inner)
+                found += [0] * (len(each) - len(found))
+                for power, count in enumerate(each):
+                    found[power] += count
+        return [0] * lists + found
+
     # --- completing ---
 
     def complete(self, kind: Any, nodes: list[FieldNode]) -> Complete:
@@ -137,35 +152,23 @@ class Selections:
             known = self._leaves[kind.name] = self._leaf(kind.name)
         return known
 
-    def _wrong(self, what: str, value: Any, place: Place) -> Null:
-        shown = type(value).__name__
-        message = f"The service's answer has a value that is no {what}, but {_SHOWN.get(shown, shown)}."
-        self._errors.add(message, place, {"code": GRAPHQL_ANSWER.code, "status": GRAPHQL_ANSWER.status})
-        return Null()
-
-    def _missing(self, place: Place) -> Null:
-        message = "The service's answer lacks a value that its document says is always there."
-        self._errors.add(message, place, {"code": GRAPHQL_ANSWER.code, "status": GRAPHQL_ANSWER.status})
-        return Null()
-
     def _list(self, kind: Any, nodes: list[FieldNode]) -> Complete:
         one = self.complete(kind, nodes)
         needed = isinstance(kind, GraphQLNonNull)
-        spend = self._errors.spend
 
-        def complete(value: Any, place: Place) -> list[Any]:
+        def complete(value: Any, place: Place, errors: Errors) -> list[Any]:
             if not isinstance(value, list):
-                raise self._wrong("list", value, place)
-            spend(len(value), place)
+                raise _wrong(errors, "list", value, place)
+            errors.spend(len(value), place)
             found: list[Any] = []
             for number, each in enumerate(value):
                 if each is None:
                     if needed:
-                        raise self._missing((place, number))
+                        raise _missing(errors, (place, number))
                     found.append(None)
                     continue
                 try:
-                    found.append(one(each, (place, number)))
+                    found.append(one(each, (place, number), errors))
                 except Null:
                     if needed:
                         raise
@@ -185,26 +188,25 @@ class Selections:
             field: GraphQLField = kind.fields[name]
             wire: str = field.extensions[WIRE]
             steps.append((key, wire, isinstance(field.type, GraphQLNonNull), self.complete(field.type, each)))
-        spend = self._errors.spend
         size = len(steps)
 
-        def complete(value: Any, place: Place) -> dict[str, Any]:
+        def complete(value: Any, place: Place, errors: Errors) -> dict[str, Any]:
             if not isinstance(value, dict):
-                raise self._wrong("object", value, place)
-            spend(size, place)
+                raise _wrong(errors, "object", value, place)
+            errors.spend(size, place)
             found: dict[str, Any] = {}
             for key, wire, needed, one in steps:
                 if not wire:  # the type's name, or all of it
-                    found[key] = one(value, None)
+                    found[key] = one(value, None, errors)
                     continue
                 inner = value.get(wire)
                 if inner is None:
                     if needed:
-                        raise self._missing((place, key))
+                        raise _missing(errors, (place, key))
                     found[key] = None
                     continue
                 try:
-                    found[key] = one(inner, (place, key))
+                    found[key] = one(inner, (place, key), errors)
                 except Null:
                     if needed:
                         raise
@@ -216,43 +218,41 @@ class Selections:
     def _enum(self, kind: GraphQLEnumType) -> Complete:
         names: dict[str, str] = {each.value: name for name, each in kind.values.items()}
 
-        def complete(value: Any, place: Place) -> str:
+        def complete(value: Any, place: Place, errors: Errors) -> str:
             name = names.get(value) if isinstance(value, str) else None
             if name is None:
-                raise self._wrong(f"value of {kind.name}", value, place)
+                raise _wrong(errors, f"value of {kind.name}", value, place)
             return name
 
         return complete
 
     def _leaf(self, name: str) -> Complete:
-        wrong = self._wrong
-
-        def text(value: Any, place: Place) -> Any:
+        def text(value: Any, place: Place, errors: Errors) -> Any:
             if isinstance(value, str):
                 return value
             if isinstance(value, bool):
                 return "true" if value else "false"
             if isinstance(value, (int, float)):
                 return str(value)
-            raise wrong(name, value, place)
+            raise _wrong(errors, name, value, place)
 
-        def whole(value: Any, place: Place) -> Any:
+        def whole(value: Any, place: Place, errors: Errors) -> Any:
             if isinstance(value, float) and value.is_integer():
                 value = int(value)
             most = _INT if name == "Int" else 2**53
             if isinstance(value, int) and not isinstance(value, bool) and -most <= value < most:
                 return value
-            raise wrong(name, value, place)
+            raise _wrong(errors, name, value, place)
 
-        def number(value: Any, place: Place) -> Any:
+        def number(value: Any, place: Place, errors: Errors) -> Any:
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 return value
-            raise wrong(name, value, place)
+            raise _wrong(errors, name, value, place)
 
-        def boolean(value: Any, place: Place) -> Any:
+        def boolean(value: Any, place: Place, errors: Errors) -> Any:
             if isinstance(value, bool):
                 return value
-            raise wrong(name, value, place)
+            raise _wrong(errors, name, value, place)
 
         leaves: dict[str, Complete] = {"Int": whole, "Long": whole, "Float": number, "Boolean": boolean}
         return _as_it_is if name == "JSON" else leaves.get(name, text)
@@ -268,9 +268,22 @@ _SHOWN = {
 }
 
 
-def _as_it_is(value: Any, place: Place) -> Any:
+def _wrong(errors: Errors, what: str, value: Any, place: Place) -> Null:
+    shown = type(value).__name__
+    message = f"The service's answer has a value that is no {what}, but {_SHOWN.get(shown, shown)}."
+    errors.add(message, place, {"code": GRAPHQL_ANSWER.code, "status": GRAPHQL_ANSWER.status})
+    return Null()
+
+
+def _missing(errors: Errors, place: Place) -> Null:
+    message = "The service's answer lacks a value that its document says is always there."
+    errors.add(message, place, {"code": GRAPHQL_ANSWER.code, "status": GRAPHQL_ANSWER.status})
+    return Null()
+
+
+def _as_it_is(value: Any, place: Place, errors: Errors) -> Any:
     return value
 
 
 def _constant(name: str) -> Complete:
-    return lambda value, place: name
+    return lambda value, place, errors: name

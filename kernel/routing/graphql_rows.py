@@ -14,3 +14,10 @@ GRAPHQL_ROUTES = (
         max_body=128 * 1024,
     ),
 )
+# In dev, beside them.
+GRAPHIQL_ROUTES = (
+    RouteRow(pattern="/graphiql", methods=frozenset({"GET"}), handler="graphiql", admin=True),
+    RouteRow(
+        pattern="/graphiql/{version}/{file}", methods=frozenset({"GET"}), handler="graphiql-file", admin=True
+    ),
+)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handlers.docs import takes_gzip
+from kernel.exchange.assets import takes_gzip
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.inprocess import Local, local_gateway
 from tests.support.tokens import access_token, service_token

@@ -260,3 +260,25 @@ async def test_an_argument_makes_no_other_path(gateway: Local, services: Service
     if item in {"", ".", "..", "a/b"}:
         assert not asked
         assert reply.document["errors"]
+
+
+async def test_fragments_and_directives_select_what_they_say(gateway: Local) -> None:
+    document = """
+      query Both { ...some inventoryItems { name } }
+      query One { ...some }
+      query Maybe($with: Boolean!) {
+        inventoryItems { id name @include(if: $with) ... on InventoryItem @skip(if: $with) { unit: unitCost } }
+      }
+      fragment some on Query { inventoryItems { id } }
+    """
+    for _ in range(2):
+        both = await ask(gateway, document, operationName="Both")
+        one = await ask(gateway, document, operationName="One")
+        assert both.document["data"]["inventoryItems"][0] == {"id": "flour", "name": "Flour W300"}
+        assert one.document["data"]["inventoryItems"][0] == {"id": "flour"}
+        for wanted, found in (
+            (True, {"id": "flour", "name": "Flour W300"}),
+            (False, {"id": "flour", "unit": 0.92}),
+        ):
+            maybe = await ask(gateway, document, operationName="Maybe", variables={"with": wanted})
+            assert maybe.document["data"]["inventoryItems"][0] == found

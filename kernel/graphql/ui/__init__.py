@@ -1,0 +1,1 @@
+"""GraphiQL's files, as they were published, and the page around them."""
