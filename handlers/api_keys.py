@@ -254,7 +254,8 @@ def rotate(state: State, row: RouteRow) -> Handler:
     async def handle(x: Exchange) -> None:
         tenant = admit(x)
         asked = await read_json(x, _rotate_decoder, desk.patience)
-        plan = _plan(x) if not row.service_only else None
+        # Of a tenant that is only listed, a token does not say whether its subscription is active.
+        plan = _plan(x) if x.granted.access == "direct" else None
         made = await desk.book.rotate(_key_id(x), tenant, float(asked.overlap_seconds), plan)
         desk.told(x, 200, made.record)
         await _answer(x, 200, shown_once(made))

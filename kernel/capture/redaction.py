@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote_plus
 
 import orjson
 
+from kernel.primitives.api_key import redact as without_keys
 from kernel.telemetry.redact import clean_text, is_secret
 
 MARK = re.compile(r"\[redacted:[0-9a-f]{16}\]")
@@ -120,7 +121,8 @@ class Redactor:
         if not _SUSPECT.search(text.lower()):
             return text
         scan = _JsonScan(self)
-        return "".join(scan.pieces(text))
+        # An API key is known by its form, also as a member's name.
+        return without_keys("".join(scan.pieces(text)), self.mark)
 
     def everywhere(self, text: str, *, cookies: bool = True) -> str:
         """`text` without the secrets that headers and queries held, however they got there; of `cookies`, too.

@@ -178,7 +178,7 @@ class ApiKeyBook:
             changed = replace(
                 record,
                 secrets=(Secret(_sha256(key), now), *older),
-                plan=plan if plan is not None else record.plan,
+                plan=plan if plan is not None and plan.since > record.plan.since else record.plan,
             )
             value = encode(changed, self._required())
             try:

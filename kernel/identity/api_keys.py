@@ -14,6 +14,7 @@ RATE_LIMIT_FAIL_MODE is `open`. Never is one let in that was not.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
@@ -48,6 +49,9 @@ _MOST = 8192
 # A subscription that seems to be over is asked for again after so many seconds.
 _OVER_SECONDS = 60.0
 _RETRY_SOON = ((b"retry-after", b"1"),)
+# While a record that was written is announced: so often, after so many seconds each.
+_LOOKS = 20
+_PAUSE = 0.005
 
 # Writes ARGV[2] if what is there is ARGV[1] ("": nothing). Executed twice, it says the same.
 EXCHANGE = Script("""
@@ -265,6 +269,11 @@ class ApiKeys:
         self._counts["renewed"] += 1
         renewed = encode(replace(record, plan=plan), stamp)
         await self._replace(record.id, stored, renewed)
+        # The announcement comes on another connection than the reply; what is looked at before it is the old record.
+        for _ in range(_LOOKS):
+            if self._tracked.peek((api_key(record.id),)) != [stored]:
+                break
+            await asyncio.sleep(_PAUSE)
 
     async def _replace(self, key_id: str, stored: str, value: bytes) -> None:
         # Who was faster, whoever it was, has left what is looked at next.

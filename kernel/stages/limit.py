@@ -47,9 +47,6 @@ def bearer(x: Exchange) -> bytes | None:
     value = x.captured.get(b"authorization")
     if value is None:
         return None
-    # PERF: the header of a JWT is a JSON object, so its token starts with "e"; whatever else is looked at in detail.
-    if value.startswith(b"Bearer e"):
-        return value[7:]
     scheme, _, token = value.partition(b" ")
     return token.lstrip(b" ") if scheme.lower() == b"bearer" else None
 
@@ -225,10 +222,17 @@ def make(state: State, row: RouteRow) -> Stage | None:
         return charge(x, identity)
 
     def limit(x: Exchange) -> Problem | Awaitable[Problem | None] | None:
-        # PERF: 0.02 us for who has no key.
-        if API_KEY in x.captured and judged:
+        captured = x.captured
+        # PERF: 0.04 us for who has no key.
+        if API_KEY in captured and judged:
             return by_key(x)
-        token = x.token = bearer(x)
+        value = captured.get(b"authorization")
+        # PERF: the header of a JWT is a JSON object, so its token starts with "e"; all else is looked at in detail (0.05 us).
+        if value is not None and value.startswith(b"Bearer e"):
+            token: bytes | None = value[7:]
+        else:
+            token = bearer(x)
+        x.token = token
         identity = x.cached_identity = cached(token) if token is not None else None
         if identity is not None:
             return charge(x, identity)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -99,9 +100,18 @@ async def test_what_is_no_good_key_is_refused_with_a_challenge(here: Local, redi
     assert (await call(here, good)).status == 200
     # By hand, as an intruder of the store would: no gateway made it.
     forged = new_key("BBBBBBBB")
-    stored = redis_cli.get(f"apikey:{made['key_id']}")
-    redis_cli.set("apikey:BBBBBBBB", str(stored).replace(made["key_id"], "BBBBBBBB"))
-    assert (await call(here, forged)).code == "api-key-invalid"
+    code, _, record = str(redis_cli.get(f"apikey:{made['key_id']}")).partition(":")
+    document = msgspec.json.decode(record)
+    document["id"] = "BBBBBBBB"
+    document["secrets"][0]["sha256"] = hashlib.sha256(forged.encode()).hexdigest()
+    for value in (
+        f"{code}:{msgspec.json.encode(document).decode()}",
+        msgspec.json.encode(document).decode(),
+        "",
+        "x",
+    ):
+        redis_cli.set("apikey:BBBBBBBB", value)
+        assert (await call(here, forged)).code == "api-key-invalid"
 
 
 async def test_junk_never_asks_the_store(here: Local) -> None:
