@@ -78,7 +78,7 @@ async def measure() -> list[list[str]]:
             state = await build_state(settings, store.url, Path(directory))
             try:
                 bench = Bench(state, keys.token())
-                await bench.prepare()
+                await bench.connect()
                 post = _post(bench, key)
                 await post()
                 rows.append([name, f"{await concurrent(post) / 1000:,.0f}"])

@@ -84,13 +84,20 @@ class Bench:
         self.token = token.encode()
 
     async def prepare(self) -> None:
+        """Open connections to the real upstream and the mirror, then let them answer by themselves."""
+        await self.connect()
+        await self.copies()
+        self._make_instant("sales-mirror")
+
+    async def connect(self) -> None:
         """Open CONCURRENT connections to the real upstream, then let them answer by themselves."""
         await asyncio.gather(*(self.gateway(self.scope(), receive, send) for _ in range(CONCURRENT)))
+        self._make_instant("inventory")
+
+    def _make_instant(self, name: str) -> None:
         loop = asyncio.get_running_loop()
-        await self.copies()
-        for name in ("inventory", "sales-mirror"):
-            for connection in self.state.upstreams[name].replicas[0].pool.idle:
-                connection.transport = InstantTransport(loop, connection)  # type: ignore[assignment]
+        for connection in self.state.upstreams[name].replicas[0].pool.idle:
+            connection.transport = InstantTransport(loop, connection)  # type: ignore[assignment]
 
     async def copies(self) -> None:
         """Send CONCURRENT copies of one request to the mirror, and hear its answers."""
