@@ -12,6 +12,8 @@ from kernel.exchange.asgi import HeaderList, Message
 from kernel.exchange.exchange import Exchange, Handler
 from kernel.routing.catalog import RouteRow
 
+_REFERENCES = frozenset({b"location", b"content-location"})
+_SLASHES = frozenset({b"/", b"\\"})
 Path = Callable[[bytes, tuple[bytes, ...]], bytes]
 
 
@@ -22,7 +24,7 @@ def forwarded(row: RouteRow, handler: Handler) -> Handler:
     if row.set_headers or row.remove_headers:
         handler = _telling(row.set_headers, row.remove_headers, handler)
     if row.rewrite:
-        handler = _leading(path_of(row.pattern, row.rewrite), strips(row), handler)
+        handler = _leading(row, handler)
     return handler
 
 
@@ -56,19 +58,63 @@ def path_of(pattern: str, template: str) -> Path:
     return path
 
 
-def strips(row: RouteRow) -> bool:
-    """Whether what is sent is the end of what came: a service may then be told what was taken off."""
-    return row.pattern.endswith(row.rewrite) or row.rewrite == "/"
+def start_of(pattern: str, template: str) -> bytes | None:
+    """What stands in `template` for the beginning of `pattern`, the rest being the same in both; None when it has variables, or
+    the rest is not sent."""
+    if pattern.endswith("**") and not template.endswith("**"):
+        return None
+    given, wanted = pattern.split("/"), template.split("/")
+    while wanted and given and wanted[-1] == given[-1] and len(wanted) > 1:
+        wanted.pop()
+        given.pop()
+    start = "/".join(wanted)
+    return None if "{" in start else start.rstrip("/").encode()
 
 
-def _leading(path: Path, stripping: bool, handler: Handler) -> Handler:
-    """`handler`, with another path to send. What is stripped is in `x-forwarded-prefix`, by which frameworks make links."""
+def home(value: bytes, start: bytes, prefix: bytes) -> bytes:
+    """A reference by which a service means a path of its own, as clients reach it: `prefix` in place of `start`.
+
+    SECURITY: what browsers take for another host's (two slashes in front, or a backslash) neither comes in nor goes out.
+    """
+    rest = value[len(start) :]
+    if not value.startswith(start + b"/") and (value != start or not start):
+        return value
+    if value[1:2] in _SLASHES or (prefix and (value == prefix or value.startswith(prefix + b"/"))):
+        return value  # another host's; or made with the prefix by who knows of it
+    found = prefix + rest
+    return value if found[1:2] in _SLASHES else found
+
+
+def _leading(row: RouteRow, handler: Handler) -> Handler:
+    """`handler`, with another path to send. What is stripped is in `x-forwarded-prefix`, by which frameworks make links; of a
+    path that the service refers to by itself (RFC 9110 sections 8.7, 10.2.2) clients are told theirs."""
+    path = path_of(row.pattern, row.rewrite)
+    start = start_of(row.pattern, row.rewrite) if not row.websocket else None
+    if start is None:
+
+        def simply(x: Exchange) -> Awaitable[None] | None:
+            x.target = path(x.raw_path, x.params)
+            return handler(x)
+
+        return simply
 
     def handle(x: Exchange) -> Awaitable[None] | None:
         raw = x.raw_path
         x.target = target = path(raw, x.params)
-        if stripping:
-            x.context += b"x-forwarded-prefix: %b\r\n" % raw.removesuffix(target)
+        prefix = raw.removesuffix(target[len(start) :])
+        if not start:
+            x.context += b"x-forwarded-prefix: %b\r\n" % prefix
+        send = x.send
+
+        def homewards(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start" and not x.problem_code:
+                message["headers"] = [
+                    (name, home(value, start, prefix)) if name in _REFERENCES else (name, value)
+                    for name, value in message["headers"]
+                ]
+            return send(message)
+
+        x.send = homewards
         return handler(x)
 
     return handle

@@ -127,6 +127,24 @@ def test_a_service_is_told_what_was_stripped_and_by_the_gateway_alone(
     assert seen.target == path.removeprefix(prefix.encode()) or (seen.target, path) == (b"/", prefix.encode())
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"/suppliers-are-mine", b"/api/v1/suppliers/suppliers-are-mine"),
+        (b"/7", b"/api/v1/suppliers/7"),
+        (b"/api/v1/suppliers/7", b"/api/v1/suppliers/7"),
+        (b"https://example.com/7", b"https://example.com/7"),
+        (b"7", b"7"),
+    ],
+)
+def test_where_a_service_leads_is_told_as_clients_reach_it(stack: Stack, said: bytes, told: bytes) -> None:
+    for _ in range(2):
+        stack.upstream.response_headers.append((b"Location", said))
+        reply = stack.ask(target=b"/api/v1/suppliers")
+        stack.upstream.response_headers.clear()
+        assert reply.all("location") == [told.decode()]
+
+
 def test_policies_decide_on_what_came_and_variables_stay_in_their_segments(stack: Stack) -> None:
     path = b"/api/v1/inventory/items/%b/history/2026/may"
     starter = access_token(subscription={"tier": "starter", "status": "active"})

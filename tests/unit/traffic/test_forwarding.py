@@ -16,7 +16,7 @@ from kernel.http.problems import Problem
 from kernel.routing.catalog import RouteRow
 from kernel.routing.router import UNMATCHED, Router
 from kernel.telemetry.metrics import Metrics
-from kernel.traffic.forwarding import forwarded, path_of
+from kernel.traffic.forwarding import forwarded, home, path_of, start_of
 
 NAMES = ("id", "tenant_id", "item")
 LITERAL = st.sampled_from(["items", "v3", "a.b", "x%20y", "~", "%C3%B1", "admin", "a;b"])
@@ -179,3 +179,56 @@ def test_a_row_that_says_nothing_has_the_handler_it_had() -> None:
 
     plain = cast("Handler", handler)
     assert forwarded(RouteRow(pattern="/x", service="inventory"), plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("pattern", "template", "start"),
+    [
+        ("/api/v1/pos/**", "/pos/**", b""),
+        ("/api/v1/pos/**", "/**", b""),
+        ("/api/v1/pos", "/", b""),
+        ("/api/v1/tenants/{tenant_id}/pos/**", "/**", b""),
+        ("/api/v2/orders/**", "/second/orders/**", b"/second"),
+        ("/api/v1/a/{id}/b/**", "/v3/b/**", b"/v3"),
+        ("/api/v1/a/{id}/b/**", "/v3/{id}/b/**", b"/v3"),
+        ("/api/v1/a/{id}/b/**", "/v3/{id}/**", None),
+        ("/api/v1/a/**", "/fixed", None),
+        ("/api/v1/a/**", "/**", b""),
+        ("/api/v1/a", "/b", b"/b"),
+    ],
+)
+def test_where_the_two_paths_differ(pattern: str, template: str, start: bytes | None) -> None:
+    assert start_of(pattern, template) == start
+
+
+@pytest.mark.parametrize(
+    ("value", "start", "prefix", "told"),
+    [
+        (b"/pos/7", b"", b"/api/v1", b"/api/v1/pos/7"),
+        (b"/", b"", b"/api/v1/pos", b"/api/v1/pos/"),
+        (b"/api/v1/pos/7", b"", b"/api/v1", b"/api/v1/pos/7"),
+        (b"/second/orders/7?x=1#y", b"/second", b"/api/v2", b"/api/v2/orders/7?x=1#y"),
+        (b"/second", b"/second", b"/api/v2", b"/api/v2"),
+        (b"/secondary", b"/second", b"/api/v2", b"/secondary"),
+        (b"/elsewhere", b"/second", b"/api/v2", b"/elsewhere"),
+        (b"https://example.com/pos", b"", b"/api/v1", b"https://example.com/pos"),
+        (b"7", b"", b"/api/v1", b"7"),
+        (b"", b"", b"/api/v1", b""),
+        (b"//example.com", b"", b"/api/v1", b"//example.com"),
+        (b"/\\example.com", b"", b"/api/v1", b"/\\example.com"),
+        (b"/x//example.com", b"/x", b"", b"/x//example.com"),
+        (b"/x/y", b"/x", b"", b"/y"),
+    ],
+)
+def test_what_a_service_refers_to_is_told_as_clients_reach_it(
+    value: bytes, start: bytes, prefix: bytes, told: bytes
+) -> None:
+    assert home(value, start, prefix) == told
+
+
+@given(
+    st.text("/\\.x@", max_size=8), st.sampled_from(["", "/x", "/x/y"]), st.sampled_from(["", "/a", "/api/v1"])
+)
+def test_no_reference_becomes_another_hosts(value: str, start: str, prefix: str) -> None:
+    told = home(value.encode(), start.encode(), prefix.encode())
+    assert told == value.encode() or told[:2] not in (b"//", b"/\\")
