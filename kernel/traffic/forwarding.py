@@ -59,8 +59,10 @@ def path_of(pattern: str, template: str) -> Path:
 
 
 def start_of(pattern: str, template: str) -> bytes | None:
-    """What stands in `template` for the beginning of `pattern`, the rest being the same in both; None when it has variables, or
-    the rest is not sent."""
+    """What stands in `template` for the beginning of `pattern`, the rest being the same in both.
+
+    None when it has variables, or the rest is not sent.
+    """
     if pattern.endswith("**") and not template.endswith("**"):
         return None
     given, wanted = pattern.split("/"), template.split("/")
