@@ -1,4 +1,4 @@
-"""What stands beside services: the canaries of the catalogue, each with an upstream of its own."""
+"""What stands beside services: the canaries and mirrors of the catalogue, each with an upstream of its own."""
 
 from __future__ import annotations
 

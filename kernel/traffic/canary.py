@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from hashlib import blake2b
 
 from kernel.exchange.exchange import Exchange, Handler
@@ -50,10 +50,10 @@ class Split:
         """The handler that gives each request to one of these."""
         takes = self.takes
 
-        def either(x: Exchange) -> object:
+        def either(x: Exchange) -> Awaitable[None] | None:
             return canary(x) if takes(x) else service(x)
 
-        return either  # type: ignore[return-value]
+        return either
 
     def takes(self, x: Exchange) -> bool:
         """Whether the canary has `x`. The header that decides is taken out of it: it is for the gateway alone."""
