@@ -65,6 +65,8 @@ def routes(
             complain(f"{pattern} is a WebSocket, which a gRPC service does not serve", "")
         if any(row.rewrite for row in own):
             complain(f"{pattern} has a rewrite (or strip_prefix), but a gRPC service is sent no path", "")
+    if any(row.graphql for _, pattern in old for row in table.at(pattern) if row.service == service.name):
+        complain("graphql is for services that speak HTTP: leave it out", 'protocol = "http"')
     for each in ruled:
         if not each.scoped and not any(covers(shape, each.shape) for shape, _ in old):
             where = ", ".join(pattern for _, pattern in old)

@@ -17,6 +17,9 @@ from kernel.routing.rpc import Grpc
 
 # What the gateway itself asks over HTTP: tokens, families of tenants, demo sessions, dispatched alerts.
 _ASKED = ("auth", "demo-session", "notification", "tenant")
+# What means something over HTTP only.
+_OF_HTTP = ("versions", "canary", "mirror", "preserve_host", "health", "openapi")
+_USUAL = Service("", "", ())
 _NEEDED = ("grpc", "google.protobuf", "google.api")
 _MAX_FILE = 16 * 1024 * 1024
 # As gRPC's own.
@@ -83,9 +86,9 @@ def transcode(
             complain(
                 f"{where} protocol", "is http: the gateway asks this service itself", 'protocol = "http"'
             )
-        for field in ("versions", "canary", "mirror"):
-            if getattr(service, field):
-                complain(f"{where} {field}", "is for services that speak HTTP", 'protocol = "http"')
+        usual = {field: getattr(_USUAL, field) for field in _OF_HTTP}
+        for field in [name for name, value in usual.items() if getattr(service, name) != value]:
+            complain(f"{where} {field}", "is for services that speak HTTP: leave it out", 'protocol = "http"')
         routes(
             table,
             service,

@@ -244,3 +244,17 @@ async def test_graphql_reaches_it_by_its_document(
         reply = await ask(gateway, "POST", "/api/v1/graphql", query, content_type="application/json")
         assert reply.document == {"data": {"oven": {"ovenId": "7", "fuel": "WOOD", "batches": str(2**60)}}}
         assert ovens.metadata["x-user-id"] == access_payload()["user_id"]
+
+
+async def test_headers_of_the_operators(
+    ovens: Ovens, store_server: EmbeddedStore, redis_cli: redis.Redis, tmp_path: Path
+) -> None:
+    told = 'set_headers = {"x-colour" = "blue"}\nremove_headers = ["accept-language"]'
+    more = f'{told}\nresponse_headers = {{"x-made-by" = "ovens"}}'
+    async with local_gateway(
+        store_server.url, tmp_path, (), None, **configured(tmp_path, ovens.url, more=more)
+    ) as gateway:
+        reply = await ask(gateway, "GET", f"{API}/7", accept_language="fr", x_colour="red")
+        assert reply.header("x-made-by") == "ovens"
+        assert ovens.metadata["x-colour"] == "blue"
+        assert "accept-language" not in ovens.metadata

@@ -431,3 +431,22 @@ def test_what_the_gateway_answers_itself_is_not_a_rules(file: File, tmp_path: Pa
         '[services.alert-processor]\nprotocol = "grpc"\ndescriptors = "o.binpb"\nurl = "grpc://a:1"\n'
     )
     assert any("is answered by the gateway itself" in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("preserve_host = true", "preserve_host: is for services that speak HTTP: leave it out"),
+        ('health = "/healthz"', "health: is for services that speak HTTP: leave it out"),
+        ('openapi = "/api.json"', "openapi: is for services that speak HTTP: leave it out"),
+        ("graphql = true", "descriptors: graphql is for services that speak HTTP: leave it out"),
+        ('versions.v2.prefix = "/v2"', "versions: is for services that speak HTTP: leave it out"),
+        (
+            'mirror = {url = "http://m:1", percent = 5}',
+            "mirror: is for services that speak HTTP: leave it out",
+        ),
+    ],
+)
+def test_what_means_nothing_to_grpc_is_not_ignored(field: str, said: str, file: File, tmp_path: Path) -> None:
+    problems = file.problems(f"{made(tmp_path, 'GET /api/v1/ovens')}{field}\n")
+    assert any(problem.endswith(said) for problem in problems), problems
