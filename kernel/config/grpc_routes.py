@@ -23,6 +23,7 @@ from kernel.transcoding.template import ONE, Shape, Template, common, covers, me
 _API = ("api", "v1")
 _SCOPE = (*_API, "tenants", ONE)
 _TENANT = "tenant_id"
+_METADATA = re.compile(r"(?!grpc-)[0-9a-z_.-]+")
 _NAMED = re.compile(r"\{([^{}]*)\}")
 
 # Of the service's table: (what is wrong, an example).
@@ -59,14 +60,7 @@ def routes(
         return
     ruled = list(_ruled(descriptors, service, doubt, complain))
     old = [(shape_of(pattern), pattern) for pattern in table.patterns(service.name)]
-    for pattern in named:
-        own = [row for row in table.at(pattern) if row.service == service.name]
-        if any(row.websocket for row in own):
-            complain(f"{pattern} is a WebSocket, which a gRPC service does not serve", "")
-        if any(row.rewrite for row in own):
-            complain(f"{pattern} has a rewrite (or strip_prefix), but a gRPC service is sent no path", "")
-    if any(row.graphql for _, pattern in old for row in table.at(pattern) if row.service == service.name):
-        complain("graphql is for services that speak HTTP: leave it out", 'protocol = "http"')
+    _of_http(table, service, named, [pattern for _, pattern in old], complain)
     for each in ruled:
         if not each.scoped and not any(covers(shape, each.shape) for shape, _ in old):
             where = ", ".join(pattern for _, pattern in old)
@@ -103,6 +97,24 @@ def routes(
     if not ruled:
         methods = ", ".join(descriptors.calls()[:5]) or "it has none"
         complain(f"no method has a google.api.http rule that can be served ({methods})", "")
+
+
+def _of_http(
+    table: Table, service: Service, named: Collection[str], patterns: Iterable[str], complain: Complain
+) -> None:
+    """What its rows say that means nothing to gRPC."""
+    own = [row for pattern in patterns for row in table.at(pattern) if row.service == service.name]
+    for pattern in dict.fromkeys(row.pattern for row in own if row.websocket and row.pattern in named):
+        complain(f"{pattern} is a WebSocket, which a gRPC service does not serve", "")
+    if any(row.rewrite for row in own):
+        complain("rewrite and strip_prefix are for services that speak HTTP: gRPC is sent no path", "")
+    if any(row.graphql for row in own):
+        complain("graphql is for services that speak HTTP: leave it out", 'protocol = "http"')
+    for name in sorted({name for row in own for name, _ in row.set_headers}):
+        if not _METADATA.fullmatch(name):
+            complain(
+                f"set_headers {name}: metadata has names of a-z, 0-9, '-', '_' and '.', not gRPC's own", ""
+            )
 
 
 def _ruled(

@@ -67,7 +67,8 @@ _LATE_ANSWER = "Deadline Exceeded"
 # Of servers that allow no more often (grpc-go's and grpc-java's default), and how long an answer to it may take.
 _PING_MS, _PONG_MS = 330_000, 20_000
 _FIRST_BACKOFF_MS, _LONGEST_BACKOFF_MS = 200, 5_000
-_CLOSE_SECONDS = 2.0
+# What is under way at a replica that has moved may take so long.
+_LEAVING_SECONDS = 600.0
 
 
 class GrpcService:
@@ -145,7 +146,7 @@ class GrpcService:
         return aio.secure_channel(target, _credentials(self._trust), options=options)
 
     def _let_go(self, channel: aio.Channel) -> None:
-        task = asyncio.get_running_loop().create_task(channel.close(_CLOSE_SECONDS))
+        task = asyncio.get_running_loop().create_task(channel.close(_LEAVING_SECONDS))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
@@ -184,7 +185,9 @@ class GrpcService:
         return found
 
     async def close(self) -> None:
-        """Close every channel."""
+        """Close every channel, and end what is under way."""
+        for task in self._closing:
+            task.cancel()
         channels = [channel for _, channel in self._channels.values()]
         self._channels.clear()
         await asyncio.gather(*(each.close() for each in channels), *self._closing, return_exceptions=True)

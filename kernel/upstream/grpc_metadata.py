@@ -9,7 +9,7 @@ from kernel.http.headers import TRUSTED
 from kernel.telemetry.trace import Tracer
 from kernel.upstream.request_headers import header_lines
 
-Metadata = tuple[tuple[str, str], ...]
+Metadata = tuple[tuple[str, str | bytes], ...]
 
 # SECURITY: of the client's own. Anything else it sends could be a name that means something to the service's framework.
 CLIENTS = frozenset({b"authorization", b"accept-language", b"idempotency-key", b"traceparent", b"tracestate"})
@@ -27,10 +27,12 @@ def metadata(x: Exchange, tracer: Tracer, told: frozenset[bytes]) -> Metadata:
     """
     lines = header_lines(x, tracer, refresh_token=False).split(b"\r\n")
     pairs = (line.partition(b": ") for line in lines)
-    return tuple((name.decode(), _ascii(value)) for name, _, value in pairs if name in told and value)
+    return tuple((name.decode(), _value(name, value)) for name, _, value in pairs if name in told and value)
 
 
-def _ascii(value: bytes) -> str:
+def _value(name: bytes, value: bytes) -> str | bytes:
+    if name.endswith(b"-bin"):
+        return value  # grpcio encodes these
     if _OUTSIDE.search(value):
         value = _CODED.sub(lambda found: b"%%%02X" % found[0][0], value)
     return value.decode("ascii")

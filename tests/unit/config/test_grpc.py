@@ -201,7 +201,10 @@ def test_what_is_wrong_with_a_rule(rules: tuple[str, ...], said: str, file: File
             "has no effect: no rule lies there",
         ),
         ('[[routes]]\npattern = "/api/v1/ovens/ws"\nservice = "ovens"\nwebsocket = true\n', "is a WebSocket"),
-        ('[[routes]]\npattern = "/api/v1/ovens/{id}"\nservice = "ovens"\nrewrite = "/x"\n', "has a rewrite"),
+        (
+            '[[routes]]\npattern = "/api/v1/ovens/{id}"\nservice = "ovens"\nrewrite = "/x"\n',
+            "rewrite and strip_prefix are for services that speak HTTP",
+        ),
     ],
 )
 def test_routes_that_a_grpc_service_cannot_have(more: str, said: str, file: File, tmp_path: Path) -> None:
@@ -433,12 +436,27 @@ def test_what_the_gateway_answers_itself_is_not_a_rules(file: File, tmp_path: Pa
     assert any("is answered by the gateway itself" in problem for problem in problems), problems
 
 
+_NAMES = "metadata has names of a-z, 0-9, '-', '_' and '.', not gRPC's own"
+
+
 @pytest.mark.parametrize(
     ("field", "said"),
     [
         ("preserve_host = true", "preserve_host: is for services that speak HTTP: leave it out"),
         ('health = "/healthz"', "health: is for services that speak HTTP: leave it out"),
         ('openapi = "/api.json"', "openapi: is for services that speak HTTP: leave it out"),
+        (
+            'strip_prefix = "/api/v1"',
+            "rewrite and strip_prefix are for services that speak HTTP: gRPC is sent no path",
+        ),
+        (
+            'set_headers = {"x-a#" = "1"}',
+            "set_headers x-a#: metadata has names of a-z, 0-9, '-', '_' and '.', not gRPC's own",
+        ),
+        (
+            'set_headers = {"grpc-x" = "1"}',
+            "set_headers grpc-x: metadata has names of a-z, 0-9, '-', '_' and '.', not gRPC's own",
+        ),
         ("graphql = true", "descriptors: graphql is for services that speak HTTP: leave it out"),
         ('versions.v2.prefix = "/v2"', "versions: is for services that speak HTTP: leave it out"),
         (
