@@ -8,16 +8,24 @@ from typing import ClassVar
 from kernel.store.errors import StoreError
 from kernel.store.keys import api_key_used
 from kernel.store.link import stop
-from kernel.store.redis import Store
+from kernel.store.redis import Script, Store
 
 _PAUSE = 1.0
 _MOST = 4096
 # It outlives what nobody uses for over a year.
 _SECONDS = 400 * 86_400
+# Unless another worker has noted it within the minute. What is of the future a wrong clock has written.
+_NOTE = Script("""
+local noted = tonumber(redis.call('GET', KEYS[1]) or '')
+if noted and math.abs(tonumber(ARGV[1]) - noted) < tonumber(ARGV[2]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+return 1
+""")
 
 
 class Uses:
-    """One a worker, which writes at most once a minute for each secret of a key; what the store cannot take is let go."""
+    """One a worker. All of them together write once a minute at most for each secret of a key; what the store cannot take is
+    let go."""
 
     INTERVAL: ClassVar[float] = 60.0
 
@@ -54,7 +62,8 @@ class Uses:
         pending, self._pending = self._pending, {}
         try:
             replies = [
-                self._store.execute("SET", name, moment, "EX", _SECONDS) for name, moment in pending.items()
+                self._store.run(_NOTE, [name], [moment, int(self.INTERVAL), _SECONDS])
+                for name, moment in pending.items()
             ]
         except StoreError:
             return

@@ -246,6 +246,7 @@ async def test_a_key_stays_in_its_tenant_and_is_no_token(here: Local) -> None:
     for value in (f"Bearer {key}", f"ApiKey {key}"):
         reply = await here.ask("GET", ITEMS, headers={"authorization": value})
         assert reply.status == 401
+        assert ("X-API-Key" in reply.document["detail"]) == value.startswith("Bearer")
         assert key not in reply.body.decode()
 
 

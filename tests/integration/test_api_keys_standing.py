@@ -14,9 +14,10 @@ import redis
 
 from kernel.http.problems import GatewayError
 from kernel.identity.access import decide
+from kernel.identity.api_key_uses import Uses
 from kernel.identity.identity import TenantContext
 from kernel.server.embedded_store import EmbeddedStore
-from kernel.store.keys import subscription_changed_at
+from kernel.store.keys import api_key_used, subscription_changed_at
 from tests.integration.test_api_keys import HANDLERS, ITEMS, ROWS
 from tests.support.api_keys import KEYS, call, make_key, patiently
 from tests.support.inprocess import Local, Reply, local_gateway
@@ -192,3 +193,19 @@ async def test_a_rotation_shortens_what_is_open(here: Local) -> None:
     await eventually(lambda: watch.exp < time.time() + 61)
     await manage(here, "POST", f"{KEYS}/{made['key_id']}/rotate", {"overlap_seconds": 0})
     await eventually(lambda: told == ["api-key-invalid"])
+
+
+async def test_a_use_is_noted_once_a_minute_whichever_worker_saw_it(
+    here: Local, redis_cli: redis.Redis
+) -> None:
+    name = api_key_used("AAAAAAAA", "01234567")
+    for moment, noted in ((1_000, 1_000), (1_059, 1_000), (1_060, 1_060), (1_030, 1_060), (900, 900)):
+
+        async def written(moment: int = moment, noted: int = noted) -> bool:
+            worker = Uses(here.state.store)
+            worker.note("AAAAAAAA", "01234567", moment)
+            await worker.close()
+            return redis_cli.get(name) == str(noted)
+
+        await eventually(written)
+    assert int(str(redis_cli.ttl(name))) > 399 * 86_400

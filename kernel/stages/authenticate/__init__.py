@@ -12,11 +12,12 @@ from typing import Final
 from kernel.config import Settings
 from kernel.exchange.exchange import Exchange, Stage
 from kernel.exchange.phase import Phase
-from kernel.http.problems import SERVICE_ONLY, TOKEN_MISSING, GatewayError, Problem
+from kernel.http.problems import SERVICE_ONLY, TOKEN_MALFORMED, TOKEN_MISSING, GatewayError, Problem
 from kernel.identity.errors import REALM, challenge
 from kernel.identity.expiry import TokenExpired
 from kernel.identity.identity import Identity
 from kernel.primitives.api_key import HEADER as API_KEY
+from kernel.primitives.api_key import PREFIX
 from kernel.routing.catalog import LOGOUT, RouteRow
 from kernel.stages.authenticate import api_keys, refresh, tickets
 from kernel.stages.limit import Payers
@@ -53,6 +54,11 @@ def make(state: State, row: RouteRow) -> Stage | None:
 
     async def first_seen(x: Exchange, token: bytes) -> Problem | None:
         """A token that this worker has not verified, or not yet."""
+        if token.startswith(PREFIX.encode()):
+            metrics.auth_failure += 1
+            return _refused(
+                GatewayError(TOKEN_MALFORMED("API keys are sent in X-API-Key, not in Authorization."))
+            )
         try:
             try:
                 identity = await recognise(token)
