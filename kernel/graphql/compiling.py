@@ -34,6 +34,7 @@ _NOT_ASKED = frozenset(
     {b"accept-language", b"user-agent", b"origin", b"referer", b"x-api-key", b"idempotency-key"}
 )
 _UNASKED_PREFIXES = (b"if-", b"accept", b"content-", b"range", b"sec-")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 section 5.6.2
 _MOST_TOLD = 20
 TENANT = "tenantId"
 _TENANT_ABOUT = "Another tenant than the request's own."
@@ -197,7 +198,10 @@ class _Compiler:
             )
 
     def _may_be_sent(self, name: str) -> bool:
-        lower = name.lower().encode("latin-1", "replace")
+        # SECURITY: a name with a line end in it would begin another header.
+        if not _TOKEN.fullmatch(name):
+            return False
+        lower = name.lower().encode()
         if lower in _NOT_ASKED or lower.startswith(_UNASKED_PREFIXES):
             return False
         return self._kinds[lower] == FORWARD

@@ -50,7 +50,7 @@ def refused(kind: ProblemKind, message: str = "") -> Refused:
 class Prepared:
     """A document that may be executed."""
 
-    __slots__ = ("fragments", "memo", "operations", "plans", "tokens")
+    __slots__ = ("fragments", "key", "operations", "plans", "tokens")
 
     def __init__(self, document: DocumentNode, tokens: int, *, directives: bool = False) -> None:
         self.tokens = tokens
@@ -64,8 +64,8 @@ class Prepared:
             for each in document.definitions
             if isinstance(each, OperationDefinitionNode)
         }
-        # Answers to introspection, by operation: they are the same as long as the schema is.
-        self.memo: dict[str, dict[str, Any]] = {}
+        # Of its operations that ask for the schema: see `Documents.answers`.
+        self.key = b""
 
     def operation(self, name: str | None) -> OperationDefinitionNode:
         """The one that is meant. Raises Refused."""
@@ -96,6 +96,8 @@ class Documents:
         self._hide = not suggestions
         self._kept: dict[bytes, Prepared | Refused] = {}
         self._tokens = 0
+        # To introspection, by document and operation: the same as long as the schema is, and large.
+        self.answers: dict[tuple[bytes, str], dict[str, Any]] = {}
 
     def prepare(self, text: str) -> Prepared:
         """The document that `text` is. Raises Refused."""
@@ -104,6 +106,7 @@ class Documents:
         if found is None:
             found = self._judged(text)
             if isinstance(found, Prepared):
+                found.key = key
                 self._tokens += found.tokens
                 while self._tokens > _MOST_TOKENS:
                     self._forget()

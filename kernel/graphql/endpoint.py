@@ -66,14 +66,17 @@ class Endpoint:
         asked = await transport.parameters(x, self._state.settings.body_timeout_seconds)
         built = await self._schemas.get()
         try:
-            prepared = self._prepared(built).prepare(asked.query)
+            documents = self._prepared(built)
+            prepared = documents.prepare(asked.query)
             operation = prepared.operation(asked.operationName)
             if operation.operation == OperationType.MUTATION and x.method != "POST":
                 raise GatewayError(transport.by_get())
             self._counters.operation(
                 _GATEWAY, operation.operation.value, operation.name.value if operation.name else ""
             )
-            execution = Execution(built.schema, prepared, operation, asked.variables, self._bounds)
+            execution = Execution(
+                built.schema, prepared, operation, asked.variables, self._bounds, documents.answers
+            )
             if operation.operation == OperationType.SUBSCRIPTION:
                 await self._subscribed(x, media, built, execution)
                 return

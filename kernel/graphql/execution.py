@@ -35,9 +35,13 @@ from kernel.http.problems import (
     PARAMETER_INVALID,
     ClientGone,
 )
+from kernel.primitives.memo import keep
 
 _META = frozenset({"__schema", "__type"})
 _MOST_VARIABLE_ERRORS = 5
+# SECURITY: all of a large schema takes 100 ms and some MiB.
+_MOST_META = 3
+_MOST_INTROSPECTED = 4
 # How many there may be of a list whose length nothing says.
 _ASSUMED = 20
 _SIZES = ("limit", "first", "last", "pageSize", "perPage", "size", "take", "top")
@@ -75,9 +79,11 @@ class Execution:
         operation: OperationDefinitionNode,
         variables: dict[str, Any] | None,
         bounds: Bounds,
+        answers: dict[tuple[bytes, str], dict[str, Any]],
     ) -> None:
-        """Raises Refused: the variables do not fit."""
+        """`answers` are those to introspection that are known. Raises Refused: the variables do not fit."""
         self._schema = schema
+        self._answers = answers
         self._prepared = prepared
         self._operation = operation
         self._bounds = bounds
@@ -140,7 +146,10 @@ class Execution:
             ClientGone: nobody waits for it any more.
         """
         steps = self._steps(tenant, idempotency)
-        if any(nodes[0].name.value in _META for nodes in self.root_fields().values()):
+        schemas = sum(nodes[0].name.value in _META for nodes in self.root_fields().values())
+        if schemas > _MOST_META:
+            raise refused(GRAPHQL_TOO_COMPLEX, f"An operation may ask for the schema {_MOST_META} times.")
+        if schemas:
             self._data.update(await self._introspected())
         if self.writes:
             await self._serially(steps, sender, gone)
@@ -213,8 +222,8 @@ class Execution:
     async def _introspected(self) -> Result:
         """What asks for the schema itself is graphql-core's, and the same each time."""
         name = self._operation.name.value if self._operation.name else ""
-        memo = self._prepared.memo
-        found = memo.get(name)
+        memo, key = self._answers, (self._prepared.key, name)
+        found = memo.get(key)
         if found is None:
             selected = [
                 node
@@ -234,7 +243,7 @@ class Execution:
             result = await asyncio.to_thread(execute_sync, self._schema, document, variable_values=variables)
             found = result.data or {}
             if not self._operation.variable_definitions:
-                memo[name] = found
+                keep(memo, key, found, _MOST_INTROSPECTED)
         return found
 
     # --- doing it ---

@@ -31,8 +31,11 @@ from kernel.http.problems import (
 )
 from kernel.state import Enter
 
-# Of one answer.
+# Of one answer, and of all of an operation.
 _MOST_ANSWER = 2 * 1024 * 1024
+_MOST_ANSWERS = 8 * 1024 * 1024
+# Of what a service says of the fields that it refuses.
+_MOST_DETAIL = 16 * 1024
 _PARAMETER = re.compile(r"\{([^{}/]*)\}")
 # Of the client's request alone: its body, its answer, the tokens that it has been given anew for.
 _ITS_OWN = HOP_BY_HOP | {
@@ -169,7 +172,7 @@ class Sender:
             "scheme": x.scope["scheme"],
             "client": x.scope["client"],
         }
-        self.sent = self.spared = 0
+        self.sent = self.spared = self.received = 0
 
     async def send(self, asked: SubRequest, service: str) -> Any:
         """The JSON of a 2xx answer; None when it has no content.
@@ -184,7 +187,7 @@ class Sender:
             headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         elif asked.method != "GET":
             headers.append((b"content-length", b"0"))
-        answer = _Answer(body, self.gone)
+        answer = _Answer(body, self)
         answer.broken = await self._entered(asked, headers, answer.receive, answer.send)
         return answer.result(service)
 
@@ -223,9 +226,9 @@ def _common(x: Exchange) -> Iterable[tuple[bytes, bytes]]:
 class _Answer:
     """The server's side of one sub-request."""
 
-    def __init__(self, body: bytes | None, gone: asyncio.Event) -> None:
+    def __init__(self, body: bytes | None, sender: Sender) -> None:
         self._body = body
-        self._gone = gone
+        self._sender = sender
         self._given = False
         self._parts: list[bytes] = []
         self._size = 0
@@ -239,7 +242,7 @@ class _Answer:
         if not self._given:
             self._given = True
             return {"type": "http.request", "body": self._body or b"", "more_body": False}
-        await self._gone.wait()
+        await self._sender.gone.wait()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
@@ -253,7 +256,8 @@ class _Answer:
             return
         part: bytes = message.get("body", b"")
         self._size += len(part)
-        if self._size > _MOST_ANSWER:
+        self._sender.received += len(part)
+        if self._size > _MOST_ANSWER or self._sender.received > _MOST_ANSWERS:
             self._too_large = True
             self._parts.clear()
             raise ClientGone("the answer is larger than a field may have")
@@ -264,7 +268,9 @@ class _Answer:
         status = self.status
         if self._too_large:
             raise Failed(
-                f"{service}: the answer has more than {_MOST_ANSWER} bytes.", GRAPHQL_TOO_LARGE.code, 502
+                f"{service}: more than {_MOST_ANSWER} bytes, or all answers more than {_MOST_ANSWERS}.",
+                GRAPHQL_TOO_LARGE.code,
+                502,
             )
         if self.broken or not status:
             raise Failed(f"{service}: the answer broke off.", INTERNAL.code, 502)
@@ -296,8 +302,8 @@ def failure(service: str, status: int, body: bytes) -> Failed:
         (text for text in texts if isinstance(text, str) and text), f"{service} answered {status}."
     )
     detail = given.get("detail")
-    if isinstance(detail, (list, dict)):
+    if not isinstance(detail, (list, dict)):
+        detail = given.get("errors")
+    if isinstance(detail, (list, dict)) and len(msgspec.json.encode(detail)) <= _MOST_DETAIL:
         more["detail"] = detail  # FastAPI's, which name each field
-    elif isinstance(given.get("errors"), list):
-        more["detail"] = given["errors"]
     return Failed(message[:1000], code, status, **more)

@@ -11,6 +11,8 @@ from hashlib import sha256
 from time import monotonic
 from typing import Any
 
+from graphql import GraphQLError
+
 from kernel.graphql.maker import ModelMaker
 from kernel.graphql.model import Model
 from kernel.graphql.schema import Built, built
@@ -91,7 +93,7 @@ class Schemas:
         if self._built is None or of != self._of:
             try:
                 model, built_ = await asyncio.to_thread(self._model, use)
-            except NotMade as why:
+            except (NotMade, GraphQLError, TypeError, ValueError, LookupError) as why:
                 self._log.warning("no GraphQL schema could be made", reason=str(why))
                 self._until = monotonic() + _INCOMPLETE_SECONDS
                 return

@@ -101,6 +101,7 @@ class _Relay:
             self._opened()
             await x.start(200, [*HEADERS])
             x.phase = STREAM
+            x.forget_request()
             return
         body: bytes = message.get("body", b"")
         if self.refusal is not None:

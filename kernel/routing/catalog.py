@@ -223,8 +223,8 @@ class RouteRow(Struct, frozen=True, kw_only=True):
         name = self.service or self.scope
         if not self.identified or self.service_only or self.critical is not None or name in NO_KEYS:
             return ""
-        # What will be said in a socket is not known.
-        writes = self.websocket or (method in WRITES and not self.safe)
+        # What will be said in a socket is not known, nor what a POST of GraphQL asks a service.
+        writes = self.websocket or (method in WRITES and (self.graphql or not self.safe))
         return f"{name}:{'write' if writes else 'read'}" if name else ""
 
     @property

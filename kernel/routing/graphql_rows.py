@@ -12,6 +12,7 @@ GRAPHQL_ROUTES = (
         always_writable=True,
         safe=True,
         max_body=128 * 1024,
+        scope="graphql",
     ),
 )
 # In dev, beside them.

@@ -12,7 +12,8 @@ import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.graphql_services import FLOUR, ORDER, Asked, Services, ask, lock, running_services, settled
-from tests.support.inprocess import Local, local_gateway
+from tests.support.inprocess import Local, Reply, local_gateway
+from tests.support.scripted_upstream import eventually
 from tests.support.tokens import OTHER_TENANT, TENANT, access_token
 
 
@@ -282,3 +283,51 @@ async def test_fragments_and_directives_select_what_they_say(gateway: Local) -> 
         ):
             maybe = await ask(gateway, document, operationName="Maybe", variables={"with": wanted})
             assert maybe.document["data"]["inventoryItems"][0] == found
+
+
+async def test_an_api_key_needs_the_scopes_of_what_it_asks(gateway: Local, services: Services) -> None:
+    async def key(*scopes: str) -> dict[str, str]:
+        body = msgspec.json.encode({"name": "till", "scopes": scopes})
+        made = await gateway.ask(
+            "POST",
+            f"/api/v1/tenants/{TENANT}/api-keys",
+            access_token(),
+            body,
+            headers={"content-type": "application/json"},
+        )
+        assert made.status == 201, made.body
+        return {"x-api-key": made.document["api_key"], "content-type": "application/json"}
+
+    async def asked(headers: dict[str, str]) -> Reply:
+        body = msgspec.json.encode({"query": "{ inventoryItems { id } salesOrders { id } }"})
+        return await gateway.ask("POST", "/api/v1/graphql", None, body, headers=headers)
+
+    assert (await asked(await key("inventory:read"))).code == "api-key-scope"
+    reply = await asked(await key("graphql:read", "inventory:read"))
+    assert reply.document["data"]["inventoryItems"]
+    assert reply.document["data"]["salesOrders"] is None
+    assert [error["extensions"]["code"] for error in reply.document["errors"]] == ["api-key-scope"]
+    assert {each.headers["x-user-type"] for each in services.asked} == {"api-key"}
+    assert "errors" not in (await asked(await key("*:read"))).document
+
+
+async def test_answers_have_a_bound(gateway: Local, services: Services) -> None:
+    services.data["GET /api/v1/inventory/items"] = [{**FLOUR, "name": "x" * 3_000_000}]
+    reply = await ask(gateway, "{ inventoryItems { name } salesOrders { id } }")
+    assert reply.document["data"] == {"inventoryItems": None, "salesOrders": [{"id": ORDER["id"]}]}
+    assert reply.document["errors"][0]["extensions"]["code"] == "graphql-too-large"
+    services.data["GET /api/v1/inventory/items"] = [
+        {"id": n, "name": "", "category": "flour"} for n in range(36_000)
+    ]
+    reply = await ask(gateway, "{ inventoryItems { id name category } }")
+    assert reply.document["errors"][0]["extensions"]["code"] == "graphql-too-large"
+    await eventually(lambda: gateway.state.metrics.in_flight == 0)
+
+
+async def test_the_schema_is_asked_for_so_often_and_no_more(gateway: Local) -> None:
+    often = " ".join(f"s{n}: __schema {{ queryType {{ name }} }}" for n in range(4))
+    assert (await ask(gateway, f"{{ {often} }}")).status == 422
+    once = await ask(gateway, "query I { __schema { queryType { name } } a: __typename salesOrders { id } }")
+    assert once.document["data"]["__schema"] == {"queryType": {"name": "Query"}}
+    assert once.document["data"]["a"] == "Query"
+    assert list(once.document["data"]) == ["__schema", "a", "salesOrders"]

@@ -112,3 +112,15 @@ def test_it_is_for_services_answers_alone(tmp_path: Path) -> None:
         toml.write_text(f"[[routes]]\n{table}\ngraphql = true\n")
         with pytest.raises(ConfigErrors, match="graphql is for a service"):
             load({"GATEWAY_CONFIG": str(toml)})
+
+
+def test_reading_rights_of_a_key_change_nothing(tmp_path: Path) -> None:
+    from kernel.config.loading import load
+
+    toml = tmp_path / "gateway.toml"
+    toml.write_text('[services.menu]\nurl = "http://menu:8000"\ngraphql = true\n')
+    rows = [row for row in load({"GATEWAY_CONFIG": str(toml)}).routes if row.service == "menu"]
+    assert rows
+    for row in rows:
+        assert row.graphql
+        assert (row.key_scope("GET"), row.key_scope("POST")) == ("menu:read", "menu:write")

@@ -15,7 +15,6 @@ from kernel.http.problems import SERVICE_ONLY, GatewayError, Problem
 from kernel.identity.scopes import accepted
 from kernel.primitives.api_key import HEADER
 from kernel.routing.catalog import NO_KEYS, RouteRow
-from kernel.routing.platform import ROUTES
 from kernel.stages.limit import Payers
 from kernel.state import State
 
@@ -29,7 +28,7 @@ _CHALLENGE = b'ApiKey realm="bakery-gateway", header="X-API-Key"'
 def scope_names(settings: Settings) -> frozenset[str]:
     """What scopes may name."""
     services = {service.name for service in settings.service_catalog} - NO_KEYS
-    return frozenset(services | {row.scope for row in ROUTES if row.scope})
+    return frozenset(services | {row.scope for row in settings.routes if row.scope})
 
 
 def demanded(row: RouteRow) -> str:
