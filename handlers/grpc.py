@@ -125,12 +125,16 @@ def make(state: State, row: RouteRow) -> Handler:
         message = await call.begin(seconds)
         events = "text/event-stream" in _header(x, b"accept").lower()
         shown = None if message is None else await show(binding, message)
-        await x.start(200, [*(_EVENTS if events else _LINES)])
+        head = [*(_EVENTS if events else _LINES)]
+        before, after = (b"data: ", b"\n\n") if events else (b"", b"\n")
+        if binding.raw_answer:
+            head = [] if shown is None else [(b"content-type", shown[0])]
+            before = after = b""
+        await x.start(200, head)
         if x.method == "HEAD":
             await x.write(b"", more=False)
             x.phase = DONE
             return
-        before, after = (b"data: ", b"\n\n") if events else (b"", b"\n")
         try:
             while shown is not None:
                 await _pass_on(x, before + shown[1] + after, pause)
@@ -140,10 +144,12 @@ def make(state: State, row: RouteRow) -> Handler:
             raise
         except GatewayError as error:
             said = error.problem.encode(x.raw_path, x.request_id)
-            told = b"event: error\ndata: %b\n\n" % said if events else b'{"error":%b}\n' % said
-            await _pass_on(x, told, pause)
+            if not binding.raw_answer:
+                last = b"event: error\ndata: %b\n\n" % said if events else b'{"error":%b}\n' % said
+                await _pass_on(x, last, pause)
             raise
-        await _pass_on(x, b"event: end\ndata: {}\n\n" if events else b"", pause, more=False)
+        end = b"event: end\ndata: {}\n\n" if events and not binding.raw_answer else b""
+        await _pass_on(x, end, pause, more=False)
         x.phase = DONE
 
     handler: Handler = grpc if row.effect is None else attached(state, row.effect, grpc)

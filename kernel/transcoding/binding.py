@@ -6,6 +6,7 @@ with a field for it, the rest is in the query (google/api/http.proto).
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from typing import Any
 from urllib.parse import parse_qsl
@@ -21,6 +22,8 @@ from kernel.transcoding.template import parse
 
 JSON = b"application/json"
 _MOST_PARAMETERS = 1000
+_MEDIA = re.compile(r"[ -~]{0,200}")
+_OCTETS = b"application/octet-stream"
 
 
 class Unreadable(ValueError):
@@ -53,7 +56,8 @@ class Binding:
         if rule.response_body:
             self._shown = self._output.fields_by_name[rule.response_body]
         shown = self._shown.message_type if self._shown is not None else self._output
-        self._raw_answer = shown is not None and shown.full_name == HTTP_BODY
+        # Messages are parts of a body, not JSON.
+        self.raw_answer = shown is not None and shown.full_name == HTTP_BODY
 
     @property
     def has_body(self) -> bool:
@@ -152,9 +156,12 @@ class Binding:
             message.ParseFromString(data)
         except DecodeError as error:
             raise Unreadable(f"{self.call} answered no {self._output.full_name}: {error}") from None
-        if self._raw_answer:
+        if self.raw_answer:
             shown = message if self._shown is None else getattr(message, self._shown.name)
-            return shown.content_type.encode("latin-1", "replace"), shown.data
+            # SECURITY: a line feed in it would begin another header.
+            if not _MEDIA.fullmatch(shown.content_type):
+                raise Unreadable(f"{self.call} answered a content type that is none")
+            return shown.content_type.encode() or _OCTETS, shown.data
         try:
             value = json_format.MessageToDict(message, descriptor_pool=self._descriptors.pool)
             if self._shown is not None:

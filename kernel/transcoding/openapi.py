@@ -174,7 +174,7 @@ class _Maker:
             content = self._content(self._field(field), None if field.is_repeated else field.message_type)
         else:
             content = self._content(self._message(kind), kind)
-        if rule.streaming:
+        if rule.streaming and "*/*" not in content:
             schema = next(iter(content.values()))["schema"]
             return {
                 "description": "One message a line, or an event each.",

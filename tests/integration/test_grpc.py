@@ -158,6 +158,13 @@ async def test_a_field_as_the_answer(gateway: Local) -> None:
 
 
 async def test_other_documents_pass_as_they_are(gateway: Local) -> None:
+    assert (await ask(gateway, "GET", f"{API}/manual/plain")).header(
+        "content-type"
+    ) == "application/octet-stream"
+    forged = await ask(gateway, "GET", f"{API}/manual/forged")
+    assert (forged.status, forged.code) == (502, "upstream-protocol")
+    pages = await ask(gateway, "GET", f"{API}/pages/a/b/c")
+    assert (pages.body, pages.header("content-type")) == (b"abc", "text/plain")
     reply = await ask(gateway, "PUT", f"{API}/manual/x", b"\x00\xffpage", content_type="image/png")
     assert (reply.body, reply.header("content-type")) == (b"\x00\xffpage", "image/png")
 
@@ -228,7 +235,7 @@ async def test_its_document_is_among_the_others(gateway: Local) -> None:
         "included": True,
         "title": "ovens",
         "version": "",
-        "operations": 12,
+        "operations": 13,
     }
     operation = document["paths"][f"{API}/{{oven_id}}:heat"]["post"]
     assert {"bearer": []} in operation["security"]

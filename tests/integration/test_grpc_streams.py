@@ -80,12 +80,13 @@ async def test_streams(client: httpx.AsyncClient, ovens: Ovens, gateway: Gateway
     await nothing(client)
     await an_error_before_the_first_message(client)
     await an_error_midway(client)
+    await a_torn_page(client)
     await the_first_message_has_a_deadline(client, ovens)
     await a_pause_has_an_end(client, ovens)
     await who_leaves_ends_the_call(client, ovens)
     await a_slow_client_slows_the_service(client, ovens)
     # Broken off, and not just left.
-    await until(lambda: gateway.log().count('"problem":"grpc-data-loss"') == 2)
+    await until(lambda: gateway.log().count('"problem":"grpc-data-loss"') == 3)
     assert "Traceback" not in gateway.log()
     assert "unhandled" not in gateway.log()
 
@@ -172,3 +173,11 @@ async def a_slow_client_slows_the_service(client: httpx.AsyncClient, ovens: Oven
             size += len(part)
     assert size > 60 * 1024 * 1024
     assert ovens.written == 1000
+
+
+async def a_torn_page(client: httpx.AsyncClient) -> None:
+    try:
+        reply = await client.get("/api/v1/ovens/pages/torn")
+    except httpx.RemoteProtocolError:
+        return
+    raise AssertionError(f"it ended cleanly: {reply.content!r}")

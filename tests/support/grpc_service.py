@@ -104,10 +104,19 @@ class Ovens:
         return asked
 
     async def GetManual(self, asked: Any, context: Any) -> Any:  # noqa: N802
-        return httpbody_pb2.HttpBody(content_type="text/plain; charset=utf-8", data=asked.path.encode())
+        kind = "text/plain\r\nset-cookie: a=b" if asked.path == "forged" else "text/plain; charset=utf-8"
+        return httpbody_pb2.HttpBody(
+            content_type="" if asked.path == "plain" else kind, data=asked.path.encode()
+        )
 
     async def PutManual(self, asked: Any, context: Any) -> Any:  # noqa: N802
         return asked.page
+
+    async def ReadManual(self, asked: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        for part in asked.path.split("/"):
+            yield httpbody_pb2.HttpBody(content_type="text/plain", data=part.encode())
+        if asked.path.endswith("torn"):
+            await context.abort(grpc.StatusCode.DATA_LOSS, "the page is torn")
 
     async def Watch(self, asked: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         what, _, more = asked.behaviour.partition(":")

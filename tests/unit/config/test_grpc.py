@@ -340,7 +340,7 @@ def test_commands_tell_of_it(
         assert main(list(arguments)) == code
         return " ".join(capsys.readouterr().out.split())
 
-    assert "gRPC ovens 11 methods served, without a route: Ovens/Record, Ovens/Internal" in said("check")
+    assert "gRPC ovens 12 methods served, without a route: Ovens/Record, Ovens/Internal" in said("check")
     assert "calls Ovens/UpdateOven" in said("routes")
     assert "calls /bakery.ovens.v1.Ovens/Heat" in said("explain", "POST", "/api/v1/ovens/7:heat")
     assert "404 route-unknown: /api/v1/ovens/{oven_id} has" in said(

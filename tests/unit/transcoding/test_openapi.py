@@ -44,6 +44,7 @@ def test_rules_are_operations(made: Any) -> None:
         (f"{API}/doors/{{name}}/hinges/{{name_2}}", "get"): "GetPart",
         (f"{API}/manual/{{path}}", "get"): "GetManual",
         (f"{API}/manual/{{path}}", "put"): "PutManual",
+        (f"{API}/pages/{{path}}", "get"): "ReadManual",
         (f"{API}/{{oven_id}}/readings:watch", "get"): "Watch",
     }
 
@@ -94,4 +95,5 @@ def test_values_are_what_json_has(made: Any) -> None:
     }
     stream = made["paths"][f"{API}/{{oven_id}}/readings:watch"]["get"]["responses"]["200"]["content"]
     assert stream["application/x-ndjson"]["schema"] == {"$ref": "#/components/schemas/Reading"}
+    assert list(made["paths"][f"{API}/pages/{{path}}"]["get"]["responses"]["200"]["content"]) == ["*/*"]
     assert "*/*" in made["paths"][f"{API}/manual/{{path}}"]["put"]["requestBody"]["content"]
