@@ -12,6 +12,7 @@ import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.api_keys import KEYS
+from tests.support.eventstream import EventSource
 from tests.support.gateway import GatewayFactory, workers
 from tests.support.poll import poll
 from tests.support.recorder import Recorder
@@ -135,3 +136,27 @@ def test_when_a_key_was_used_is_written_once_a_minute_and_not_by_requests(
     assert noted.endswith("Z")
     assert poll(everywhere(lines[:2], made["api_key"], 200))
     assert manage(lines[0], "GET", f"{KEYS}/{made['key_id']}")[1]["secrets"][0]["last_used_at"] is not None
+
+
+def test_a_stream_that_a_key_opened_ends_when_another_gateway_revokes_it(
+    stacks: tuple[Stack, Stack], lines: list[Line]
+) -> None:
+    status, made = manage(lines[0], "POST", KEYS, {"name": "Wall", "scopes": ["alert-processor:read"]})
+    assert status == 201
+    key = made["api_key"]
+
+    def opened() -> EventSource | None:
+        source = EventSource(stacks[0].port, "/api/v1/alerts/stream", token=None, headers={"X-API-Key": key})
+        if source.status == 200:
+            return source
+        source.close()
+        return None
+
+    source = poll(opened)
+    assert source is not None
+    with source:
+        source.ready()
+        assert manage(lines[-1], "DELETE", f"{KEYS}/{made['key_id']}")[0] == 204
+        message = source.next()
+        assert (message.event, message.json) == ("auth-expired", {"code": "api-key-invalid"})
+        assert source.until_closed() == []
