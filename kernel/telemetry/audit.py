@@ -35,7 +35,7 @@ REQUEST = "request"
 API_KEY = "api-key"
 
 # Of these only refusals are remarkable.
-_ROUTINE = frozenset({SERVICE_TOKEN, ADMIN, DISPATCH, REQUEST})
+_ROUTINE = frozenset({SERVICE_TOKEN, ADMIN, DISPATCH, API_KEY, REQUEST})
 
 _Key = tuple[str, str, str, str | None, str | None, str | None, str, str]
 
