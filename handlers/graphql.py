@@ -44,7 +44,7 @@ def make(state: State, row: RouteRow) -> Handler:
     async def call(service: str, path: str) -> ServiceAnswer:
         return await client.call(service, "GET", path)
 
-    # PERF: 16 MiB and 100 ms, which a worker has spent before its loop runs (see kernel/server/worker.py).
+    # PERF: 6 MiB and 100 ms, which a worker has spent before its loop runs (see kernel/server/worker.py).
     from kernel.graphql.endpoint import Endpoint  # noqa: PLC0415
 
     endpoint = Endpoint(state, call)

@@ -8,5 +8,5 @@
     requests                   a sub-request, which takes the same way through the gateway as any other
     transport                  GraphQL over HTTP: parameters, media types, status codes
 
-graphql-core costs 16 MiB and 100 ms: handlers import this room only where GRAPHQL is on.
+graphql-core costs 6 MiB and 100 ms: handlers import this room only where GRAPHQL is on.
 """

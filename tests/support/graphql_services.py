@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+import kernel.graphql.endpoint  # noqa: F401  # as a worker does before its loop runs
 from kernel.exchange.asgi import Message
 from tests.support.inprocess import Local, Reply
 from tests.support.scripted_upstream import Peer, Scripted, scripted

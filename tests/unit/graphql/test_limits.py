@@ -38,6 +38,7 @@ HOSTILE = {
     + " ".join(f"a{n}: c" for n in range(12))
     + " }",
     "a circle of one": "{ ...f } fragment f on Query { a { ...f } }",
+    "a circle without a field": "{ ...f } fragment f on Query { ...g } fragment g on Query { ...f }",
     "a circle of two": "{ ...f } fragment f on Query { a { ...g } } fragment g on Query { b { ...f } }",
     "a circle nobody spreads": "{ c } fragment f on Query { a { ...f } }",
     "fragments that multiply": "{ ...f0 } " + fragments(40, "a {{ ...f{} }} b {{ ...f{} }}") + " fragment f40 on Query { c }",
