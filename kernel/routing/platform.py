@@ -203,7 +203,7 @@ _INTERNAL = tuple(
         handler=handler,
         admin=True,
         service_only=True,
-        max_body=8192,
+        max_body=8192 if path.startswith("api-keys") else 4096,
     )
     for path, methods, handler in (
         ("tenants/{tenant_id}/subscription-changed", _POST, "subscription-changed"),
