@@ -11,7 +11,8 @@ from kernel.cli.probe import Failed, fetch
 from kernel.cli.settings import obtain
 from kernel.config import Settings
 from kernel.config.tables import unknown
-from kernel.routing.catalog import Service
+from kernel.openapi.editions import Edition, editions
+from kernel.routing.catalog import V1, Service
 
 _THREADS = 32
 _MAX_BYTES = 1024 * 1024
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
     from kernel.graphql.maker import modelled  # noqa: PLC0415  # 100 ms that other commands need not spend
     from kernel.graphql.schema import built, text  # noqa: PLC0415
 
-    model = modelled(found, settings.routes)
+    first = editions(settings.service_catalog, settings.routes).get(V1, Edition())
+    model = modelled(found, first.rows)
     for part in model.services:
         if part.reason:
             sys.stderr.write(f"{style('31', part.name)}: left out, {part.reason}\n")
@@ -70,7 +72,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _document(settings: Settings, service: Service, seconds: float) -> bytes | str:
-    """Of the first replica that has it."""
+    """Of the first replica that has it; of a gRPC service, by its descriptors."""
+    if service.grpc is not None:
+        from kernel.transcoding.descriptors import Descriptors  # noqa: PLC0415
+        from kernel.transcoding.openapi import document  # noqa: PLC0415
+
+        return document(Descriptors(service.grpc.descriptors), service.name)
     why = "it has no URL"
     for url in settings.services[service.name]:
         try:

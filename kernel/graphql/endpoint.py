@@ -25,7 +25,7 @@ from kernel.graphql.schemas import Schemas
 from kernel.graphql.subscription import COMPLETE, HEADERS, next_frame, subscribe
 from kernel.http import idempotency_key
 from kernel.http.problems import GRAPHQL_INVALID, GRAPHQL_NOT_ACCEPTABLE, GatewayError
-from kernel.openapi.editions import editions
+from kernel.openapi.editions import Edition, editions
 from kernel.openapi.fetching import Call
 from kernel.routing.catalog import V1
 from kernel.state import State
@@ -40,9 +40,14 @@ class Endpoint:
     def __init__(self, state: State, call: Call) -> None:
         settings = state.settings
         self._state = state
-        rows = editions(settings.service_catalog, settings.routes)[V1].rows
+        # Versions of one operation would be called alike: those beside the first have /openapi.json.
+        first = editions(settings.service_catalog, settings.routes).get(V1, Edition())
         self._schemas = Schemas(
-            settings.service_catalog, rows, call, state.log, tell=settings.graphql_introspection
+            first.services,
+            first.rows,
+            lambda name, path: call(first.upstreams.get(name, name), path),
+            state.log,
+            tell=settings.graphql_introspection,
         )
         self._schemas.start()
         self._limits = Limits(depth=settings.graphql_max_depth, aliases=settings.graphql_max_aliases)

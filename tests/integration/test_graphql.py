@@ -11,7 +11,17 @@ import msgspec
 import pytest
 
 from kernel.server.embedded_store import EmbeddedStore
-from tests.support.graphql_services import FLOUR, ORDER, Asked, Services, ask, lock, running_services, settled
+from tests.support.graphql_services import (
+    FLOUR,
+    INVENTORY,
+    ORDER,
+    Asked,
+    Services,
+    ask,
+    lock,
+    running_services,
+    settled,
+)
 from tests.support.inprocess import Local, Reply, local_gateway
 from tests.support.scripted_upstream import eventually
 from tests.support.tokens import OTHER_TENANT, TENANT, access_token
@@ -330,3 +340,20 @@ async def test_the_schema_is_asked_for_so_often_and_no_more(gateway: Local) -> N
     assert once.document["data"]["__schema"] == {"queryType": {"name": "Query"}}
     assert once.document["data"]["a"] == "Query"
     assert list(once.document["data"]) == ["__schema", "a", "salesOrders"]
+
+
+async def test_a_version_beside_the_first_changes_no_name(
+    services: Services, store_server: EmbeddedStore, tmp_path: Path
+) -> None:
+    toml = tmp_path / "gateway.toml"
+    toml.write_text("[services.inventory.versions.v2]\n")
+    paths = INVENTORY["paths"]
+    second = {path.replace("/v1/", "/v2/"): item for path, item in paths.items()}
+    services.documents["inventory"] = {**INVENTORY, "paths": {**second, **paths}}
+    env = {**services.env, "GRAPHQL": "true", "GATEWAY_CONFIG": str(toml)}
+    async with local_gateway(store_server.url, tmp_path, (), None, **env) as gateway:
+        assert (
+            await gateway.ask("GET", "/api/v2/inventory/items", access_token())
+        ).status == 404  # of the service
+        assert (await ask(gateway, '{ inventoryItem(itemId: "flour") { id } }')).status == 200
+    assert services.count() == {"GET /api/v2/inventory/items": 1, "GET /api/v1/inventory/items/flour": 1}
