@@ -19,7 +19,7 @@
     url = "http://inventory-v2:8000"
 
 Services come first, routes after them and those of versions beside v1 last, each in the file's order. What a table does not
-say stays as it was.
+say stays as it was; of a new route it is as the service's table says.
 
 A route below a prefix of a tenant-scoped service holds below `/api/v1/tenants/{tenant_id}/` as well, since the service
 answers there too: what is demanded at one path cannot be had at the other. A table for the other has the last word.
@@ -38,7 +38,7 @@ from msgspec.structs import replace
 
 from kernel.config import forwarding, grpc_table, idempotency, traffic, trust
 from kernel.config.errors import ConfigError
-from kernel.config.policy import policy
+from kernel.config.policy import inherited, policy
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
 from kernel.config.settings import Settings
@@ -90,6 +90,8 @@ class _Reader:
         self._urls = dict(settings.services)
         self._rows = Table(settings.routes)
         self._versions = Versions(self._urls, path.name, errors, warnings)
+        # What services' tables say of their routes.
+        self._of_services: dict[str | None, dict[str, Any]] = {}
         # The patterns that tables name.
         self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.
@@ -212,6 +214,7 @@ class _Reader:
         changes = self._policy(values, where)
         if "limit" in changes:
             changes["limit_key"] = name
+        self._of_services[name] = changes
         problems: dict[str, None] = {}
         for pattern in self._rows.patterns(name):
             rows = self._rows.at(pattern)
@@ -280,13 +283,13 @@ class _Reader:
             return  # what is missing would be found missing once more
         try:
             own = forwarding.resolved(changes, pattern)
-            rows = {pattern: change(self._rows.at(pattern), pattern, methods, own)}
+            rows = {pattern: self._changed(pattern, methods, own)}
             twin, owner = self._twin(pattern)
             # SECURITY: what is open to everybody at one path is not made so at another.
             if twin and not changes.get("public"):
                 shared = {"limit_key": pattern} if "limit" in changes else {}
                 of_twin = {"service": owner, **forwarding.resolved(changes, twin), **shared}
-                rows[twin] = change(self._rows.at(twin), twin, methods, of_twin)
+                rows[twin] = self._changed(twin, methods, of_twin)
         except ValueError as error:
             self._error(where, str(error), 'service = "loyalty"')
             return
@@ -302,6 +305,14 @@ class _Reader:
         if len(self._errors) == errors:
             for at, those in rows.items():
                 self._rows.put(at, those)
+
+    def _changed(
+        self, pattern: str, methods: frozenset[str] | None, changes: dict[str, Any]
+    ) -> list[RouteRow]:
+        """The rows of `pattern` after `changes`. Raises ValueError."""
+        of_service = self._of_services.get(changes.get("service"), {})
+        more = inherited(of_service, changes, pattern)
+        return change(self._rows.at(pattern), pattern, methods, changes, more)
 
     def _twin(self, pattern: str) -> tuple[str, str | None]:
         """The same resource's pattern below a tenant, when it has one that no table names, and the service there."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kernel.config import forwarding
 from kernel.config.values import NETWORK, size
 
 _MAX_BODY = size(0, 1024**4)
+# What opens a route, or says where one path is, is said of each.
+_OWN = frozenset({"public", "allow_encoded_slash", "rewrite"})
+_OF_CALLERS = frozenset({"min_tier", "service_only"})
+_OF_ANSWERS = frozenset({"graphql", "safe", "response_headers"})
 
 
 def policy(values: dict[str, Any], error: Callable[..., None]) -> dict[str, Any]:
@@ -35,3 +40,25 @@ def policy(values: dict[str, Any], error: Callable[..., None]) -> dict[str, Any]
                 error(name, str(why), f'{name} = ["10.0.0.0/8"]')
                 del values[name]
     return values
+
+
+def inherited(of_service: Mapping[str, Any], own: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """What a new row at `pattern`, whose table says `own`, has by its service's table.
+
+    SECURITY: a row that only limits a path of a service must not open it to other networks, callers or tiers.
+    """
+    left = set(_OWN)
+    if own.get("public"):
+        left |= _OF_CALLERS
+    if own.get("websocket"):
+        left |= _OF_ANSWERS
+    if "limit" in own:
+        left.add("limit_key")
+    if "graphql" in own:
+        left.add("safe")
+    found = {field: value for field, value in of_service.items() if field not in left}
+    prefix = found.pop("strip_prefix", "")
+    if prefix and "rewrite" not in own:
+        with suppress(ValueError):  # the pattern is elsewhere: there is nothing to strip
+            found |= forwarding.resolved({"strip_prefix": prefix}, pattern)
+    return found

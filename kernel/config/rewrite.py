@@ -54,9 +54,14 @@ class Table:
 
 
 def change(
-    rows: Sequence[RouteRow], pattern: str, methods: frozenset[str] | None, changes: Mapping[str, Any]
+    rows: Sequence[RouteRow],
+    pattern: str,
+    methods: frozenset[str] | None,
+    changes: Mapping[str, Any],
+    inherited: Mapping[str, Any],
 ) -> list[RouteRow]:
-    """Apply `changes` to what `rows`, all of `pattern`, do for `methods` (None: all they serve); add a row for the rest.
+    """Apply `changes` to what `rows`, all of `pattern`, do for `methods` (None: all they serve); add a row for the rest,
+    which has what is `inherited` as well.
 
     A row that serves other methods too is split. Raises ValueError when a row has to be added and `changes` name no
     service for it.
@@ -78,7 +83,8 @@ def change(
     if missing and not (found and methods is None):
         if "service" not in changes:
             raise ValueError("no route has this pattern and these methods: a new one needs a service")
-        result.append(RouteRow(pattern=pattern, methods=None if missing == METHODS else missing, **changes))
+        fields = {**inherited, **changes}
+        result.append(RouteRow(pattern=pattern, methods=None if missing == METHODS else missing, **fields))
     return result
 
 

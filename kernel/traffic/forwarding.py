@@ -19,13 +19,23 @@ Path = Callable[[bytes, tuple[bytes, ...]], bytes]
 
 def forwarded(row: RouteRow, handler: Handler) -> Handler:
     """`handler` with what `row` says of paths and headers."""
-    if row.response_headers:
-        handler = _answering(row.response_headers, handler)
+    changes = (*row.response_headers, *_told_of_life(row))
+    if changes:
+        handler = _answering(changes, handler)
     if row.set_headers or row.remove_headers:
         handler = _telling(row.set_headers, row.remove_headers, handler)
     if row.rewrite:
         handler = _leading(row, handler)
     return handler
+
+
+def _told_of_life(row: RouteRow) -> tuple[tuple[str, str], ...]:
+    """What the gateway tells of the end of the row's version, and a service must not tell beside it: each is one item."""
+    life = row.life
+    if life is None or row.websocket:
+        return ()
+    told = {"deprecation": life.deprecated, "sunset": life.sunset}
+    return tuple((name, "") for name, moment in told.items() if moment is not None)
 
 
 def path_of(pattern: str, template: str) -> Path:

@@ -219,6 +219,17 @@ def test_a_service_that_sends_links_keeps_them(stack: Stack) -> None:
     assert reply.all("link") == ['</next>; rel="next"', LINKS]
 
 
+def test_a_service_that_tells_of_its_end_itself_does_not_contradict(stack: Stack) -> None:
+    stack.upstream.response_headers += [
+        (b"Deprecation", b"@1"),
+        (b"sunset", b"Wed, 01 Jan 2025 00:00:00 GMT"),
+    ]
+    reply = stack.ask(target=b"/api/v1/inventory/items/7")
+    assert reply.all("deprecation") == ["@1780272000"]
+    assert reply.all("sunset") == ["Wed, 30 Jun 2027 23:59:59 GMT"]
+    assert stack.ask(target=b"/api/v1/sales").all("deprecation") == ["@1"]
+
+
 def test_pages_of_other_origins_can_read_what_callers_are_told(stack: Stack) -> None:
     reply = stack.ask(target=b"/api/v1/inventory", headers=[(b"origin", b"https://app.example.com")])
     (exposed,) = reply.all("access-control-expose-headers")

@@ -6,9 +6,11 @@ from pathlib import Path
 from time import process_time
 
 import pytest
+from msgspec.structs import replace
 
 from kernel.cli.settings import usable_keys, usable_routes
 from kernel.config import ConfigErrors, load_with_warnings
+from kernel.routing.catalog import Limit, RouteRow
 from kernel.routing.platform import ROUTES
 from tests.support.config import File
 
@@ -156,3 +158,84 @@ def test_a_table_of_a_service_may_take_methods_away(file: File) -> None:
 
 def test_a_service_with_a_name_that_cannot_be_has_its_fields_looked_at_too(file: File) -> None:
     assert len(file.problems('[services.Bad]\ntimeout = "long"\ncolour = 1\n')) == 3
+
+
+def test_a_new_row_demands_what_its_services_table_does(file: File) -> None:
+    demands = """
+        [services.sales]
+        ip_allow = ["10.0.0.0/8"]
+        ip_deny = ["10.1.0.0/16"]
+        service_only = true
+        min_tier = "professional"
+        limit = {requests = 5, window = 60}
+        timeout = 7
+        idempotency = "required"
+        strip_prefix = "/api/v1"
+        set_headers = {x-channel = "gateway"}
+        [services.sales.versions.v2]
+    """
+    table = '[[routes]]\npattern = "/api/v1/sales/exports/{id}"\nservice = "sales"\n'
+    by_pattern = {row.pattern: row for row in file.load(f"{demands}\n{table}capture = false\n").routes}
+    for scope in ("/api/v1", "/api/v2", "/api/v1/tenants/{tenant_id}", "/api/v2/tenants/{tenant_id}"):
+        general, new = (by_pattern[f"{scope}/sales/{rest}"] for rest in ("**", "exports/{id}"))
+        assert new.capture is False
+        assert new.rewrite == (
+            "" if "v2" in scope else f"{scope}/sales/exports/{{id}}".removeprefix("/api/v1")
+        )
+        assert replace(new, pattern=general.pattern, capture=None, rewrite=general.rewrite) == general
+
+
+def test_a_new_row_has_its_own_words_where_it_says_so(file: File) -> None:
+    service = """
+        [services.sales]
+        ip_allow = ["10.0.0.0/8"]
+        service_only = true
+        min_tier = "professional"
+        limit = {requests = 5, window = 60}
+        graphql = true
+        allow_encoded_slash = true
+        response_headers = {server = ""}
+        rewrite = "/all"
+    """
+    text = (
+        service
+        + """
+        [[routes]]
+        pattern = "/api/v1/sales/open"
+        service = "sales"
+        public = true
+        graphql = false
+        ip_allow = []
+        limit = {requests = 9, window = 60}
+        [[routes]]
+        pattern = "/api/v1/sales/ws"
+        service = "sales"
+        websocket = true
+    """
+    )
+    by_pattern = {row.pattern: row for row in file.load(text).routes}
+    assert by_pattern["/api/v1/sales/open"] == RouteRow(
+        pattern="/api/v1/sales/open",
+        service="sales",
+        public=True,
+        limit=Limit(9, 60),
+        response_headers=(("server", ""),),
+    )
+    assert by_pattern["/api/v1/sales/ws"] == RouteRow(
+        pattern="/api/v1/sales/ws",
+        methods=frozenset({"GET", "HEAD"}),
+        service="sales",
+        websocket=True,
+        service_only=True,
+        min_tier="professional",
+        limit=Limit(5, 60),
+        limit_key="sales",
+        ip_allow=("10.0.0.0/8",),
+    )
+
+
+def test_a_new_row_of_a_service_that_says_it_is_public_needs_a_token_until_it_says_so_too(file: File) -> None:
+    text = '[services.sales]\npublic = true\n[[routes]]\npattern = "/api/v1/sales/x"\nservice = "sales"\n'
+    by_pattern = {row.pattern: row for row in file.load(text).routes}
+    assert by_pattern["/api/v1/sales/**"].public
+    assert not by_pattern["/api/v1/sales/x"].public
