@@ -234,7 +234,12 @@ async def build_state(settings: Settings, store_url: str, run_dir: Path) -> Stat
         settings=settings,
         trusted=Peers(settings.trusted_proxies),
         admins=Peers(settings.admin_allow),
-        cors=Cors(settings.cors_origins, settings.cors_allow_credentials),
+        cors=Cors(
+            settings.cors_origins,
+            settings.cors_allow_credentials,
+            settings.cors_expose_headers,
+            settings.cors_max_age,
+        ),
         store=store,
         limiter=limiter,
         tracked=tracked,

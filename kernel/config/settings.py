@@ -5,29 +5,34 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from typing import Annotated
 
 from msgspec import field
 
 from kernel.config.declare import seconds as _seconds
 from kernel.config.declare import variable as _var
-from kernel.config.process import ProcessSettings
+from kernel.config.edge import EdgeSettings
 from kernel.config.urls import (
     BASE_URL,
     CONTACT,
-    HOST_PATTERN,
     KEY_SOURCE,
-    ORIGIN,
     KeySource,
 )
-from kernel.config.values import FLAG, LABEL, NETWORK, SECRETS, TEXT, choice, integer, listed, number, size
-from kernel.http.addresses import Network
+from kernel.config.values import (
+    FLAG,
+    LABEL,
+    SECRETS,
+    TEXT,
+    choice,
+    integer,
+    listed,
+    number,
+    size,
+)
 from kernel.routing.catalog import CHANNELS, SSE, Limit, RouteRow, Service
 from kernel.routing.platform import ROUTES, SERVICES
 
 _ASYMMETRIC = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-_PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "::1/128", "fc00::/7")
 _GIB = 1024**3
 
 
@@ -40,7 +45,7 @@ def default_services(catalog: tuple[Service, ...] = SERVICES) -> dict[str, tuple
     return {service.name: (f"http://{service.name}-service:8000",) for service in catalog}
 
 
-class Settings(ProcessSettings, frozen=True, kw_only=True):
+class Settings(EdgeSettings, frozen=True, kw_only=True):
     """One attribute for each variable, in lower case, those of the process first. An empty variable counts as unset."""
 
     jwt_public_key: Annotated[
@@ -154,55 +159,6 @@ class Settings(ProcessSettings, frozen=True, kw_only=True):
     max_header_bytes: Annotated[
         int, _var(size(1024, 1024**2), "Largest request line and headers; more is answered 431.", "32KiB")
     ] = 32 * 1024
-
-    cors_origins: Annotated[
-        tuple[str, ...],
-        _var(
-            listed(ORIGIN),
-            "Pages that may call: exact origins, `https://*.example.com`, or `*` without credentials.",
-            "https://app.example.com,https://*.bakery.example",
-            group="Edge",
-        ),
-    ] = ()
-    cors_allow_credentials: Annotated[
-        bool, _var(FLAG, "Let pages send cookies and read the answers.", "true")
-    ] = True
-    trusted_proxies: Annotated[
-        tuple[Network, ...],
-        _var(
-            listed(NETWORK),
-            "Whose `X-Forwarded-*`, `Forwarded` and `x-request-id` headers are believed.",
-            "10.0.0.0/8,2001:db8::/32",
-        ),
-    ] = ()
-    allowed_hosts: Annotated[
-        tuple[str, ...],
-        _var(listed(HOST_PATTERN), "Host names served; unset: any.", "api.example.com,*.api.example.com"),
-    ] = ()
-    admin_allow: Annotated[
-        tuple[Network, ...],
-        _var(
-            listed(NETWORK),
-            "Who may read `/metrics` and the like in staging and prod.",
-            "10.20.0.0/16",
-            default="private and loopback networks",
-        ),
-    ] = tuple(ip_network(each) for each in _PRIVATE)
-    ip_allow: Annotated[
-        tuple[Network, ...],
-        _var(
-            listed(NETWORK),
-            "Only these networks may call; unset: any. Probes are not judged.",
-            "203.0.113.0/24",
-        ),
-    ] = ()
-    ip_deny: Annotated[
-        tuple[Network, ...], _var(listed(NETWORK), "Networks that may not call.", "198.51.100.0/24")
-    ] = ()
-    https_only: Annotated[
-        bool,
-        _var(FLAG, "Redirect or refuse plain HTTP.", "true", default="`true` in `prod`, else `false`"),
-    ] = False
 
     header_timeout_seconds: Annotated[
         float,

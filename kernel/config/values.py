@@ -167,6 +167,19 @@ def choice(*options: str, fold: Callable[[str], str] = str) -> Kind[str]:
     return Kind(", ".join(f"`{option}`" for option in options), parse)
 
 
+_FIELD_NAME = re.compile(r"[A-Za-z0-9!#$%&'+.^_`|~-]+")
+
+
+def _field_name(value: str) -> str:
+    # '*' is a token, too, and would be read as every header, but with credentials as one of that name.
+    if not _FIELD_NAME.fullmatch(value):
+        raise ValueError(f"{quote(value)} is not the name of a header")
+    return value.lower()
+
+
+FIELD_NAME = Kind("name of a header", _field_name)
+
+
 def _network(value: str) -> Network:
     try:
         return ipaddress.ip_network(value)

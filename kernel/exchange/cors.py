@@ -12,12 +12,15 @@ from kernel.exchange.exchange import Exchange
 from kernel.primitives.memo import keep
 from kernel.routing.catalog import METHODS
 
+# What the gateway says, and what services do that a front end needs: where a thing is, its version, its name as a file, how
+# many there are. Beside what any page may read (the Fetch standard, section 2.2.6).
 EXPOSED = (
+    b"location, etag, content-disposition, x-total-count, content-range, accept-ranges, "
     b"x-request-id, retry-after, ratelimit, ratelimit-policy, x-ratelimit-limit, x-ratelimit-remaining, "
     b"x-ratelimit-reset, x-subscription-status, x-new-access-token, x-new-refresh-token, warning, "
     b"deprecation, sunset, link, idempotent-replayed"
 )
-MAX_AGE = b"600"
+MAX_AGE = 600
 _VARY: HeaderList = [(b"vary", b"Origin")]
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+(?:[ \t]*,[ \t]*[A-Za-z0-9!#$%&'*+.^_`|~-]+)*")
 _MEMO_LIMIT = 1024
@@ -26,9 +29,18 @@ _MEMO_LIMIT = 1024
 class Cors:
     """Answers, for an `Origin` value, the headers its responses carry."""
 
-    __slots__ = ("_any", "_credentials", "_exact", "_memo", "_patterns")
+    __slots__ = ("_any", "_credentials", "_exact", "_exposed", "_max_age", "_memo", "_patterns")
 
-    def __init__(self, origins: tuple[str, ...], credentials: bool) -> None:
+    def __init__(
+        self,
+        origins: tuple[str, ...],
+        credentials: bool,
+        exposed: tuple[str, ...] = (),
+        max_age: int = MAX_AGE,
+    ) -> None:
+        more = [name.encode() for name in exposed]
+        self._exposed = b", ".join([EXPOSED, *more])
+        self._max_age = b"%d" % max_age
         self._any = "*" in origins
         self._credentials = credentials and not self._any
         self._exact = frozenset(origin.encode() for origin in origins if "*" not in origin)
@@ -57,12 +69,12 @@ class Cors:
         if self._any:
             return [
                 (b"access-control-allow-origin", b"*"),
-                (b"access-control-expose-headers", EXPOSED),
+                (b"access-control-expose-headers", self._exposed),
                 *_VARY,
             ]
         headers = [
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", EXPOSED),
+            (b"access-control-expose-headers", self._exposed),
             *_VARY,
         ]
         if self._credentials:
@@ -79,7 +91,7 @@ class Cors:
             return []
         headers: HeaderList = [
             (b"access-control-allow-methods", ", ".join(sorted(METHODS)).encode()),
-            (b"access-control-max-age", MAX_AGE),
+            (b"access-control-max-age", self._max_age),
         ]
         asked = x.captured.get(b"access-control-request-headers")
         # Reflected, since '*' means nothing with credentials; anything but a list of tokens is left out.

@@ -291,3 +291,14 @@ def test_who_does_not_say_what_he_wants_takes_no_connection(
         client.close()
     silent = 'gateway_client_connections_closed_total{reason="silent"} '
     assert float(metrics(gateway.port).partition(silent)[2].partition("\n")[0]) >= 3
+
+
+def test_what_pages_may_read_and_how_long_a_preflight_holds_are_settings(
+    gateway_factory: GatewayFactory, upstream: Recorder, session_store: EmbeddedStore
+) -> None:
+    changes = {"CORS_EXPOSE_HEADERS": "X-Page-Count", "CORS_MAX_AGE": "7200"}
+    stack = Stack(gateway_factory(stack_env(upstream, session_store) | changes), upstream)
+    origin = (b"Origin", b"https://app.example.com")
+    assert "x-page-count" in (stack.ask(headers=[origin]).header("access-control-expose-headers") or "")
+    asked = [origin, (b"Access-Control-Request-Method", b"PUT")]
+    assert stack.ask("OPTIONS", headers=asked).header("access-control-max-age") == "7200"

@@ -110,4 +110,4 @@ def test_a_file_for_what_is_no_secret_is_warned_about() -> None:
 
 def test_an_error_stands_where_its_variable_does(tmp_path: Path) -> None:
     found = problems({"PORT": "x", "JWT_SECRET_KEY_FILE": str(tmp_path / "no"), "CORS_ORIGINS": "x"})
-    assert list(found) == ["PORT", "JWT_SECRET_KEY_FILE", "CORS_ORIGINS"]
+    assert list(found) == ["PORT", "CORS_ORIGINS", "JWT_SECRET_KEY_FILE"]

@@ -64,3 +64,12 @@ def test_a_flood_of_origins_is_not_remembered() -> None:
     for number in range(5000):
         cors.headers(b"https://%d.example.com" % number)
     assert len(cors._memo) <= 1024
+
+
+def test_pages_read_what_front_ends_need_and_what_is_named() -> None:
+    cors = Cors(("https://app.example.com",), credentials=True, exposed=("x-page-count",))
+    exposed = dict(cors.headers(b"https://app.example.com"))[b"access-control-expose-headers"].split(b", ")
+    assert len(exposed) == len(set(exposed))
+    needed = {b"location", b"etag", b"link", b"content-disposition", b"x-total-count", b"retry-after"}
+    assert needed | {b"x-page-count"} <= set(exposed)
+    assert b"*" not in exposed  # with credentials it would be a header of that name
