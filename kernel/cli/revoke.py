@@ -9,6 +9,7 @@ from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from kernel.cli.with_store import record, with_store
+from kernel.primitives.api_key import MARK_BYTES
 
 if TYPE_CHECKING:
     from kernel.config import Settings
@@ -76,6 +77,8 @@ def _of(token: bytes) -> _Subject | str:
 
     if not token:
         return "no token came on standard input"
+    if token.startswith(MARK_BYTES):
+        return "that is an API key: gateway keys revoke takes it"
     try:
         claims = decode_claims(parse(token).payload)
     except TokenError as error:

@@ -38,6 +38,7 @@ from msgspec.structs import replace
 
 from kernel.config import forwarding, grpc_table, idempotency, traffic, trust
 from kernel.config.errors import ConfigError
+from kernel.config.patterns import VARIABLE, overtaken, pattern_flaw
 from kernel.config.policy import inherited, policy
 from kernel.config.reading import Unreadable, text
 from kernel.config.rewrite import Table, change, contradiction, narrow
@@ -45,7 +46,6 @@ from kernel.config.settings import Settings
 from kernel.config.tables import ROUTE, SERVICE, SERVICE_NAME, decode, decode_channels, decode_limit, unknown
 from kernel.config.urls import REPLICAS
 from kernel.config.versions import Versions, version_of
-from kernel.http.paths import flaw
 from kernel.primitives.tenant_id import canonical
 from kernel.routing.catalog import TIERS, V1, Limit, RouteRow, Service, service_rows, with_head
 from kernel.routing.trie import RouteConflictError, Trie
@@ -57,8 +57,6 @@ _SECTIONS = ("services", "versions", "routes", "limits", "alerts")
 _LIMITED = ("tiers", "tenants")
 _SERVICE_FIELDS = ("health", "openapi", "tenant_scoped", "preserve_host")
 _SERVICE_NAME = re.compile(SERVICE_NAME)
-_VARIABLE = re.compile(r"\{[^{}/]*\}|(?<=/)\*\*\Z")
-_MISPLACED = re.compile(r"[\[\]^{|}]")
 
 
 def apply(settings: Settings, path: Path, errors: list[ConfigError], warnings: list[ConfigError]) -> Settings:
@@ -96,6 +94,8 @@ class _Reader:
         self._named: set[str] = set()
         # (pattern, methods) -> where a table has them.
         self._declared: dict[tuple[str, frozenset[str]], str] = {}
+        # What the tables of a pattern say.
+        self._said: dict[str, set[str]] = {}
 
     def read(self, document: dict[str, Any]) -> Settings:
         self._known(document, _SECTIONS, "")
@@ -128,6 +128,7 @@ class _Reader:
             self._route(where, table)
         self._versions.stamp(self._catalog, self._rows)
         self._narrowed(before)
+        self._overtaken()
         most = self._settings.max_body_bytes
         grpc_table.transcode(self._catalog.values(), self._rows, self._named, most, self._error, self._warn)
         limits = dict(self._tables(document, "limits"))
@@ -260,7 +261,7 @@ class _Reader:
         pattern = values.pop("pattern", None)
         if pattern is not None:
             where = f"{where} ({pattern})"
-            wrong = _pattern_flaw(pattern)
+            wrong = pattern_flaw(pattern)
             if wrong:
                 self._error(where, wrong, _EXAMPLE)
         service = values.get("service")
@@ -278,6 +279,7 @@ class _Reader:
                 self._error(
                     where, f"conflicts with {first}, which has this pattern and these methods: make them one"
                 )
+        self._said.setdefault(pattern or "", set()).update(given)
         changes = self._policy(values, where)
         if pattern is None or not decoded:
             return  # what is missing would be found missing once more
@@ -339,7 +341,7 @@ class _Reader:
             rows = self._rows.at(pattern)
             if not rows or any(row.websocket for row in rows):
                 continue
-            routes, _ = before.match(_VARIABLE.sub("x", pattern).encode())
+            routes, _ = before.match(VARIABLE.sub("x", pattern).encode())
             lost = sorted((routes or {}).keys() - frozenset().union(*(row.answered for row in rows)))
             if lost in ([], ["OPTIONS"]):  # preflights are answered whatever the rows say
                 continue
@@ -363,6 +365,14 @@ class _Reader:
             self._warnings.append(
                 ConfigError(f"{self._file} [[routes]]", f"{more} more rows take methods away like that")
             )
+
+    def _overtaken(self) -> None:
+        """Warn of new patterns that took a path from one that demands more of it."""
+        known = {row.pattern for row in self._settings.routes}
+        found = ((pattern, overtaken(self._rows, pattern, said)) for pattern, said in self._said.items())
+        told = [each for each in found if each[1] and each[0] not in known]
+        for pattern, problem in told[:_MOST_WARNINGS]:
+            self._warn(f"[[routes]] ({pattern})", problem)
 
     def _policy(self, values: dict[str, Any], where: str) -> dict[str, Any]:
         return policy(values, lambda field, *what: self._error(f"{where} {field}", *what))
@@ -396,18 +406,3 @@ class _Reader:
             if limit is not None:
                 found[name] = limit
         return found
-
-
-def _pattern_flaw(pattern: str) -> str:
-    """Why no request can match `pattern`, or what is malformed in it; or an empty string."""
-    try:
-        Trie[None]().add(frozenset(), pattern, None)
-    except RouteConflictError as error:
-        return str(error).removeprefix(f"{pattern}: ")
-    literal = _VARIABLE.sub("x", pattern)
-    if _MISPLACED.search(literal):
-        return (
-            "no request can match it: braces stand around a whole segment, and []^| are no part of a pattern"
-        )
-    wrong = flaw(literal.encode())[0]
-    return f"no request can match it: {wrong}" if wrong else ""

@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from kernel.cli import main
+from kernel.primitives.api_key import new_id, new_key
 from kernel.server.embedded_store import EmbeddedStore
 from tests.support.gateway import GatewayFactory
 from tests.support.poll import poll
@@ -114,6 +115,8 @@ def test_a_jti_alone_will_do(running: Stack, capsys: pytest.CaptureFixture[str])
 def test_what_is_no_token_or_has_expired_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["revoke", "no.token.here"]) == 1
     assert "no token the gateway would accept" in capsys.readouterr().err
+    assert main(["revoke", new_key(new_id())]) == 1
+    assert capsys.readouterr().err == "gateway: that is an API key: gateway keys revoke takes it\n"
     assert main(["revoke", access_token(exp=1).decode()]) == 0
     assert "refused already" in capsys.readouterr().out
 

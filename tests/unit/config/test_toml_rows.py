@@ -239,3 +239,34 @@ def test_a_new_row_of_a_service_that_says_it_is_public_needs_a_token_until_it_sa
     by_pattern = {row.pattern: row for row in file.load(text).routes}
     assert by_pattern["/api/v1/sales/**"].public
     assert not by_pattern["/api/v1/sales/x"].public
+
+
+def test_a_row_that_takes_a_path_from_one_that_demands_more_is_told(file: File) -> None:
+    scope = "/api/v1/tenants/{tenant_id}/subscription"
+    text = f"""
+        [[routes]]
+        pattern = "{scope}/upgrade"
+        service = "tenant"
+        [[routes]]
+        pattern = "{scope}/downgrade"
+        service = "tenant"
+        critical = ""
+        [[routes]]
+        pattern = "/api/v1/sales/exports/**"
+        service = "sales"
+        min_tier = "professional"
+        [[routes]]
+        pattern = "/api/v1/sales/exports/a/b"
+        service = "sales"
+        [[routes]]
+        pattern = "/api/v1/sales/exports/open"
+        service = "sales"
+        public = true
+    """
+    told = [doubt for doubt in doubts(file, text) if "is chosen before" in doubt and "of which" in doubt]
+    end = "of which it has not: {}. Say it here too, or that there is none"
+    exports = "/api/v1/sales/exports"
+    assert told == [
+        f"gateway.toml [[routes]] ({scope}/upgrade): is chosen before {scope}/**, {end.format('critical, effect')}",
+        f"gateway.toml [[routes]] ({exports}/a/b): is chosen before {exports}/**, {end.format('min_tier')}",
+    ]
