@@ -95,7 +95,7 @@ def test_check_reports_every_error_at_once_with_name_problem_and_example(gateway
     assert (code, out) == (1, "")
     assert "gateway: 5 errors, 1 warning in the configuration" in err
     named = re.findall(r"^  [✗x!] (\w+)$", err, re.MULTILINE)
-    assert named == ["PORT", "REDIS_URL", "JWT_PUBLIC_KEY", "JWT_SECRET_KEY", "CORS_ORIGINS", "CORS_ORIGIN"]
+    assert named == ["PORT", "REDIS_URL", "CORS_ORIGINS", "JWT_PUBLIC_KEY", "JWT_SECRET_KEY", "CORS_ORIGIN"]
     assert "70000 is not between 1 and 65535" in err
     assert "for example: PORT=8000" in err
     assert "an option is unknown; there are db, password" in err
