@@ -128,7 +128,7 @@ def verify(files: Sequence[tuple[str, BinaryIO, int]], wanted: str = "") -> Verd
             elif pending and verdict.head is not None:
                 verdict.problem(pending, "is no line of the trail")
             pending = ""
-            _follow(verdict, event, place)
+            _follow(verdict, event, place, line)
             if event["link"] == wanted:
                 verdict.wanted = True
             user = event.get("user_id")
@@ -151,7 +151,7 @@ _OURS = frozenset({"seq", "prev", "link", "salt", "personal", "torn"})
 _UNLINKED = frozenset({*PERSONAL, "salt", "link"})
 
 
-def _follow(verdict: Verdict, event: dict[str, Any], place: str) -> None:
+def _follow(verdict: Verdict, event: dict[str, Any], place: str, line: bytes) -> None:
     """One line with a link: does it come after the one before, and is it what was written?"""
     verdict.lines += 1
     before = verdict.head
@@ -178,6 +178,9 @@ def _follow(verdict: Verdict, event: dict[str, Any], place: str) -> None:
         verdict.problem(place, "tells of a person that was not in it when it was written")
     elif "personal" in event and "salt" not in event and set(_personal(event)) != {"user_id"}:
         verdict.problem(place, "was not erased by a gateway")
+    elif ascii_json(orjson.dumps(event)) + b"\n" != line:
+        # SECURITY: of two members of one name some readers take the first, and the link is of the last.
+        verdict.problem(place, "is not written as a gateway writes it")
 
 
 def _lines(file: BinaryIO, size: int) -> Iterator[tuple[bytes, bool]]:

@@ -109,14 +109,26 @@ def test_a_line_that_is_taken_out_doubled_or_moved_shows(tmp_path: Path, number:
 
 def test_a_line_of_somebody_elses_making_shows(tmp_path: Path) -> None:
     path = trail(tmp_path)
-    file, place, found = lines_of(path)[4]
-    raw = json.dumps(found).encode()
+    file, place, _ = lines_of(path)[4]
+    raw = file.read_bytes().splitlines()[place]
     forged, _ = seal({"event": "audit", "n": 99}, GENESIS)
     for line in (b'{"event":"audit","n":99}', b"nonsense", forged.rstrip()):
         put(file, place, raw + b"\n" + line)
         assert verify(path).broken, line
         put(file, place + 1, None)
         assert not verify(path).broken
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"n":5', b'"n":7,"n":5'), (b'"n":5', b'"n": 5'), (b'"audit"', b'"\\u0061udit"')]
+)
+def test_a_line_that_some_readers_would_read_otherwise_shows(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = trail(tmp_path)
+    file, place, _ = lines_of(path)[5]
+    put(file, place, file.read_bytes().splitlines()[place].replace(old, new))
+    verdict = verify(path)
+    assert verdict.broken == 1
+    assert "not written as a gateway writes it" in verdict.problems[0]
 
 
 def test_erasing_a_person_keeps_the_chain_and_is_on_record(tmp_path: Path) -> None:
