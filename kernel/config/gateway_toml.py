@@ -226,7 +226,12 @@ class _Reader:
             except ValueError as error:
                 problems[str(error)] = None
                 continue
-            changed = [replace(row, **own) if row.service == name else row for row in rows]
+            # Of its sockets, which have no answer, nothing is said of answers.
+            of_sockets = {field: value for field, value in own.items() if field != "response_headers"}
+            changed = [
+                replace(row, **(of_sockets if row.websocket else own)) if row.service == name else row
+                for row in rows
+            ]
             self._rows.put(pattern, changed)
             if changes:
                 problems |= dict.fromkeys(contradiction(row) for row in changed if row.service == name)

@@ -65,6 +65,13 @@ def test_what_a_route_says_holds_below_a_tenant_too_and_takes_the_place_of_its_s
         assert found[f"{scope}/pos/**"].remove_headers == ("x-debug",)
 
 
+def test_a_service_that_has_sockets_too_has_headers_of_its_answers_changed(file: File) -> None:
+    found = rows(file, '[services.training]\nresponse_headers = {server = ""}\ntimeout = 7')
+    assert found["/api/v1/training/**"].response_headers == (("server", ""),)
+    socket = found["/api/v1/training/ws"]
+    assert (socket.websocket, socket.response_headers, socket.timeout) == (True, (), 7)
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
