@@ -91,7 +91,6 @@ async def test_of_fifty_at_once_at_two_gateways_the_service_sees_one(
             assert reply.status in {409, 503}
     assert reply.header("idempotent-replayed") == "true"
     assert len(orders.seen) == seen + 1
-    await until(lambda: '"status":499' in gateways[0].log())
     await until(lambda: all('"phase":"replayed"' in gateway.log() for gateway in gateways))
     assert not [gateway for gateway in gateways if KEY.decode() in gateway.log()]
 
